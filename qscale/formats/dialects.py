@@ -1,0 +1,98 @@
+"""The arithmetic of named libraries, as data: which formats each defines, and its scale and range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from qscale.formats.grids import FORMATS
+
+_INT = frozenset(f"int{bits}" for bits in range(2, 9))
+_FP8 = frozenset({"fp8_e4m3", "fp8_e5m2"})
+_MX = frozenset(name for name in FORMATS if name.startswith("mx"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntArithmetic:
+    """Symmetric integers: scale = max|group| / denominator, codes rounded half to even and clamped."""
+
+    qmin: int
+    qmax: int
+    denominator: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """The exact arithmetic of one library."""
+
+    name: str
+    source: str  #: where the arithmetic is defined
+    formats: frozenset[str]
+    options: frozenset[str] = field(default_factory=frozenset)
+    full_range: bool | None = None  #: symmetric integers: codes down to -2**(b-1); None where not yet served
+
+
+DEFAULT_DIALECT = "qscale"
+
+#: Every dialect by name. A new dialect is one row here.
+DIALECTS: dict[str, Dialect] = {
+    row.name: row
+    for row in (
+        Dialect(
+            name="qscale",
+            source="qscale: absmax / (2**(b-1) - 1), narrow range, half to even, true division, float32",
+            formats=frozenset(FORMATS),
+            options=frozenset({"asym", "stochastic"}),
+            full_range=False,
+        ),
+        Dialect(
+            name="chen2025",
+            source="arXiv:2505.14302: absmax / 2**(b-1), full range, so +absmax is clipped",
+            formats=_INT,
+            full_range=True,
+        ),
+        Dialect(
+            name="torchao",
+            source="torchao 0.18.0",
+            formats=_INT | _FP8 | _MX | {"nvfp4", "nf4"},
+            options=frozenset({"asym"}),
+        ),
+        Dialect(
+            name="compressed_tensors",
+            source="compressed-tensors 0.20",
+            formats=_INT | _FP8 | {"mxfp4", "mxfp8_e4m3", "nvfp4"},
+            options=frozenset({"asym"}),
+        ),
+        Dialect(
+            name="modelopt",
+            source="nvidia-modelopt, 2026-08-21",
+            formats=_INT
+            | _FP8
+            | {"fp4_e2m1", "fp4_e1m2", "fp4_e3m0", "fp6_e2m3", "fp6_e3m2", "nvfp4", "nf4"},
+        ),
+        Dialect(name="te", source="TransformerEngine, 2026-08-22", formats=_FP8 | {"mxfp8_e4m3", "nvfp4"}),
+        Dialect(name="ocp", source="OCP Microscaling Formats 1.0", formats=_MX),
+        Dialect(name="aten", source="torch 2.13.0 fake_quantize", formats=_INT, options=frozenset({"asym"})),
+        Dialect(name="microxcaling", source="microxcaling, 2024-08", formats=_MX),
+        Dialect(name="bitsandbytes", source="bitsandbytes 0.50.2", formats=frozenset({"nf4", "fp4_bnb"})),
+        Dialect(name="quest", source="QuEST, arXiv:2502.05003", formats=_INT),
+    )
+}
+
+
+def int_arithmetic(dialect: str, num_bits: int) -> IntArithmetic | None:
+    """Range and scale denominator of a symmetric integer, or None where the dialect has no such form here.
+
+    >>> int_arithmetic("qscale", 4)
+    IntArithmetic(qmin=-7, qmax=7, denominator=7)
+    >>> int_arithmetic("chen2025", 4)
+    IntArithmetic(qmin=-8, qmax=7, denominator=8)
+    """
+    full_range = DIALECTS[dialect].full_range
+    if full_range is None:
+        return None
+    half = 2 ** (num_bits - 1)
+    return IntArithmetic(
+        qmin=-half if full_range else 1 - half,
+        qmax=half - 1,
+        denominator=half if full_range else half - 1,
+    )

@@ -1,0 +1,156 @@
+"""Recipe: which tensors of a model are quantized, and how."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from qscale.errors import SpecError
+from qscale.formats.spec import QuantSpec
+
+#: Overrides name the operand of a layer: ``down_proj.input``, ``q_proj.weight``.
+_OVERRIDE = re.compile(r"[A-Za-z_][\w.]*\.(weight|input)")
+_SHORT = re.compile(r"w(\d+)a(\d+)(?::(.+))?")
+_PARTS = {"weight": "w", "input": "a", "rotation": "rot", "quantizer": "q"}
+_UNQUANTIZED_BITS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Specs of the weights and inputs of a model's linear layers, with overrides by layer.
+
+    Text: ``w<bits>a<bits>:<granularity>`` for integers, 16 meaning "not quantized", or the long form
+    ``w=int4:g128,a=int8:token`` with the further parts ``rot=hadamard:128``, ``q=lsq`` and overrides such as
+    ``down_proj.input=int8:g128``. ``str`` gives the shortest text, and ``Recipe.parse(str(r)) == r``.
+
+    Raises:
+        SpecError: The text or one of its specs cannot be read, or nothing is quantized.
+
+    Example:
+        >>> recipe = Recipe.parse("w4a16:g32")
+        >>> str(recipe.weight), recipe.input
+        ('int4:g32', None)
+    """
+
+    weight: QuantSpec | None = None
+    input: QuantSpec | None = None
+    overrides: Mapping[str, QuantSpec | None] = field(default_factory=dict)  #: None: not quantized
+    rotation: str | None = None
+    quantizer: str = "absmax"
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "input"):
+            object.__setattr__(self, name, _spec(getattr(self, name)))
+        overrides = {key: _spec(value) for key, value in sorted(dict(self.overrides).items())}
+        object.__setattr__(self, "overrides", overrides)
+        for key in overrides:
+            if not _OVERRIDE.fullmatch(key):
+                raise SpecError(f"override {key!r}: name a layer and its operand, such as down_proj.input")
+        if self.weight is None and self.input is None and not any(overrides.values()):
+            raise SpecError("a recipe quantizes something: give weight, input or an override")
+        if self.weight is not None and self.weight.strategy == "token":
+            raise SpecError(f"weight {self.weight}: a weight has channels, not tokens; use channel")
+        if self.input is not None and self.input.strategy == "channel":
+            raise SpecError(f"input {self.input}: an input has tokens, not channels; use token")
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    @classmethod
+    def parse(cls, text: str | Recipe) -> Recipe:
+        """Read a recipe from its text; a recipe is returned as it is."""
+        if isinstance(text, Recipe):
+            return text
+        head, *rest = text.split(",")
+        fields: dict[str, Any] = {"overrides": {}}
+        if "=" not in head:
+            fields |= _parse_short(head)
+        else:
+            rest = [head, *rest]
+        names = {short: name for name, short in _PARTS.items()}
+        for part in rest:
+            key, equals, value = part.partition("=")
+            if not equals or not value:
+                raise SpecError(f"recipe {text!r}: {part!r} is not of the form name=value")
+            name = names.get(key)
+            if name is None:
+                fields["overrides"][key] = value
+            elif name in fields:
+                raise SpecError(f"recipe {text!r} gives {name} twice")
+            else:
+                fields[name] = value
+        return cls(**fields)
+
+    def __str__(self) -> str:
+        parts = [self._short()] if self._short() else []
+        if not parts:
+            operands = (("weight", self.weight), ("input", self.input))
+            parts = [f"{_PARTS[name]}={spec}" for name, spec in operands if spec is not None]
+        if self.rotation is not None:
+            parts.append(f"{_PARTS['rotation']}={self.rotation}")
+        if self.quantizer != "absmax":
+            parts.append(f"{_PARTS['quantizer']}={self.quantizer}")
+        parts += [f"{key}={'none' if spec is None else spec}" for key, spec in self.overrides.items()]
+        return ",".join(parts)
+
+    def _short(self) -> str:
+        """``w4a4:g32`` where weight and input are integers of one granularity, else an empty text."""
+        spans = set()
+        for spec in (self.weight, self.input):
+            if spec is not None:
+                if spec.type != "int" or spec.row.block is not None:
+                    return ""
+                text = str(spec).partition(":")[2]
+                spans.add("channel" if text == "token" else text)
+        if len(spans) != 1:
+            return ""
+        weight, inputs = (_UNQUANTIZED_BITS if s is None else s.num_bits for s in (self.weight, self.input))
+        return f"w{weight}a{inputs}:{spans.pop()}"
+
+    def spec_for(self, layer: str, operand: str) -> QuantSpec | None:
+        """The spec of one operand (``weight`` or ``input``) of a layer, overrides applied.
+
+        ``layer`` is the dotted name of the module; an override names its last parts.
+        """
+        for key, spec in self.overrides.items():
+            if f".{layer}.{operand}".endswith(f".{key}"):
+                return spec
+        chosen: QuantSpec | None = getattr(self, operand)
+        return chosen
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with every field, specs as text."""
+        return {
+            "weight": None if self.weight is None else str(self.weight),
+            "input": None if self.input is None else str(self.input),
+            "overrides": {k: None if v is None else str(v) for k, v in self.overrides.items()},
+            "rotation": self.rotation,
+            "quantizer": self.quantizer,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Recipe:
+        """The inverse of :meth:`to_json`."""
+        for key in data:
+            if key not in cls.__dataclass_fields__:
+                raise SpecError(f"unknown recipe field {key!r}; known: {', '.join(cls.__dataclass_fields__)}")
+        return cls(**data)
+
+
+def _spec(value: QuantSpec | str | None) -> QuantSpec | None:
+    return None if value is None or value == "none" else QuantSpec.parse(value)
+
+
+def _parse_short(text: str) -> dict[str, str | None]:
+    match = _SHORT.fullmatch(text)
+    if match is None or match[3] is None:
+        raise SpecError(
+            f"recipe {text!r} cannot be read: use w4a4:g128, w4a16:channel, or w=int4:g128,a=fp8_e4m3:token"
+        )
+    specs: dict[str, str | None] = {}
+    for name, bits, per_row in (("weight", match[1], "channel"), ("input", match[2], "token")):
+        span = re.sub(r"^(channel|token)\b", per_row, match[3])
+        specs[name] = None if int(bits) == _UNQUANTIZED_BITS else f"int{bits}:{span}"
+    return specs

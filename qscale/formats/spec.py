@@ -1,0 +1,200 @@
+"""QuantSpec: a number format, the elements that share a scale, and whose arithmetic."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from qscale.errors import SpecError
+from qscale.formats.dialects import DEFAULT_DIALECT, DIALECTS, IntArithmetic, int_arithmetic
+from qscale.formats.grids import FORMATS, Format
+
+Strategy = Literal["group", "channel", "token", "tensor"]
+
+_STRATEGIES: tuple[Strategy, ...] = ("channel", "token", "tensor")
+_OPTIONS = ("asym", "stochastic")  # in the order of the canonical text
+_GROUP = re.compile(r"g([1-9][0-9]*)")
+_HELP = "format[:granularity][:option...][@dialect], such as int4:g128 or int8:channel:asym@torchao"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantSpec:
+    """A number format, the elements that share one scale, and the library whose arithmetic is meant.
+
+    Grammar: ``format[:granularity][:option...][@dialect]``. Granularity is ``g<elements>``, ``channel``,
+    ``token`` or ``tensor``; formats with a block of their own (MX, NVFP4) take none. Options are ``asym``
+    and ``stochastic``. ``str(QuantSpec.parse(text)) == text`` for canonical text: options in that order,
+    the default dialect left out.
+
+    Raises:
+        SpecError: Unknown format, option or dialect (the nearest known name is given), a granularity that
+            does not go with the format, or a format that the dialect does not define.
+
+    Example:
+        >>> QuantSpec.parse("int4:g128").group_size
+        128
+        >>> str(QuantSpec.parse("int2:g64:stochastic"))
+        'int2:g64:stochastic'
+    """
+
+    format: str  #: a key of ``grids.FORMATS``
+    strategy: Strategy
+    group_size: int | None = None  #: elements along the reduction axis, for ``group`` only
+    symmetric: bool = True
+    stochastic: bool = False
+    dialect: str = DEFAULT_DIALECT
+
+    def __post_init__(self) -> None:
+        row = _known("format", self.format, FORMATS)
+        dialect = _known("dialect", self.dialect, DIALECTS)
+        if self.strategy not in ("group", *_STRATEGIES):
+            raise SpecError(f"granularity {self.strategy!r}: use g<elements>, channel, token or tensor")
+        if (self.strategy == "group") != (self.group_size is not None):
+            raise SpecError(f"group_size={self.group_size} does not go with granularity {self.strategy!r}")
+        if self.group_size is not None and self.group_size < 1:
+            raise SpecError(f"group_size={self.group_size}: a group has at least one element")
+        if row.block is not None and self.group_size != row.block:
+            raise SpecError(f"{self.format} fixes its own block of {row.block} elements: give no granularity")
+        if not self.symmetric and (row.kind != "int" or row.block is not None):
+            raise SpecError(f"{self.format}: only plain integer formats have a zero point (asym)")
+        if self.format not in dialect.formats:
+            raise SpecError(
+                f"dialect {self.dialect!r} does not define {self.format}; "
+                f"these do: {_join(d.name for d in DIALECTS.values() if self.format in d.formats)}"
+            )
+        for option in self._options():
+            if option not in dialect.options:
+                raise SpecError(
+                    f"dialect {self.dialect!r} does not define {self.format} with {option}; "
+                    f"these do: {_join(d.name for d in DIALECTS.values() if option in d.options)}"
+                )
+
+    @classmethod
+    def parse(cls, text: str | QuantSpec) -> QuantSpec:
+        """Read a spec from its text; a spec is returned as it is."""
+        if isinstance(text, QuantSpec):
+            return text
+        body, at, dialect = text.partition("@")
+        name, *parts = body.split(":")
+        if not name or (at and not dialect) or "" in parts:
+            raise SpecError(f"{text!r} cannot be read: the form is {_HELP}")
+        row = _known("format", name, FORMATS)
+        strategy, group_size = _default_granularity(row)
+        if parts and (span := _granularity(parts[0])) is not None:
+            if row.block is not None:
+                raise SpecError(f"{text!r}: {name} fixes its own block of {row.block}: give no granularity")
+            strategy, group_size = span
+            parts = parts[1:]
+        if strategy is None:
+            raise SpecError(f"{text!r}: {name} needs a granularity, such as {name}:g128 or {name}:channel")
+        for option in parts:
+            _known("option", option, _OPTIONS)
+        if parts != [option for option in _OPTIONS if option in parts]:
+            raise SpecError(f"{text!r}: give each option once, in the order {_join(_OPTIONS)}")
+        return cls(
+            format=name,
+            strategy=strategy,
+            group_size=group_size,
+            symmetric="asym" not in parts,
+            stochastic="stochastic" in parts,
+            dialect=dialect or DEFAULT_DIALECT,
+        )
+
+    def __str__(self) -> str:
+        parts = [self.format]
+        if self.row.block is None:
+            parts.append(f"g{self.group_size}" if self.strategy == "group" else self.strategy)
+        parts += self._options()
+        return ":".join(parts) + ("" if self.dialect == DEFAULT_DIALECT else f"@{self.dialect}")
+
+    def _options(self) -> list[str]:
+        chosen = {"asym": not self.symmetric, "stochastic": self.stochastic}
+        return [option for option in _OPTIONS if chosen[option]]
+
+    @property
+    def row(self) -> Format:
+        """The format's row in the table of formats."""
+        return FORMATS[self.format]
+
+    @property
+    def num_bits(self) -> int:
+        """Bits of one element, sign included; scales are not counted."""
+        return self.row.num_bits
+
+    @property
+    def type(self) -> str:
+        """``int``, ``float`` or ``codebook``."""
+        return self.row.kind
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with the field names of compressed-tensors where it has them."""
+        return {
+            "format": self.format,
+            "num_bits": self.num_bits,
+            "type": self.type,
+            "symmetric": self.symmetric,
+            "strategy": self.strategy,
+            "group_size": self.group_size,
+            "stochastic": self.stochastic,
+            "dialect": self.dialect,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> QuantSpec:
+        """The inverse of :meth:`to_json`; ``num_bits`` and ``type`` must agree with the format."""
+        fields = dict(data)
+        implied = {key: fields.pop(key) for key in ("num_bits", "type") if key in fields}
+        for key in fields:
+            _known("field", key, cls.__dataclass_fields__)
+        if missing := [key for key in ("format", "strategy") if key not in fields]:
+            raise SpecError(f"a spec needs the field {missing[0]!r}; it has {_join(sorted(data))}")
+        spec = cls(**fields)
+        for key, value in implied.items():
+            if getattr(spec, key) != value:
+                raise SpecError(f"{spec.format} has {key}={getattr(spec, key)!r}, not {value!r}")
+        return spec
+
+    def group_length(self, in_features: int) -> int:
+        """Elements that share a scale along a reduction axis of ``in_features``: the G of a law.
+
+        A group larger than the axis is one group of the whole axis. ``tensor`` scales have no G.
+
+        Raises:
+            SpecError: For the strategy ``tensor``.
+        """
+        if self.strategy == "tensor":
+            raise SpecError(f"{self}: one scale for the whole tensor has no group length")
+        if self.group_size is None:
+            return in_features
+        return min(self.group_size, in_features)
+
+    def int_arithmetic(self) -> IntArithmetic | None:
+        """Range and scale denominator where this is a symmetric integer that has a kernel, else None."""
+        plain = self.type == "int" and self.row.block is None and self.symmetric and not self.stochastic
+        return int_arithmetic(self.dialect, self.num_bits) if plain else None
+
+
+def _default_granularity(row: Format) -> tuple[Strategy | None, int | None]:
+    return (None, None) if row.block is None else ("group", row.block)
+
+
+def _granularity(part: str) -> tuple[Strategy, int | None] | None:
+    if match := _GROUP.fullmatch(part):
+        return "group", int(match[1])
+    return next(((strategy, None) for strategy in _STRATEGIES if part == strategy), None)
+
+
+def _known(what: str, name: str, table: Any) -> Any:
+    """The row of a table, or a SpecError with the nearest known name."""
+    if name in table:
+        return table[name] if isinstance(table, Mapping) else name
+    nearest = get_close_matches(str(name), list(table), n=1, cutoff=0.4)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    raise SpecError(f"unknown {what} {name!r}; {hint}known: {_join(table)}")
+
+
+def _join(names: Iterable[str]) -> str:
+    return ", ".join(names)

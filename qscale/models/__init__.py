@@ -1,0 +1,1 @@
+"""Model families, ladders of sizes, and the surgery that quantizes their layers."""

@@ -1,0 +1,1 @@
+"""Training one ladder: a trunk at constant rate and its cooldown branches."""

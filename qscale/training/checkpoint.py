@@ -1,0 +1,97 @@
+"""Checkpoints: weights and optimizer state in safetensors, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from qscale.errors import StoreError
+
+_KEPT = 2
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def save(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, step: int, seconds: float
+) -> None:
+    """Write a checkpoint under a temporary name beside ``folder``, then rename it.
+
+    Raises:
+        StoreError: The disk is full or the folder cannot be written; nothing of an older one is lost.
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        parameters = dict(model.named_parameters())
+        save_file(
+            {name: p.detach().contiguous() for name, p in parameters.items()}, temporary / "model.safetensors"
+        )
+        moments = {
+            f"{name}.{key}": optimizer.state[p][key].contiguous()
+            for name, p in parameters.items()
+            if p in optimizer.state
+            for key in _MOMENTS
+        }
+        save_file(moments, temporary / "optimizer.safetensors")
+        (temporary / "state.json").write_text(json.dumps({"step": step, "seconds": seconds}))
+        if folder.exists():  # the same step again, after a resume: the bytes are the same
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise StoreError(
+            f"checkpoint {folder.name} cannot be written: {error}; free some disk space and run again, "
+            "finished work is kept"
+        ) from error
+
+
+def save_rolling(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, step: int, seconds: float
+) -> None:
+    """Write ``folder/step-<n>`` and keep the newest two."""
+    save(folder / f"step-{step:08d}", model, optimizer, step=step, seconds=seconds)
+    for old in saved(folder)[:-_KEPT]:
+        shutil.rmtree(old)
+
+
+def saved(folder: Path) -> list[Path]:
+    """The whole checkpoints in a folder, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
+
+
+def step_of(checkpoint: Path) -> int:
+    """The number of steps taken when a checkpoint was written."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+    """Load weights and optimizer state; return the step and the seconds spent so far.
+
+    Raises:
+        StoreError: The checkpoint cannot be read, or belongs to another model.
+    """
+    try:
+        weights = load_file(folder / "model.safetensors")
+        moments = load_file(folder / "optimizer.safetensors")
+        state = json.loads((folder / "state.json").read_text())
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(weights[name])
+                if f"{name}.step" in moments:
+                    optimizer.state[parameter] = {
+                        key: moments[f"{name}.{key}"].to("cpu" if key == "step" else parameter.device)
+                        for key in _MOMENTS
+                    }
+        return int(state["step"]), float(state["seconds"])
+    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise StoreError(
+            f"checkpoint {str(folder)!r} cannot be read ({error}): delete it and run again"
+        ) from error

@@ -1,0 +1,52 @@
+"""Loss on held-out sequences, kept per sequence, and paired differences between two models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+#: The same for every evaluation: the bits of a matrix product may depend on its number of rows.
+_BATCH = 64
+
+
+@torch.no_grad()
+def sequence_losses(model: nn.Module, sequences: np.ndarray, device: str = "cpu") -> np.ndarray:
+    """Mean loss of each sequence in nats per token, float64; ``sequences`` is ``(n, context + 1)``."""
+    training, losses = model.training, []
+    model.eval()
+    for start in range(0, len(sequences), _BATCH):
+        tokens = torch.from_numpy(sequences[start : start + _BATCH]).to(device)
+        logits = model(input_ids=tokens[:, :-1], use_cache=False).logits.float()
+        nats = functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
+        losses.append(nats.view(len(tokens), -1).double().mean(dim=1).cpu().numpy())
+    model.train(training)
+    return np.concatenate(losses)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over sequences and its standard error; sequences, not tokens, are the independent units."""
+
+    mean: float
+    se: float
+
+
+def estimate(losses: np.ndarray) -> Estimate:
+    """Mean and standard error over sequences (0 where there is one)."""
+    se = float(losses.std(ddof=1) / np.sqrt(len(losses))) if len(losses) > 1 else 0.0
+    return Estimate(float(losses.mean()), se)
+
+
+def paired_delta(quantized: np.ndarray, baseline: np.ndarray) -> Estimate:
+    """Mean difference of two models on the same sequences, with the standard error of the pairs.
+
+    Raises:
+        ValueError: The two were not evaluated on the same number of sequences.
+    """
+    if quantized.shape != baseline.shape:
+        raise ValueError(f"{quantized.shape} quantized against {baseline.shape} baseline sequences")
+    return estimate(quantized - baseline)

@@ -1,0 +1,281 @@
+"""Training one ladder, top to bottom: a trunk at constant rate, and the cooldown branches that leave it.
+
+A branch goes on with the trunk's own next batches, so its data position is its step number; there is no
+other random state. A run that is killed and resumed takes the same steps on the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from qscale.data import tokenizer
+from qscale.data.batches import TrainingBatches, evaluation_sequences
+from qscale.data.corpus import Corpus
+from qscale.errors import CorpusError, QScaleError
+from qscale.formats import Recipe
+from qscale.models.families import build
+from qscale.models.surgery import quantize_model
+from qscale.records import Record
+from qscale.training import checkpoint, paths
+from qscale.training.config import RunConfig
+from qscale.training.evaluate import paired_delta, sequence_losses
+from qscale.training.result import make_record
+from qscale.training.schedule import branch_rate, trunk_rate
+
+Emit = Callable[[dict[str, Any]], None]
+ShouldStop = Callable[[], bool]
+
+_LOG_EVERY = 10  # steps between two lines of the curve
+_EMIT_EVERY = 0.5  # seconds between two progress events
+_CHECKPOINT_EVERY = 30.0  # seconds between two rolling checkpoints
+
+
+def _silent(_: dict[str, Any]) -> None:
+    """An Emit for callers who do not watch."""
+
+
+class DivergedError(QScaleError):
+    """The loss or the gradient stopped being finite."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"training diverged at step {step}: the loss or its gradient is not finite")
+        self.step = step
+
+
+@dataclass
+class _Training:
+    """A model on its way: what the steps change, and where they leave their traces."""
+
+    config: RunConfig
+    corpus: Corpus
+    folder: Path
+    device: str
+    emit: Emit
+    should_stop: ShouldStop
+    step: int = 0
+    seconds: float = 0.0
+    model: nn.Module = field(init=False)
+    optimizer: torch.optim.Optimizer = field(init=False)
+
+    def __post_init__(self) -> None:
+        config = self.config
+        tokenizer.check(config.tokenizer, config.model.vocab_size)
+        if self.corpus.sha256 != config.corpus_sha256:
+            raise CorpusError(
+                f"corpus {config.corpus!r} has changed: its sha256 is {self.corpus.sha256[:12]}, the run was "
+                f"planned with {config.corpus_sha256[:12]}; plan the study again"
+            )
+        self.model = build(config.model, context=config.context, seed=config.init_seed).to(self.device)
+        matrices = [p for p in self.model.parameters() if p.ndim > 1]
+        gains = [p for p in self.model.parameters() if p.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": config.weight_decay},
+                {"params": gains, "weight_decay": 0.0},
+            ],
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            eps=config.epsilon,
+            fused=True,
+        )
+
+    def quantize(self, recipe: str | None) -> None:
+        if recipe is not None:
+            quantize_model(self.model, Recipe.parse(recipe))
+
+    def restore(self, candidates: Sequence[Path]) -> None:
+        if candidates:
+            latest = max(candidates, key=checkpoint.step_of)
+            self.step, self.seconds = checkpoint.restore(latest, self.model, self.optimizer)
+
+    def advance(self, until: int, rate: Callable[[RunConfig, int], float]) -> bool:
+        """Train to step ``until``; False when asked to stop before, with a checkpoint written."""
+        config = self.config
+        batches = TrainingBatches(self.corpus.train, config.context, config.data_seed)
+        parameters = list(self.model.parameters())
+        saved_at = emitted_at = time.monotonic()
+        emitted_step = self.step
+        with _Curve(paths.curve(self.folder)) as curve:
+            while self.step < until:
+                began = time.monotonic()
+                lr = rate(config, self.step)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = lr
+                tokens = torch.from_numpy(batches.batch(self.step, config.batch_sequences)).to(self.device)
+                logits = self.model(input_ids=tokens[:, :-1], use_cache=False).logits.float()
+                loss = functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+                loss.backward()  # type: ignore[no-untyped-call]
+                norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip or math.inf)
+                nats, gradient = float(loss.detach()), float(norm)
+                if not (math.isfinite(nats) and math.isfinite(gradient)):
+                    raise DivergedError(self.step)
+                self.optimizer.step()
+                self.optimizer.zero_grad(set_to_none=True)
+                self.step += 1
+                now = time.monotonic()
+                self.seconds += now - began
+                if self.step % _LOG_EVERY == 0:
+                    curve.write(self.step, self.step * config.tokens_per_step, nats, lr, gradient)
+                if now - emitted_at >= _EMIT_EVERY:
+                    speed = (self.step - emitted_step) * config.tokens_per_step / (now - emitted_at)
+                    self.emit(
+                        {
+                            "event": "step",
+                            "step": self.step,
+                            "steps": until,
+                            "loss": nats,
+                            "tokens_per_second": speed,
+                        }
+                    )
+                    emitted_at, emitted_step = now, self.step
+                if self.step < until and (self.should_stop() or now - saved_at >= _CHECKPOINT_EVERY):
+                    self.save_rolling()
+                    saved_at = now
+                    if self.should_stop():
+                        return False
+        return True
+
+    def save_rolling(self) -> None:
+        folder = paths.checkpoints(self.folder)
+        checkpoint.save_rolling(folder, self.model, self.optimizer, step=self.step, seconds=self.seconds)
+
+
+class _Curve:
+    """Appends to ``curve.jsonl``; steps that an earlier attempt already wrote are not written again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.last = 0
+
+    def __enter__(self) -> _Curve:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        whole = b""
+        if self.path.exists():
+            data = self.path.read_bytes()
+            whole = data[: data.rfind(b"\n") + 1]  # a torn last line is dropped
+            if whole:
+                self.last = json.loads(whole.splitlines()[-1])["step"]
+            if len(whole) < len(data):
+                os.truncate(self.path, len(whole))
+        self.file: TextIO = self.path.open("a")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, step: int, tokens: int, loss: float, rate: float, gradient: float) -> None:
+        if step > self.last:
+            row = {
+                "step": step,
+                "tokens": tokens,
+                "loss": loss,
+                "learning_rate": rate,
+                "gradient_norm": gradient,
+            }
+            self.file.write(json.dumps(row) + "\n")
+            self.file.flush()
+
+
+def run_trunk(
+    config: RunConfig,
+    steps: Sequence[int],
+    folder: Path,
+    corpus: Corpus,
+    *,
+    device: str = "cpu",
+    emit: Emit = _silent,
+    should_stop: ShouldStop = lambda: False,
+) -> bool:
+    """Train the trunk of ``config`` and leave a checkpoint at each of ``steps`` for branches to start from.
+
+    Resumes from the newest checkpoint that lies before the first missing one. Returns False when
+    ``should_stop`` ended it early; a checkpoint is then written.
+
+    Raises:
+        CorpusError: The corpus changed or is too small.
+        DivergedError: A loss that is not finite.
+        StoreError: A checkpoint cannot be written or read.
+    """
+    corpus.check(max(steps) * config.tokens_per_step, config.context, allow_repeat=config.allow_repeat)
+    missing = [step for step in sorted(steps) if not paths.branch_checkpoint(folder, step).is_dir()]
+    if not missing:
+        return True
+    training = _Training(config, corpus, folder, device, emit, should_stop)
+    training.quantize(config.trunk_recipe)
+    branches = paths.branch_checkpoint(folder, 0).parent
+    saved = [*checkpoint.saved(branches), *checkpoint.saved(paths.checkpoints(folder))]
+    training.restore([path for path in saved if checkpoint.step_of(path) <= missing[0]])
+    for step in missing:
+        if not training.advance(step, trunk_rate):
+            return False
+        target = paths.branch_checkpoint(folder, step)
+        checkpoint.save(target, training.model, training.optimizer, step=step, seconds=training.seconds)
+    return True
+
+
+def run_branch(
+    config: RunConfig,
+    folder: Path,
+    trunk: Path,
+    corpus: Corpus,
+    *,
+    baseline: Record | None = None,
+    baseline_losses: Path | None = None,
+    device: str = "cpu",
+    emit: Emit = _silent,
+    should_stop: ShouldStop = lambda: False,
+) -> Record | None:
+    """Cool down one branch of a trunk, evaluate it and return its record; None when stopped early.
+
+    ``eval_losses.npy`` is written to ``folder``. A quantized run needs its ``baseline`` record and that
+    run's per-sequence losses, and gets ``delta`` from the paired differences.
+
+    Raises:
+        CorpusError: The corpus changed or is too small.
+        StoreError: A checkpoint cannot be written or read.
+    """
+    corpus.check(config.tokens, config.context, allow_repeat=config.allow_repeat)
+    sequences = evaluation_sequences(corpus.validation, config.context, config.eval_windows)
+    if len(sequences) < config.eval_windows:
+        raise CorpusError(
+            f"corpus {corpus.name!r} has {len(sequences)} held-out sequences of {config.context} tokens, "
+            f"fewer than eval_windows={config.eval_windows}: ask for fewer, or name a larger corpus"
+        )
+    training = _Training(config, corpus, folder, device, emit, should_stop)
+    training.quantize(config.recipe)
+    training.restore(checkpoint.saved(paths.checkpoints(folder)))
+    if training.step == 0:
+        training.restore([paths.branch_checkpoint(trunk, config.branch_step)])
+        training.seconds = 0.0  # the trunk's time is not the branch's
+    try:
+        if not training.advance(config.steps, branch_rate):
+            return None
+    except DivergedError as error:
+        return make_record(config, corpus, device, training.seconds, diverged_step=error.step)
+    emit({"event": "eval", "sequences": len(sequences)})
+    losses = sequence_losses(training.model, sequences, device)
+    _save_losses(paths.eval_losses(folder), losses)
+    delta = None
+    if baseline_losses is not None and np.isfinite(losses).all():
+        delta = paired_delta(losses, np.load(baseline_losses, allow_pickle=False))
+    return make_record(
+        config, corpus, device, training.seconds, losses=losses, delta=delta, baseline=baseline
+    )
+
+
+def _save_losses(path: Path, losses: np.ndarray) -> None:
+    temporary = path.with_suffix(".tmp.npy")
+    np.save(temporary, losses, allow_pickle=False)
+    temporary.replace(path)

@@ -1,0 +1,81 @@
+"""``qscale predict``: the value of a law at a point, its band, and how far outside the data that is."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from qscale.laws import Law
+
+_SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+_COUNT = re.compile(r"([0-9]+\.?[0-9]*(?:e[+-]?[0-9]+)?)([kmbgt]?)", re.IGNORECASE)
+
+
+def parse_count(text: str) -> float:
+    """The number that a text such as ``7e9``, ``7B``, ``595M``, ``100k`` or ``2T`` stands for.
+
+    >>> parse_count("595M"), parse_count("2e12")
+    (595000000.0, 2000000000000.0)
+    """
+    match = _COUNT.fullmatch(text.strip().replace("_", ""))
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a count: write 7e9, 7B, 595M, 100k or 2T")
+    return float(match[1]) * _SUFFIXES[match[2].lower()]
+
+
+def _count(_context: click.Context, _parameter: click.Parameter, text: str | None) -> float | None:
+    return None if text is None else parse_count(text)
+
+
+@click.command(epilog="Example: qscale predict chen2025/w4a4 -N 7B -D 2T -G 128")
+@click.argument("law", metavar="LAW")
+@click.option("-N", "n", callback=_count, metavar="COUNT", help="Non-embedding parameters: 7e9 or 7B.")
+@click.option("-D", "d", callback=_count, metavar="COUNT", help="Training tokens: 2e12 or 2T.")
+@click.option("-G", "g", callback=_count, metavar="COUNT", help="Elements that share one scale: 128.")
+@click.option("--level", type=float, default=0.9, show_default=True, help="Of the interval.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(law: str, n: float | None, d: float | None, g: float | None, level: float, as_json: bool) -> None:
+    """Predict delta or loss from a LAW: a law file, or the id of a published law (see `qscale laws list`).
+
+    A point outside the range that the law was fitted on is predicted, and flagged with how many times outside
+    it is.
+    """
+    from qscale import laws
+
+    found = laws.load(law)
+    point = {name: value for name, value in (("N", n), ("D", d), ("G", g)) if value is not None}
+    result = _predict(found, point, level)
+    click.echo(json.dumps(result, indent=2) if as_json else _text(result))
+    if result["interval"] is None:
+        click.echo("no interval: the law has no draws; its source prints none", err=True)
+
+
+def _predict(law: Law, point: dict[str, float], level: float) -> dict[str, Any]:
+    value = law.predict(**point)
+    band = None
+    if law.draws_table is not None:
+        low, high = law.interval(level=level, **point)
+        band = {"level": level, "low": low, "high": high}
+    return {
+        "law": law.name or law.law_id,
+        "at": point,
+        "target": law.form.target,
+        "unit": "nats per token",
+        "value": value,
+        "interval": band,
+        "times_outside": law.outside(**point),
+    }
+
+
+def _text(result: dict[str, Any]) -> str:
+    lines = [f"{result['target']} = {result['value']:.4g} {result['unit']}"]
+    if (band := result["interval"]) is not None:
+        lines.append(f"{100 * band['level']:.4g}% interval: {band['low']:.4g} to {band['high']:.4g}")
+    far = [f"{name} {times:.3g} times" for name, times in result["times_outside"].items() if times > 1]
+    if far:
+        lines.append(f"extrapolation: outside the fitted box in {', '.join(far)}")
+    return "\n".join(lines)

@@ -1,0 +1,14 @@
+"""Scaling laws: forms, fits, uncertainty, law files and the laws of the literature. Loads NumPy alone.
+
+>>> from qscale import laws
+>>> law = laws.load("chen2025/w4a4")
+>>> round(law.predict(N=145e6, D=20e9, G=128), 6)
+0.069177
+"""
+
+from qscale.laws import forms
+from qscale.laws.fit import fit
+from qscale.laws.law import Law
+from qscale.laws.library import list_published, load
+
+__all__ = ["Law", "fit", "forms", "list_published", "load"]

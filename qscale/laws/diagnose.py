@@ -1,0 +1,172 @@
+"""Whether to believe a fit: errors in and out of sample, scatter against noise, the reporting checklist."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qscale.laws import engine
+from qscale.laws.forms import FloatArray, Form
+from qscale.laws.table import Table
+
+_RARE = 0.01  # a scatter this improbable under the replicate noise is lack of fit
+_FEW_LADDERS = 8
+_MOST_LISTED = 64  # values of one axis listed in the file
+
+
+def diagnostics(
+    problem: engine.Problem, data: Table, solution: engine.Solution, replicates: tuple[float, int] | None
+) -> dict[str, Any]:
+    """Figures of the fit and coded warnings; relative errors are ``|fitted - observed| / observed``."""
+    rows, parameters = problem.design.shape
+    residuals = problem.residuals(solution.theta)
+    chi2 = float(np.sum(residuals**2 / solution.variance)) / (rows - parameters)
+    errors = _relative_errors(problem, problem.predict(solution.theta))
+    scaled = problem.design / np.linalg.norm(problem.design, axis=0)
+    return {
+        "rows": rows,
+        "ladders": int(data.ladder.max()) + 1,
+        "degrees_of_freedom": rows - parameters,
+        "r2": _r2(problem, solution),
+        "mean_relative_error": float(errors.mean()),
+        "max_relative_error": float(errors.max()),
+        "chi2_per_dof": chi2 if solution.noise_known else 0.0,
+        "seed_sd": solution.seed_sd,
+        "seed_sd_source": "residual scatter"
+        if replicates is None
+        else f"replicates, {replicates[1]} degrees of freedom",
+        "condition_number": float(np.linalg.cond(scaled)),
+        "gradient": _gradient(problem, solution, residuals),
+        "warnings": _warnings(problem, data, chi2, replicates),
+    }
+
+
+def _r2(problem: engine.Problem, solution: engine.Solution) -> float:
+    """Weighted share of the variance that the law explains, in the units of the residuals."""
+    if problem.in_logs:
+        y, fitted, variance = (
+            np.log(problem.target),
+            np.log(problem.predict(solution.theta)),
+            solution.variance,
+        )
+    else:
+        y, fitted = problem.target, problem.predict(solution.theta)
+        variance = solution.variance * fitted**2
+    total = float(np.sum((y - np.average(y, weights=1 / variance)) ** 2 / variance))
+    rest = float(np.sum((y - fitted) ** 2 / variance))
+    return 1 - rest / total if total > 0 else 0.0
+
+
+def _gradient(problem: engine.Problem, solution: engine.Solution, residuals: FloatArray) -> float:
+    """Largest correlation between residuals and a column of the design: 0 at the optimum."""
+    root = 1 / np.sqrt(solution.variance)
+    columns, rest = problem.design * root[:, None], residuals * root
+    norm = float(np.linalg.norm(rest))
+    if norm < 1e-10 * float(np.linalg.norm(root)):
+        return 0.0
+    return float(np.max(np.abs(columns.T @ rest) / np.linalg.norm(columns, axis=0)) / norm)
+
+
+def _warnings(
+    problem: engine.Problem, data: Table, chi2: float, replicates: tuple[float, int] | None
+) -> list[str]:
+    found = []
+    ladders = int(data.ladder.max()) + 1
+    if ladders < _FEW_LADDERS:
+        found.append(f"few_ladders: {ladders} ladders; intervals rest on the assumed spread between ladders")
+    if not problem.in_logs:
+        low = ", ".join(str(r) for r, t in zip(data.rows, problem.target, strict=True) if t <= 0)
+        found.append(f"non_positive_rows: {low}; fitted in nats, not in logs")
+    if replicates is not None:
+        from scipy.special import fdtrc
+
+        freedom = problem.design.shape[0] - problem.design.shape[1]
+        if float(fdtrc(freedom, replicates[1], chi2)) < _RARE:
+            found.append(
+                f"lack_of_fit: scatter is {chi2:.2g} times what replicate runs and standard errors explain"
+            )
+    return found
+
+
+def _relative_errors(problem: engine.Problem, predicted: FloatArray) -> FloatArray:
+    """Over the rows with a positive target: the others have no relative error."""
+    rows = problem.target > 0
+    out: FloatArray = np.abs(predicted[rows] / problem.target[rows] - 1)
+    return out
+
+
+def holdout(problem: engine.Problem, data: Table, solution: engine.Solution) -> dict[str, float | None]:
+    """Mean relative error on rows left out of the fit; None where the rest does not determine the law."""
+    out = {"leave_one_out": _leave_one_out(problem, solution)}
+    for name, values in data.variables.items():
+        out[f"largest_{name}"] = _error_without(problem, solution, values == values.max())
+    return out
+
+
+def _leave_one_out(problem: engine.Problem, solution: engine.Solution) -> float | None:
+    errors = []
+    for i in range(len(problem.target)):
+        if problem.target[i] > 0:
+            left_out = np.arange(len(problem.target)) == i
+            errors.append(_error_without(problem, solution, left_out))
+    known = [error for error in errors if error is not None]
+    return float(np.mean(known)) if len(known) == len(errors) and known else None
+
+
+def _error_without(
+    problem: engine.Problem, solution: engine.Solution, left_out: NDArray[np.bool_]
+) -> float | None:
+    rest = problem.rows(~left_out)
+    rank = problem.design.shape[1]
+    if len(rest.target) < rank or np.linalg.matrix_rank(rest.design, tol=1e-6) < rank:
+        return None
+    theta = engine.refit(rest, solution.variance[~left_out], solution.theta)
+    errors = _relative_errors(problem.rows(left_out), problem.rows(left_out).predict(theta))
+    return float(errors.mean()) if len(errors) else None
+
+
+def data_block(data: Table) -> dict[str, Any]:
+    """What the law was fitted on."""
+    return {
+        "rows": len(data),
+        "ladders": int(data.ladder.max()) + 1,
+        "hash": f"sha256:{data.hash}",
+        "levels": {name: _levels(values) for name, values in data.variables.items()},
+    }
+
+
+def fit_block(problem: engine.Problem, options: dict[str, Any]) -> dict[str, Any]:
+    """How the law was fitted."""
+    unit = "ln target" if problem.in_logs else "target / fitted"
+    return {
+        "objective": f"weighted least squares on residuals of {unit}",
+        "weights": "1 / ((standard error / fitted)^2 + seed_sd^2)",
+        "huber_delta": None,
+        **options,
+    }
+
+
+def checklist(form: Form, problem: engine.Problem, data: Table) -> dict[str, Any]:
+    """The items of the reporting checklist that a table of observations can answer; the rest stay null."""
+    sizes = data.variables.get("N", np.array([]))
+    return {
+        "form": form.formula,
+        "variables": [f"{v.name}: {v.unit}" for v in form.variables],
+        "parameters_to_fit": list(form.names),
+        "number_of_models": int(data.ladder.max()) + 1,
+        "model_sizes": _levels(sizes),
+        "counting_of_N_and_D": "; ".join(f"{v.name}: {v.unit}" for v in form.variables),
+        "metric_modified": "natural logarithm" if problem.in_logs else "no",
+        "objective": "weighted least squares",
+        "optimizer": "linear least squares" if problem.in_logs else "Levenberg-Marquardt (MINPACK)",
+        "initialization": "none needed" if problem.in_logs else "linear fit of the positive rows",
+        "points_used": f"{len(data)} rows" + "".join(f"; {note}" for note in data.notes),
+        "validity": "leave-one-out and largest value of each variable held out; bootstrap over ladders",
+    }
+
+
+def _levels(values: FloatArray) -> list[float] | None:
+    levels = np.unique(values).tolist()
+    return levels if 0 < len(levels) <= _MOST_LISTED else None

@@ -1,0 +1,324 @@
+"""From observations to a law: ``fit``. Checks what the rows can tell, solves, draws, holds out, reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qscale.errors import FitError, LawError
+from qscale.laws import diagnose, engine, forms, uncertainty
+from qscale.laws.forms import FloatArray, Form, LogAxis
+from qscale.laws.law import Draws, Law, Reference
+from qscale.laws.table import Table, read_table
+
+#: How N, D and G are counted in every table that qscale writes (design.md, Words).
+CONVENTIONS = {
+    "N": "all weights except token and position embeddings and the LM head",
+    "D": "training tokens seen, raw count",
+    "G": "elements that share one scale along the reduction axis; for channel or token scales in_features, "
+    "as the parameter-weighted mean over the quantized layers",
+}
+_MOST_COLLINEAR = 1e-4  # smallest over largest singular value of the scaled axes: below, they are one axis
+_WIDEST = 0.5  # half-width of an exponent's 90% interval beyond which, if its sign is open too, it is unknown
+_FEWEST_DRAWS, _MOST_DRAWS = 50, 10_000
+_DIGITS = 10  # of a stored draw
+
+
+def fit(
+    table: Any,
+    form: str = "qat-unified",
+    *,
+    mode: str | None = None,
+    recipe: str | None = None,
+    fix: Mapping[str, float] | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    level: float = 0.9,
+) -> Law:
+    """Fit a law form to observations of delta.
+
+    Weighted least squares on ln delta: ``minimize sum_i (ln delta_i - ln f(x_i))^2 / v_i`` with ``v_i =
+    (delta_se_i / f(x_i))^2 + seed_sd^2``. ``seed_sd`` is pooled over cells that were run with several seeds,
+    less the evaluation noise; without such cells it is what the residual scatter asks for. Where some delta
+    is not positive, the same sum is taken over ``delta_i / f(x_i) - 1`` by nonlinear least squares.
+    Intervals: see :func:`qscale.laws.uncertainty.ladder_draws`.
+
+    Args:
+        table: DataFrame, dict of arrays, list of dicts, or CSV or Parquet path; columns as in
+            :func:`qscale.laws.table.read_table`. N and D in raw counts, delta in nats per token.
+        form: A form that has axes: ``qat-unified``.
+        mode: Keep the rows of this mode (``scratch``, ``cooldown``, ``finetune``, ``ptq``).
+        recipe: Keep the rows of this recipe; ``w4a4`` means whatever its granularity.
+        fix: Exponents held at a value, such as ``{"gG": 0.78}``.
+        bootstrap: Draws kept in the law, 50 to 10,000.
+        seed: Of the draws.
+        level: Of the intervals at the reference point.
+
+    Returns:
+        A law. Its ``status`` is ``converged``, or begins with ``not_identified`` and says why: then the
+        parameters that the rows do not determine are None and the law refuses to predict.
+
+    Raises:
+        LawError: The table, form or an option is not valid, or the rows mix modes or recipes.
+        FitError: Rows with a delta that is not positive leave too few to fit.
+
+    Example:
+        >>> rows = [{"N": n, "D": d * n, "G": g, "delta": 0.3 * n**-0.2 * (d * n) ** 0.1 * (g / 32) ** 0.2}
+        ...         for n in (2e4, 2e5, 2e6) for d in (20, 80) for g in (16, 64)]
+        >>> law = fit(rows)
+        >>> law.status, round(law.parameters["gN"], 6), round(law.parameters["gD"], 6)
+        ('converged', 0.2, 0.1)
+
+    Source: form and its exponents, arXiv:2505.14302. Checks of the intervals: :mod:`qscale.laws.uncertainty`.
+    """
+    law_form = _fittable(form)
+    _check_options(law_form, dict(fix or {}), bootstrap, level)
+    data = read_table(table, law_form, mode=mode, recipe=recipe)
+    setup = _Setup.make(law_form, data, dict(fix or {}))
+    options = {"bootstrap": bootstrap, "seed": seed, "level": level}
+    if not setup.enough_rows:
+        return _law(setup, setup.reasons | setup.too_few_rows(), None, options)
+    _check_signs(setup)
+    replicates = engine.replicate_sd(data.target, data.target_se, data.cell)
+    solution = engine.solve(setup.problem, None if replicates is None else replicates[0])
+    residuals = setup.problem.residuals(solution.theta)
+    offsets = uncertainty.ladder_draws(
+        setup.problem.design, residuals, solution.variance, data.ladder, bootstrap, seed
+    )
+    fitted = _Fitted(
+        solution=solution, draws=_round(setup.to_named(solution.theta - offsets)), replicates=replicates
+    )
+    return _law(setup, setup.reasons | _weak(setup, fitted), fitted, options)
+
+
+def _fittable(form: str) -> Form:
+    found = forms.get(form)
+    if not found.axes:
+        raise LawError(
+            f"law form {form!r} can be evaluated but not fitted yet; these can: {', '.join(forms.fittable())}"
+        )
+    return found
+
+
+def _check_options(form: Form, fix: dict[str, float], bootstrap: int, level: float) -> None:
+    exponents = [axis.parameter for axis in form.axes]
+    for name, value in fix.items():
+        if name not in exponents:
+            raise LawError(
+                f"fix: {name!r} is not an exponent of {form.id!r}; these are: {', '.join(exponents)}"
+            )
+        if not isinstance(value, (int, float)) or not np.isfinite(value):
+            raise LawError(f"fix: {name}={value!r} is not a finite number")
+    if not _FEWEST_DRAWS <= bootstrap <= _MOST_DRAWS:
+        raise LawError(f"bootstrap={bootstrap}: a law keeps {_FEWEST_DRAWS} to {_MOST_DRAWS} draws")
+    if not 0 < level < 1:
+        raise LawError(f"level={level}: an interval's level is between 0 and 1, such as 0.9")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Setup:
+    """The rows as a problem, around a reference point, with the axes that the rows cannot tell left out."""
+
+    form: Form
+    data: Table
+    fixed: dict[str, float]
+    center: dict[str, float]
+    free: tuple[LogAxis, ...]  #: the axes that have a column of the design
+    reasons: dict[str, str]  #: parameter -> why the rows do not determine it
+    problem: engine.Problem
+
+    @classmethod
+    def make(cls, form: Form, data: Table, fixed: dict[str, float]) -> _Setup:
+        center = {axis.variable: _middle(axis, data.variables[axis.variable]) for axis in form.axes}
+        columns = form.log_design(data.variables, center)
+        offset = np.zeros(len(data))
+        open_axes = []
+        for i, axis in enumerate(form.axes):
+            if axis.parameter in fixed:
+                offset = offset + fixed[axis.parameter] * columns[:, i]
+            else:
+                open_axes.append(i)
+        reasons, kept = _tell_apart(form, data, columns, open_axes)
+        return cls(
+            form=form,
+            data=data,
+            fixed=fixed,
+            center=center,
+            free=tuple(form.axes[i] for i in kept),
+            reasons=reasons,
+            problem=engine.Problem(
+                design=np.column_stack([np.ones(len(data)), columns[:, kept]]),
+                offset=offset,
+                target=data.target,
+                target_se=data.target_se,
+            ),
+        )
+
+    @property
+    def enough_rows(self) -> bool:
+        """Whether a residual is left to judge the noise by."""
+        return bool(len(self.data) > self.problem.design.shape[1])
+
+    def too_few_rows(self) -> dict[str, str]:
+        """The reason, for every parameter."""
+        parameters = self.problem.design.shape[1]
+        why = f"{len(self.data)} rows for {parameters} parameters leave nothing to judge them by"
+        return dict.fromkeys((self.form.reference_scale, *(a.parameter for a in self.free)), why)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the parameters at the reference point, fixed and unknown ones included."""
+        return (self.form.reference_scale, *(axis.parameter for axis in self.form.axes))
+
+    def to_named(self, theta: FloatArray) -> FloatArray:
+        """Internal parameters as those at the reference point: ``(..., columns)``."""
+        values = {self.form.reference_scale: np.exp(theta[..., 0])}
+        values |= {axis.parameter: theta[..., i + 1] for i, axis in enumerate(self.free)}
+        blank = np.zeros_like(theta[..., 0])
+        return np.stack([values.get(n, blank + self.fixed.get(n, 0.0)) for n in self.columns], axis=-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fitted:
+    solution: engine.Solution
+    draws: FloatArray  #: ``(draws, columns)`` at the reference point
+    replicates: tuple[float, int] | None
+
+
+def _middle(axis: LogAxis, values: FloatArray) -> float:
+    """The geometric mean of the axis, to three digits; exactly the value where there is only one."""
+    if values.min() == values.max():
+        return float(values[0])
+    return float(f"{axis.invert(float(np.exp(np.mean(np.log(axis.base(values)))))):.3g}")
+
+
+def _tell_apart(
+    form: Form, data: Table, columns: FloatArray, open_axes: list[int]
+) -> tuple[dict[str, str], list[int]]:
+    """The exponents that the design cannot determine, with reasons, and the axes to fit with."""
+    reasons: dict[str, str] = {}
+    kept = []
+    for i in open_axes:
+        axis = form.axes[i]
+        values = data.variables[axis.variable]
+        if values.min() == values.max():
+            reasons[axis.parameter] = f"{axis.variable} has one value ({values[0]:g})"
+        else:
+            kept.append(i)
+    while len(kept) > 1:
+        scaled = columns[:, kept] - columns[:, kept].mean(axis=0)
+        scaled = scaled / np.linalg.norm(scaled, axis=0)
+        _, singular, right = np.linalg.svd(scaled, full_matrices=False)
+        if len(scaled) > len(kept) and singular[-1] > _MOST_COLLINEAR * singular[0]:
+            break
+        involved = [i for i, share in zip(kept, np.abs(right[-1]), strict=True) if share > 0.1]
+        names = " and ".join(form.axes[i].variable for i in involved)
+        for i in involved:
+            reasons[form.axes[i].parameter] = f"{names} vary together in every row and cannot be told apart"
+        kept.remove(involved[-1])
+    return reasons, kept
+
+
+def _check_signs(setup: _Setup) -> None:
+    """Few rows at or below zero are noise around a small delta; many mean that the form does not apply."""
+    low = setup.data.target <= 0
+    if 2 * low.sum() > len(low):
+        named = ", ".join(str(row) for row, bad in zip(setup.data.rows, low, strict=True) if bad)
+        raise FitError(
+            f"{setup.form.target} is not positive in {int(low.sum())} of {len(low)} rows (rows {named}): "
+            f"the form {setup.form.formula!r} is positive everywhere and cannot describe them"
+        )
+
+
+def _weak(setup: _Setup, fitted: _Fitted) -> dict[str, str]:
+    """Exponents whose sign is open and whose 90% interval is wider than any that has been measured."""
+    reasons = {}
+    for name, draws in zip(setup.columns, fitted.draws.T, strict=True):
+        if name in setup.fixed or name in setup.reasons or name == setup.form.reference_scale:
+            continue
+        low, high = np.quantile(draws, [0.05, 0.95])
+        if low < 0 < high and (high - low) / 2 > _WIDEST:
+            reasons[name] = f"{name} may be anything from {low:.2g} to {high:.2g}"
+    return reasons
+
+
+def _law(setup: _Setup, reasons: dict[str, str], fitted: _Fitted | None, options: dict[str, Any]) -> Law:
+    form, data = setup.form, setup.data
+    at_center: dict[str, float | None] = dict.fromkeys(setup.columns)
+    intervals, table = {}, None
+    if fitted is not None:
+        values = setup.to_named(fitted.solution.theta)
+        at_center = {n: float(v) for n, v in zip(setup.columns, values, strict=True) if n not in reasons}
+        at_center |= dict.fromkeys(n for n in setup.columns if n in reasons)
+        intervals = _intervals(setup, fitted, options["level"])
+        if not reasons:
+            table = Draws(method=uncertainty.METHOD, columns=setup.columns, values=fitted.draws)
+    raw = dict.fromkeys(form.names, None) | {a.parameter: at_center[a.parameter] for a in form.axes}
+    known = {name: value for name, value in at_center.items() if value is not None}
+    if len(known) == len(setup.columns):
+        assert form.scale is not None
+        raw[form.scale] = form.raw_scale(known[form.reference_scale], known, setup.center)
+    diagnostics: dict[str, Any] = {"not_identified": reasons}
+    holdout: dict[str, Any] = {}
+    if fitted is not None:
+        diagnostics |= diagnose.diagnostics(setup.problem, data, fitted.solution, fitted.replicates)
+        diagnostics["warnings"] += _sign_warnings(intervals, setup)
+        holdout = diagnose.holdout(setup.problem, data, fitted.solution)
+    return Law(
+        form=form,
+        status=_status(reasons),
+        parameters=raw,
+        reference=Reference(
+            at=setup.center, parameters=at_center, intervals=intervals, level=options["level"]
+        ),
+        fixed={name: float(value) for name, value in setup.fixed.items()},
+        box={n: (float(x.min()), float(x.max())) for n, x in data.variables.items()},
+        conventions={n: CONVENTIONS[n] for n in data.variables if n in CONVENTIONS},
+        quantization={"mode": data.mode, "recipe": data.recipe, "dialect": data.dialect},
+        data=diagnose.data_block(data),
+        fit=diagnose.fit_block(setup.problem, options),
+        diagnostics=diagnostics,
+        holdout=holdout,
+        draws_table=table,
+        checklist=diagnose.checklist(form, setup.problem, data),
+        notes=data.notes,
+        citation={"text": f"form: {form.citation}", "url": None},
+        code_version=_version(),
+    )
+
+
+def _status(reasons: Mapping[str, str]) -> str:
+    return f"not_identified: {'; '.join(dict.fromkeys(reasons.values()))}" if reasons else "converged"
+
+
+def _intervals(setup: _Setup, fitted: _Fitted, level: float) -> dict[str, tuple[float, float]]:
+    skip = setup.fixed.keys() | setup.reasons.keys()
+    low, high = np.quantile(fitted.draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return {
+        n: (float(a), float(b)) for n, a, b in zip(setup.columns, low, high, strict=True) if n not in skip
+    }
+
+
+def _sign_warnings(intervals: Mapping[str, tuple[float, float]], setup: _Setup) -> list[str]:
+    return [
+        f"weakly_identified_exponent: the interval of {name} includes 0"
+        for name, (low, high) in intervals.items()
+        if low <= 0 <= high and name != setup.form.reference_scale
+    ]
+
+
+def _round(values: FloatArray) -> FloatArray:
+    """Fewer digits in the file; rounded before any interval is taken, so that a stored law gives the same."""
+    return np.array([[float(f"{x:.{_DIGITS}g}") for x in row] for row in values])
+
+
+def _version() -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("qscale")
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,296 @@
+"""A law: a form with its constants, what they were fitted on, and how sure they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qscale.errors import LawError
+from qscale.laws import forms, lawfile
+from qscale.laws.forms import FloatArray, Form
+
+#: The states in which a law may be used.
+USABLE = ("converged", "published")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """The parameters at a point inside the data, where they are nearly uncorrelated."""
+
+    at: dict[str, float]  #: N0, D0, G0
+    parameters: dict[str, float | None]  #: delta0 and the exponents; None: not identified
+    intervals: dict[str, tuple[float, float]]
+    level: float  #: of the intervals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draws:
+    """Draws of the parameters at the reference point (or raw, for a form without axes)."""
+
+    method: str
+    columns: tuple[str, ...]
+    values: FloatArray  #: ``(draws, columns)``
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Law:
+    """A fitted or published law: predictions, bands, a summary and a file.
+
+    Get one from :func:`qscale.laws.fit` or :func:`qscale.laws.load`. Two laws are equal when their ids are.
+
+    Example:
+        >>> from qscale import laws
+        >>> law = laws.load("chen2025/w4a4")
+        >>> round(law.predict(N=595e6, D=100e9, G=128), 6)
+        0.057279
+        >>> round(law.outside(N=7e9, D=2e12, G=128)["N"], 2)
+        11.76
+    """
+
+    form: Form
+    status: str  #: ``converged``, ``published``, or why the law must not be used
+    parameters: dict[str, float | None]  #: raw constants, in the units of the form; None: not identified
+    box: dict[str, tuple[float, float]]  #: lowest and highest value of each variable that was fitted
+    name: str | None = None
+    reference: Reference | None = None
+    fixed: dict[str, float] = field(default_factory=dict)
+    conventions: dict[str, str] = field(default_factory=dict)  #: how N, D and G are counted
+    quantization: dict[str, str | None] = field(default_factory=dict)  #: mode, recipe, dialect, ...
+    data: dict[str, Any] = field(default_factory=dict)
+    fit: dict[str, Any] = field(default_factory=dict)
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+    holdout: dict[str, Any] = field(default_factory=dict)
+    draws_table: Draws | None = None
+    checklist: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    citation: dict[str, str | None] | None = None
+    licence: str | None = None
+    code_version: str | None = None
+
+    def __post_init__(self) -> None:
+        names = [v.name for v in self.form.variables]
+        wanted_keys: list[tuple[str, Mapping[str, Any], list[str]]] = [
+            ("parameters", self.parameters, list(self.form.names)),
+            ("box", self.box, names),
+        ]
+        if self.reference is not None:
+            wanted_keys.append(("reference.at", self.reference.at, names))
+            wanted_keys.append(
+                ("reference.parameters", self.reference.parameters, list(self._draw_columns()))
+            )
+        for what, found, wanted in wanted_keys:
+            if set(found) != set(wanted):
+                raise LawError(
+                    f"law of form {self.form.id!r}: {what} are {', '.join(sorted(found)) or 'none'}; "
+                    f"wanted {', '.join(wanted)}"
+                )
+        if any(low <= 0 for low, _ in self.box.values()):
+            raise LawError(f"law of form {self.form.id!r}: box {self.box} has an end that is not positive")
+        if self.usable and None in self.parameters.values():
+            raise LawError(f"law with status {self.status!r} lacks a parameter: {self.parameters}")
+        if self.draws_table is not None and set(self.draws_table.columns) != set(self._draw_columns()):
+            raise LawError(f"law of form {self.form.id!r}: draws have columns {self.draws_table.columns}")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Law) and self.law_id == other.law_id
+
+    def __hash__(self) -> int:
+        return hash(self.law_id)
+
+    def __repr__(self) -> str:
+        return f"<Law {self.name or self.law_id[:15]}: {self.form.formula}; {self.status}>"
+
+    @property
+    def usable(self) -> bool:
+        """Whether the constants may be used at all."""
+        return self.status in USABLE
+
+    @property
+    def law_id(self) -> str:
+        """sha256 of the canonical content of the law file."""
+        return lawfile.law_id(self._content())
+
+    def predict(self, **variables: Any) -> Any:
+        """The target (delta or loss), in nats per token: a float for numbers, an array for arrays.
+
+        Args:
+            variables: Those of the form, such as ``N=7e9, D=2e12, G=128``; arrays are broadcast.
+
+        Raises:
+            LawError: The law is not identified, or a variable is missing, unknown or outside the domain.
+        """
+        params = self._known()
+        return _unwrap(self.form.value(params, variables))
+
+    def draws(self, n: int | None = None, **variables: Any) -> FloatArray:
+        """The target under the first ``n`` stored draws: ``(n, *shape)``, the same each time.
+
+        The draws of two variables or targets go together: subtract them to compare two choices.
+
+        Raises:
+            LawError: The law has no draws, or fewer than ``n``.
+        """
+        self._known()
+        table = self.draws_table
+        if table is None:
+            why = "its source prints none" if self.status == "published" else "it was stored without draws"
+            raise LawError(f"law {self.name or self.law_id[:15]!r} has no interval: {why}")
+        if n is not None and not 1 <= n <= len(table.values):
+            raise LawError(f"n={n} draws; the law holds {len(table.values)}")
+        column = dict(zip(table.columns, table.values[:n].T, strict=True))
+        x = self.form.inputs(variables)
+        shape = next(iter(x.values())).shape
+        column = {name: values.reshape(-1, *(1 for _ in shape)) for name, values in column.items()}
+        if not self.form.axes:
+            return np.stack([self.form.value({k: float(v.flat[i]) for k, v in column.items()}, variables)
+                             for i in range(len(table.values[:n]))])  # fmt: skip
+        assert self.reference is not None
+        scale = column[self.form.reference_scale]
+        out: FloatArray = np.broadcast_to(scale, (len(scale), *shape)).copy()
+        for axis in self.form.axes:
+            at = float(axis.base(np.asarray(self.reference.at[axis.variable])))
+            out *= (axis.base(x[axis.variable]) / at) ** (axis.sign * column[axis.parameter])
+        return out
+
+    def interval(self, level: float = 0.9, **variables: Any) -> tuple[Any, Any]:
+        """Equal-tailed interval of the mean law at a point, from the stored draws: ``(low, high)``.
+
+        It tells how well the constants are known, not how a single new run scatters around the law, and it
+        takes the form to be true: outside the fitted box that is an assumption (:meth:`outside`).
+
+        Raises:
+            LawError: The law has no draws, or the level is not between 0 and 1.
+        """
+        if not 0 < level < 1:
+            raise LawError(f"level={level}: an interval's level is between 0 and 1, such as 0.9")
+        low, high = np.quantile(self.draws(**variables), [(1 - level) / 2, (1 + level) / 2], axis=0)
+        return _unwrap(low), _unwrap(high)
+
+    def outside(self, **variables: Any) -> dict[str, Any]:
+        """How many times outside the fitted box each variable lies; 1.0 means inside.
+
+        ``N / largest N`` above the box, ``smallest N / N`` below it.
+        """
+        x = self.form.inputs(variables)
+        out = {}
+        for name, values in x.items():
+            low, high = self.box[name]
+            out[name] = _unwrap(np.maximum(1.0, np.maximum(values / high, low / values)))
+        return out
+
+    def summary(self) -> str:
+        """Printable text: status, constants with intervals, errors, box; no constants that mean nothing."""
+        from qscale.laws.summary import summarize
+
+        return summarize(self)
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the law file, whole or not at all.
+
+        Raises:
+            LawError: The file cannot be written.
+        """
+        lawfile.write(Path(path), self.dumps())
+
+    def dumps(self) -> str:
+        """The text of the law file: strict JSON."""
+        content = self._content()
+        return lawfile.dumps({"schema": content.pop("schema"), "law_id": self.law_id, **content})
+
+    @classmethod
+    def loads(cls, text: str) -> Law:
+        """The inverse of :meth:`dumps`.
+
+        Raises:
+            LawError: The text is not a law file; the key at fault is named.
+        """
+        return _from_content(lawfile.parse(text))
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> Law:
+        """The inverse of :meth:`to_json`."""
+        return _from_content(lawfile.read(Path(path)))
+
+    def _known(self) -> dict[str, float]:
+        if not self.usable:
+            raise LawError(f"this law cannot be evaluated: {self.status}")
+        return {name: value for name, value in self.parameters.items() if value is not None}
+
+    def _draw_columns(self) -> tuple[str, ...]:
+        if not self.form.axes:
+            return self.form.names
+        return (self.form.reference_scale, *(axis.parameter for axis in self.form.axes))
+
+    def _content(self) -> dict[str, Any]:
+        """The law file's fields, all but the id."""
+        ref, draws = self.reference, self.draws_table
+        return {
+            "schema": lawfile.SCHEMA,
+            "name": self.name,
+            "form": self.form.id,
+            "status": self.status,
+            "target": {"quantity": self.form.target, "unit": "nats per token"},
+            "parameters": dict(self.parameters),
+            "reference": None
+            if ref is None
+            else {
+                "at": dict(ref.at),
+                "parameters": dict(ref.parameters),
+                "intervals": {key: list(pair) for key, pair in ref.intervals.items()},
+                "level": ref.level,
+            },
+            "fixed": dict(self.fixed),
+            "units": {v.name: v.unit for v in self.form.variables},
+            "conventions": dict(self.conventions),
+            "quantization": {key: self.quantization.get(key) for key in _QUANTIZATION},
+            "box": {key: list(pair) for key, pair in self.box.items()},
+            "data": dict(self.data),
+            "fit": dict(self.fit),
+            "diagnostics": dict(self.diagnostics),
+            "holdout": dict(self.holdout),
+            "draws": None
+            if draws is None
+            else {"method": draws.method, "columns": list(draws.columns), "values": draws.values.tolist()},
+            "checklist": {key: self.checklist.get(key) for key in lawfile.CHECKLIST},
+            "notes": list(self.notes),
+            "citation": self.citation,
+            "licence": self.licence,
+            "code_version": self.code_version,
+        }
+
+
+_QUANTIZATION = ("mode", "recipe", "dialect", "method", "granularity")
+
+
+def _from_content(content: Mapping[str, Any]) -> Law:
+    """A law from the checked content of its file."""
+    form = forms.get(content["form"])
+    units = {v.name: v.unit for v in form.variables}
+    if content["units"] != units:
+        raise LawError(f"law file: units are {content['units']}; form {form.id!r} has {units}")
+    ref, draws = content["reference"], content["draws"]
+    if ref is not None:
+        intervals = {key: (low, high) for key, (low, high) in ref["intervals"].items()}
+        ref = Reference(**{**ref, "intervals": intervals})
+    elif form.axes and draws is not None:
+        raise LawError("law file: draws are at a reference point, but reference is null")
+    if draws is not None:
+        values = np.array(draws["values"], dtype=np.float64)
+        draws = Draws(method=draws["method"], columns=tuple(draws["columns"]), values=values)
+    skip = {"schema", "law_id", "target", "units", "form", "draws", "reference", "notes", "box"}
+    return Law(
+        form=form,
+        reference=ref,
+        draws_table=draws,
+        notes=tuple(content["notes"]),
+        box={key: (low, high) for key, (low, high) in content["box"].items()},
+        **{key: value for key, value in content.items() if key not in skip},
+    )
+
+
+def _unwrap(values: FloatArray) -> Any:
+    return float(values) if np.ndim(values) == 0 else values

@@ -1,0 +1,76 @@
+"""The printed report of a law."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qscale.laws.law import Law
+
+
+def summarize(law: Law) -> str:
+    """Status, constants with their intervals, errors, box; no constants where they mean nothing."""
+    lines = [f"{law.name or law.form.id}: {law.form.formula}", f"  status    {law.status}"]
+    lines += _provenance(law)
+    if law.usable:
+        lines += _constants(law)
+        lines += _errors(law)
+    lines += [f"  box       {', '.join(f'{k} {lo:.4g} to {hi:.4g}' for k, (lo, hi) in law.box.items())}"]
+    warnings = law.diagnostics.get("warnings")
+    lines += [f"  warning   {code}" for code in (warnings if isinstance(warnings, list) else ())]
+    lines += [f"  note      {note}" for note in law.notes]
+    if law.citation is not None:
+        lines += [f"  source    {law.citation['text']}"]
+    return "\n".join(lines)
+
+
+def _provenance(law: Law) -> list[str]:
+    lines = []
+    if "rows" in law.data:
+        lines.append(f"  data      {law.data['rows']} rows in {law.data['ladders']} ladders")
+    known = [f"{key} {value}" for key, value in law.quantization.items() if value]
+    if known:
+        lines.append(f"  method    {', '.join(known)}")
+    return lines
+
+
+def _constants(law: Law) -> list[str]:
+    ref = law.reference
+    if ref is None:
+        return [f"  {name:<9} {value:.6g}" for name, value in law.parameters.items()]
+    at = ", ".join(f"{name}={value:g}" for name, value in ref.at.items())
+    lines = [f"  at {at}, with {ref.level:.0%} intervals:"]
+    for name, value in ref.parameters.items():
+        low, high = ref.intervals.get(name, (None, None))
+        band = f"   [{low:.4g}, {high:.4g}]" if low is not None else ""
+        held = "   (fixed)" if name in law.fixed else band
+        lines.append(f"  {name:<9} {value:.4g}{held}")
+    scale = law.form.scale
+    assert scale is not None
+    lines.append(f"  {scale:<9} {law.parameters[scale]:.4g}   (raw: N, D in counts)")
+    if law.draws_table is not None:
+        lines.append(f"  intervals {law.draws_table.method}, {len(law.draws_table.values)} draws")
+    return lines
+
+
+def _errors(law: Law) -> list[str]:
+    d, h = law.diagnostics, law.holdout
+    if not all(key in d for key in ("mean_relative_error", "seed_sd", "chi2_per_dof", "r2")):
+        return []  # a law of another source
+    shown = f"mean {_percent(d['mean_relative_error'])}, largest {_percent(d.get('max_relative_error'))}"
+    lines = [f"  error     in sample {shown}; leave-one-out {_percent(h.get('leave_one_out'))}"]
+    held = [f"largest {v.name} {_percent(h.get(f'largest_{v.name}'))}" for v in law.form.variables]
+    lines.append(f"  held out  {', '.join(held)}")
+    lines.append(
+        f"  noise     seed s.d. {_percent(d['seed_sd'])} ({d.get('seed_sd_source')}), "
+        f"chi2/dof {_short(d['chi2_per_dof'])}, weighted R2 {_short(d['r2'])}"
+    )
+    return lines
+
+
+def _percent(value: Any) -> str:
+    return f"{100 * value:.2g}%" if isinstance(value, (int, float)) else "not possible"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, (int, float)) else "not known"

@@ -1,0 +1,148 @@
+"""The commands fit, predict and laws: output, files, exit codes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import types
+
+import pytest
+from click.testing import CliRunner
+
+from qscale import laws
+from qscale.cli.fit import command as fit
+from qscale.cli.laws import command as laws_command
+from qscale.cli.predict import command as predict
+from qscale.cli.predict import parse_count
+from qscale.errors import FitError, LawError
+
+
+@pytest.fixture
+def table(tmp_path, make_rows):
+    rows = make_rows(0.02, 0.02, mode="scratch", recipe="w4a4:g32")
+    path = tmp_path / "observations.csv"
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def run(command, *args):
+    try:
+        runner = CliRunner(mix_stderr=False)  # click before 8.2 mixes the streams unless told not to
+    except TypeError:
+        runner = CliRunner()
+    return runner.invoke(command, [str(arg) for arg in args])
+
+
+def test_fit_prints_the_summary_and_writes_the_law(table, tmp_path):
+    out = tmp_path / "law.json"
+    result = run(fit, table, "--form", "qat-unified", "--out", out, "--mode", "scratch", "--recipe", "w4a4")
+    assert result.exit_code == 0, result.output
+    law = laws.load(out)
+    assert result.stdout == law.summary() + "\n"
+    assert result.stderr == f"law written to {out}\n"
+
+
+def test_fit_json_is_the_law_file(table):
+    result = run(fit, table, "--json", "--bootstrap", 100, "--fix", "gG=0.78")
+    law = laws.Law.loads(result.stdout)
+    assert law.fixed == {"gG": 0.78}
+    assert len(law.draws_table.values) == 100
+
+
+def test_fit_of_one_group_size_prints_no_constants_and_fails(table, tmp_path):
+    lines = table.read_text().splitlines()
+    kept = [lines[0], *(line for line in lines[1:] if line.split(",")[2] == "32")]
+    table.write_text("\n".join(kept))
+    result = run(fit, table, "--out", tmp_path / "law.json")
+    assert isinstance(result.exception, FitError) and result.exception.exit_code == 1
+    assert "not_identified: G has one value (32)" in str(result.exception)
+    assert "was not written" in str(result.exception)
+    assert "delta0" not in result.stdout
+    assert not (tmp_path / "law.json").exists()
+
+
+def test_fit_of_a_folder_reads_the_study(tmp_path, make_rows, monkeypatch):
+    asked = []
+    store = types.ModuleType("qscale.sweep.store")
+    store.observations = lambda path, **_: asked.append(path) or make_rows(0.02, 0.02)
+    package = types.ModuleType("qscale.sweep")
+    package.store = store
+    monkeypatch.setitem(sys.modules, "qscale.sweep", package)
+    monkeypatch.setitem(sys.modules, "qscale.sweep.store", store)
+    result = run(fit, tmp_path)
+    assert result.exit_code == 0, result.output
+    assert asked == [tmp_path]
+
+
+@pytest.mark.parametrize(
+    "args", [["no-such-file.csv"], [], [".", "--fix", "gG"], [".", "--bootstrap", "x"]], ids=str
+)
+def test_fit_bad_usage_is_exit_code_2(args):
+    result = run(fit, *args)
+    assert result.exit_code == 2
+    assert "Error" in result.stderr
+
+
+def test_predict_prints_value_and_flags_extrapolation():
+    result = run(predict, "chen2025/w4a4", "-N", "7B", "-D", "2T", "-G", 128)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == (
+        "delta = 0.04177 nats per token\nextrapolation: outside the fitted box in N 11.8 times, D 20 times\n"
+    )
+    assert result.stderr.startswith("no interval")
+
+
+def test_predict_gives_the_band_of_a_fitted_law(table, tmp_path):
+    run(fit, table, "--out", tmp_path / "law.json")
+    args = (tmp_path / "law.json", "-N", "145M", "-D", "2e10", "-G", "128")
+    text = run(predict, *args)
+    assert "90% interval: 0.0" in text.stdout
+    assert "extrapolation" not in text.stdout
+    found = json.loads(run(predict, *args, "--json", "--level", "0.5").stdout)
+    assert found["interval"]["level"] == 0.5
+    assert found["interval"]["low"] < found["value"] < found["interval"]["high"]
+    assert found["times_outside"] == {"N": 1.0, "D": 1.0, "G": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("7e9", 7e9), ("7B", 7e9), ("595M", 595e6), ("100k", 1e5), ("2.5T", 2.5e12), ("128", 128)],
+)
+def test_counts_are_read(text, number):
+    assert parse_count(text) == number
+
+
+@pytest.mark.parametrize("text", ["7 billion", "B", "-3", "1..2", "", "nan", "7X"])
+def test_bad_count_is_exit_code_2(text):
+    result = run(predict, "chen2025/w4a4", f"-N={text}", "-D", "2T", "-G", 128)
+    assert result.exit_code == 2
+    assert "is not a count" in result.stderr
+
+
+def test_predict_without_a_variable_is_a_law_error():
+    result = run(predict, "chen2025/w4a4", "-N", "7B")
+    assert isinstance(result.exception, LawError) and "needs D" in str(result.exception)
+
+
+def test_laws_list_names_every_published_law():
+    text = run(laws_command, "list").stdout
+    assert [line.split()[0] for line in text.splitlines()] == laws.list_published()
+    rows = json.loads(run(laws_command, "list", "--json").stdout)
+    assert [row["id"] for row in rows] == laws.list_published()
+
+
+def test_laws_show_prints_the_summary_or_the_file():
+    law = laws.load("chen2025/w4a4")
+    assert run(laws_command, "show", law.name).stdout == law.summary() + "\n"
+    assert laws.Law.loads(run(laws_command, "show", law.name, "--json").stdout) == law
+
+
+@pytest.mark.parametrize("command", [fit, predict, laws_command, *laws_command.commands.values()])
+def test_help_ends_with_an_example(command):
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert "Example: qscale" in result.stdout.strip().splitlines()[-1]

@@ -1,0 +1,1 @@
+"""Timings of the ops against the least work that any implementation must do."""

@@ -1,0 +1,135 @@
+// Sixteen floats in two AVX2 registers (AVX2, F16C, FMA).
+#pragma once
+
+#include <immintrin.h>
+
+#include "numerics/float16.h"
+
+namespace qscale::cpu {
+namespace {
+
+struct Avx2 {
+  static constexpr int64_t width = 16;
+  static constexpr int64_t bytes = 64;
+  static constexpr bool has_fma = true;
+  struct Floats {
+    __m256 low, high;
+  };
+  struct Bits {
+    __m256i low, high;
+  };
+
+  static __m256 widen(__m128i x, BFloat16) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
+  }
+  static __m256 widen(__m128i x, Half) { return _mm256_cvtph_ps(x); }
+
+  static __m128i narrow(__m256 v, BFloat16) {
+    const __m256i bits = _mm256_castps_si256(v);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+    const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    const __m256i top = _mm256_blendv_epi8(_mm256_srli_epi32(rounded, 16), _mm256_set1_epi32(0x7fc0), is_nan);
+    return _mm_packus_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
+  }
+  static __m128i narrow(__m256 v, Half) { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
+
+  static Floats load(const float* x) { return {_mm256_loadu_ps(x), _mm256_loadu_ps(x + 8)}; }
+  static void store(float* y, Floats v) {
+    _mm256_storeu_ps(y, v.low);
+    _mm256_storeu_ps(y + 8, v.high);
+  }
+  template <class T>
+  static Floats load(const T* x) {
+    const __m128i* halves = reinterpret_cast<const __m128i*>(x);
+    return {widen(_mm_loadu_si128(halves), T{}), widen(_mm_loadu_si128(halves + 1), T{})};
+  }
+  template <class T>
+  static void store(T* y, Floats v) {
+    __m128i* halves = reinterpret_cast<__m128i*>(y);
+    _mm_storeu_si128(halves, narrow(v.low, T{}));
+    _mm_storeu_si128(halves + 1, narrow(v.high, T{}));
+  }
+  // AVX2 has no masks for 16-bit elements: a short vector goes through the stack.
+  template <class T>
+  static Floats load_first(const T* x, int64_t n) {
+    T padded[width] = {};
+    memcpy(padded, x, static_cast<size_t>(n) * sizeof(T));
+    return load(padded);
+  }
+  template <class T>
+  static void store_first(T* y, Floats v, int64_t n) {
+    T padded[width];
+    store(padded, v);
+    memcpy(y, padded, static_cast<size_t>(n) * sizeof(T));
+  }
+
+  static Floats splat(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
+  static Floats divide(Floats a, Floats b) { return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)}; }
+  static Floats multiply(Floats a, Floats b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
+  static Floats multiply_add(Floats a, Floats b, Floats c) {
+    return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+  }
+  static Floats negative_multiply_add(Floats a, Floats b, Floats c) {
+    return {_mm256_fnmadd_ps(a.low, b.low, c.low), _mm256_fnmadd_ps(a.high, b.high, c.high)};
+  }
+  static __m256 with_sign_of(__m256 a, __m256 b) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    return _mm256_or_ps(_mm256_andnot_ps(sign, a), _mm256_and_ps(sign, b));
+  }
+  static Floats with_sign_of(Floats a, Floats b) {
+    return {with_sign_of(a.low, b.low), with_sign_of(a.high, b.high)};
+  }
+  static Floats round_even(Floats a) {
+    constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    return {_mm256_round_ps(a.low, mode), _mm256_round_ps(a.high, mode)};
+  }
+  // min and max give their second operand where either is a NaN.
+  static Floats clamp(Floats a, Floats low, Floats high) {
+    return {_mm256_min_ps(high.low, _mm256_max_ps(low.low, a.low)),
+            _mm256_min_ps(high.high, _mm256_max_ps(low.high, a.high))};
+  }
+
+  static Bits no_bits() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+  static __m256i magnitudes(const __m256i* x, float) {
+    return _mm256_and_si256(_mm256_loadu_si256(x), _mm256_set1_epi32(0x7fffffff));
+  }
+  template <class T>
+  static __m256i magnitudes(const __m256i* x, T) {
+    return _mm256_and_si256(_mm256_loadu_si256(x), _mm256_set1_epi16(0x7fff));
+  }
+  static __m256i larger(__m256i a, __m256i b, float) { return _mm256_max_epi32(a, b); }
+  template <class T>
+  static __m256i larger(__m256i a, __m256i b, T) {
+    return _mm256_max_epi16(a, b);
+  }
+
+  template <class T>
+  static Bits max_magnitude(Bits seen, const T* x) {
+    const __m256i* parts = reinterpret_cast<const __m256i*>(x);
+    return {larger(seen.low, magnitudes(parts, T{}), T{}), larger(seen.high, magnitudes(parts + 1, T{}), T{})};
+  }
+  template <class T>
+  static Bits max_magnitude_first(Bits seen, const T* x, int64_t n) {
+    T padded[bytes / static_cast<int64_t>(sizeof(T))] = {};
+    memcpy(padded, x, static_cast<size_t>(n) * sizeof(T));
+    return max_magnitude(seen, padded);
+  }
+  static float largest(Bits a, Bits b, float) {
+    return float_of(largest32(_mm256_max_epi32(_mm256_max_epi32(a.low, a.high), _mm256_max_epi32(b.low, b.high))));
+  }
+  template <class T>
+  static float largest(Bits a, Bits b, T) {
+    const __m256i all = _mm256_max_epi16(_mm256_max_epi16(a.low, a.high), _mm256_max_epi16(b.low, b.high));
+    const __m256i lower = _mm256_and_si256(all, _mm256_set1_epi32(0xffff));
+    return to_float(T{static_cast<uint16_t>(largest32(_mm256_max_epi32(_mm256_srli_epi32(all, 16), lower)))});
+  }
+  static uint32_t largest32(__m256i eight) {
+    const __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    const __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return static_cast<uint32_t>(_mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xb1))));
+  }
+};
+
+}  // namespace
+}  // namespace qscale::cpu

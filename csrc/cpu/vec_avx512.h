@@ -1,0 +1,107 @@
+// Sixteen floats in one AVX-512 register (F, BW, DQ, VL).
+#pragma once
+
+#include <immintrin.h>
+
+#include "numerics/float16.h"
+
+namespace qscale::cpu {
+namespace {
+
+struct Avx512 {
+  static constexpr int64_t width = 16;
+  static constexpr int64_t bytes = 64;
+  static constexpr bool has_fma = true;
+  using Floats = __m512;
+  using Bits = __m512i;
+
+  static __mmask16 first(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
+
+  static Floats widen(__m256i x, BFloat16) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+  }
+  static Floats widen(__m256i x, Half) { return _mm512_cvtph_ps(x); }
+
+  // vcvtneps2bf16 would flush subnormal numbers to zero, so the rounding is done on integers.
+  static __m256i narrow(Floats v, BFloat16) {
+    const __m512i bits = _mm512_castps_si512(v);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    const __m512i top = _mm512_mask_mov_epi32(_mm512_srli_epi32(rounded, 16), is_nan, _mm512_set1_epi32(0x7fc0));
+    return _mm512_cvtepi32_epi16(top);
+  }
+  static __m256i narrow(Floats v, Half) { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
+
+  static Floats load(const float* x) { return _mm512_loadu_ps(x); }
+  static Floats load_first(const float* x, int64_t n) { return _mm512_maskz_loadu_ps(first(n), x); }
+  static void store(float* y, Floats v) { _mm512_storeu_ps(y, v); }
+  static void store_first(float* y, Floats v, int64_t n) { _mm512_mask_storeu_ps(y, first(n), v); }
+
+  template <class T>
+  static Floats load(const T* x) {
+    return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)), T{});
+  }
+  template <class T>
+  static Floats load_first(const T* x, int64_t n) {
+    return widen(_mm256_maskz_loadu_epi16(first(n), x), T{});
+  }
+  template <class T>
+  static void store(T* y, Floats v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), narrow(v, T{}));
+  }
+  template <class T>
+  static void store_first(T* y, Floats v, int64_t n) {
+    _mm256_mask_storeu_epi16(y, first(n), narrow(v, T{}));
+  }
+
+  static Floats splat(float value) { return _mm512_set1_ps(value); }
+  static Floats divide(Floats a, Floats b) { return _mm512_div_ps(a, b); }
+  static Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+  static Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+  static Floats negative_multiply_add(Floats a, Floats b, Floats c) { return _mm512_fnmadd_ps(a, b, c); }
+  static Floats with_sign_of(Floats a, Floats b) {
+    constexpr int select = 0xe4;  // bit by bit: the third operand ? b : a
+    const __m512i sign = _mm512_set1_epi32(INT32_MIN);
+    return _mm512_castsi512_ps(
+        _mm512_ternarylogic_epi32(_mm512_castps_si512(b), _mm512_castps_si512(a), sign, select));
+  }
+  static Floats round_even(Floats a) {
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  // min and max give their second operand where either is a NaN.
+  static Floats clamp(Floats a, Floats low, Floats high) { return _mm512_min_ps(high, _mm512_max_ps(low, a)); }
+
+  static Bits no_bits() { return _mm512_setzero_si512(); }
+  static Bits magnitudes32(Bits x) { return _mm512_and_si512(x, _mm512_set1_epi32(0x7fffffff)); }
+  static Bits magnitudes16(Bits x) { return _mm512_and_si512(x, _mm512_set1_epi16(0x7fff)); }
+
+  static Bits max_magnitude(Bits seen, const float* x) {
+    return _mm512_max_epi32(seen, magnitudes32(_mm512_loadu_si512(x)));
+  }
+  static Bits max_magnitude_first(Bits seen, const float* x, int64_t n) {
+    return _mm512_max_epi32(seen, magnitudes32(_mm512_maskz_loadu_epi32(first(n), x)));
+  }
+  static float largest(Bits a, Bits b, float) {
+    return float_of(static_cast<uint32_t>(_mm512_reduce_max_epi32(_mm512_max_epi32(a, b))));
+  }
+
+  template <class T>
+  static Bits max_magnitude(Bits seen, const T* x) {
+    return _mm512_max_epi16(seen, magnitudes16(_mm512_loadu_si512(x)));
+  }
+  template <class T>
+  static Bits max_magnitude_first(Bits seen, const T* x, int64_t n) {
+    return _mm512_max_epi16(seen, magnitudes16(_mm512_maskz_loadu_epi16((1u << n) - 1u, x)));
+  }
+  template <class T>
+  static float largest(Bits a, Bits b, T) {
+    const Bits both = _mm512_max_epi16(a, b);
+    const Bits upper = _mm512_srli_epi32(both, 16);
+    const Bits found = _mm512_max_epi32(upper, _mm512_and_si512(both, _mm512_set1_epi32(0xffff)));
+    return to_float(T{static_cast<uint16_t>(_mm512_reduce_max_epi32(found))});
+  }
+};
+
+}  // namespace
+}  // namespace qscale::cpu

@@ -1,0 +1,11 @@
+// Runs every C++ unit test; exit code 1 when one fails.
+#include "check.h"
+
+int failures = 0;
+
+int main() {
+  test_numerics();
+  test_fake_quant();
+  std::printf("%d failures\n", failures);
+  return failures == 0 ? 0 : 1;
+}

@@ -1,0 +1,53 @@
+"""qscale: how much loss does quantization cost at model size N, after D tokens, with G elements a scale?
+
+Public names are found on first use, so that ``import qscale`` loads neither torch nor NumPy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qscale import laws, planning
+    from qscale.formats import QuantSpec, Recipe
+    from qscale.kernels import fake_quant
+
+    __version__: str
+
+#: Where each public name lives; an empty name stands for the module itself.
+_PUBLIC = {
+    "QuantSpec": ("qscale.formats", "QuantSpec"),
+    "Recipe": ("qscale.formats", "Recipe"),
+    "fake_quant": ("qscale.kernels", "fake_quant"),
+    "laws": ("qscale.laws", ""),
+    "planning": ("qscale.planning", ""),
+}
+
+__all__ = ["QuantSpec", "Recipe", "__version__", "fake_quant", "laws", "planning"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value: Any = _version()
+    elif name in _PUBLIC:
+        module, attribute = _PUBLIC[name]
+        found = import_module(module)
+        value = getattr(found, attribute) if attribute else found
+    else:
+        raise AttributeError(f"module 'qscale' has no attribute {name!r}; it has {', '.join(__all__)}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("qscale")
+    except metadata.PackageNotFoundError:
+        return "0+uninstalled"  # run from a source tree that was not installed

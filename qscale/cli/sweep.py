@@ -1,0 +1,174 @@
+"""``qscale sweep``: a grid of runs, worked off, watched and exported."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from qscale.sweep.board import Board
+    from qscale.sweep.grid import Study
+    from qscale.sweep.store import Store
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+_FOLDER = click.argument("folder", type=click.Path(path_type=Path))
+
+
+@click.group(name="sweep", epilog="Example: qscale sweep run study.yaml --out study")
+def command() -> None:
+    """Run, watch and export a grid of runs."""
+
+
+@command.command(
+    epilog="Example: qscale sweep run study.yaml --out study; qscale sweep run study to go on with it"
+)
+@click.argument("study", metavar="STUDY.yaml|FOLDER", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The study folder, made or extended.")
+@click.option("--workers", type=click.IntRange(1), help="Processes; default: the study's, or one a core.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of each worker.")
+@click.option("--device", default="cpu", show_default=True, help="Where models train, as torch names it.")
+@_JSON
+def run(study: Path, out: Path | None, workers: int | None, threads: int, device: str, as_json: bool) -> None:
+    """Run what a study still lacks; finished runs are not run again.
+
+    Ctrl-C once finishes the current steps and writes checkpoints; twice stops at once. Either way the same
+    command goes on from there.
+    """
+    from qscale.cli import _progress
+    from qscale.sweep.begin import begin
+    from qscale.sweep.executors import LocalExecutor, default_workers
+    from qscale.sweep.progress import display
+    from qscale.sweep.stopping import StopSignal
+
+    say = _progress.remarks(as_json)
+    store = _open_or_create(study, out)
+    store.say = say
+    with StopSignal() as stop:
+        board, _ = begin(store, say)
+        count = workers or store.study().workers or default_workers()
+        with display(board, as_json=as_json) as show:
+            executor = LocalExecutor(board, show, workers=count, threads=threads, device=device)
+            outcome = executor.run(stop)
+    code = _progress.end(store, outcome, as_json=as_json, resume=f"qscale sweep run {store.path}")
+    click.get_current_context().exit(code)
+
+
+def _open_or_create(study: Path, out: Path | None) -> Store:
+    from qscale.errors import ConfigError
+    from qscale.sweep.grid import Study, read_text
+    from qscale.sweep.store import Store
+
+    if study.is_dir():
+        if out is not None and out.resolve() != study.resolve():
+            raise ConfigError(f"{study} is a study folder already: leave --out away, or name a study file")
+        return Store(study)
+    text = read_text(study)
+    Study.parse(text, str(study))
+    if out is None:
+        raise ConfigError(f"name the study folder for {study}: --out FOLDER")
+    return Store.create(out, text)
+
+
+@command.command(epilog="Example: qscale sweep status study")
+@_FOLDER
+@_JSON
+def status(folder: Path, as_json: bool) -> None:
+    """Show what is done, running, waiting and failed, and the losses so far; changes nothing."""
+    from qscale.sweep.board import Board
+    from qscale.sweep.jobs import jobs
+    from qscale.sweep.store import Store
+
+    store = Store(folder, lambda line: click.echo(f"note: {line}", err=True))
+    board = Board(store, jobs(store.runs()))
+    rows = board.overview()
+    strangers = sum(1 for record in store.records() if record.run_id not in board.runs)
+    runs = Counter(row["state"] for row in rows if row["kind"] == "run")
+    if as_json:
+        counts = {"runs": len(board.runs), "states": dict(runs), "strangers": strangers}
+        click.echo(json.dumps({**counts, "jobs": rows}, indent=1))
+        return
+    if not rows:
+        click.echo(f"nothing has run yet; begin with: qscale sweep run {folder}")
+        return
+    width = max(len(row["label"]) for row in rows)
+    for row in rows:
+        click.echo(f"{row['state']:<8} {row['label']:<{width}} {_news(row, board)}".rstrip())
+    click.echo(f"{len(board.runs)} runs: " + ", ".join(f"{n} {state}" for state, n in sorted(runs.items())))
+    if strangers:
+        click.echo(f"{strangers} records do not belong to the study as it is now; they stay")
+
+
+def _news(row: dict[str, Any], board: Board) -> str:
+    """What there is to say about one job: its result, its step, or its error."""
+    from qscale.sweep.progress import result
+
+    if row["state"] == "failed":
+        return str(row["error"])
+    if row["state"] == "done":
+        return result(row).removeprefix(": ")
+    if row["state"] == "running" and "step" in row:
+        job = board.runs.get(row["id"]) or board.trunks[row["id"]]
+        last = job.steps[-1] if job.kind == "trunk" else job.config.steps
+        return f"step {row['step']} of {last}, loss {row['loss']:.3f}"
+    return ""
+
+
+@command.command(epilog="Example: qscale sweep export study --out observations.csv")
+@_FOLDER
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Ends with .csv or .parquet.")
+@click.option("--baselines", is_flag=True, help="Also a row for each baseline, without delta.")
+@_JSON
+def export(folder: Path, out: Path, baselines: bool, as_json: bool) -> None:
+    """Write the finished runs of a study as a table, one row a run."""
+    from qscale.sweep import table
+
+    def say(line: str) -> None:
+        click.echo(f"note: {line}", err=True)
+
+    rows = table.observations(folder, baselines=baselines, say=say)
+    table.export(rows, out)
+    click.echo(
+        json.dumps({"rows": len(rows), "out": str(out)}) if as_json else f"{len(rows)} rows written to {out}"
+    )
+
+
+@command.command(epilog="Example: qscale sweep plan study.yaml")
+@click.argument("study", metavar="STUDY.yaml|FOLDER", type=click.Path(path_type=Path))
+@_JSON
+def plan(study: Path, as_json: bool) -> None:
+    """Show the runs, tokens and FLOPs of a study before anything starts."""
+    from qscale.sweep import jobs
+    from qscale.sweep.grid import Study
+    from qscale.sweep.store import Store
+
+    grid: Study = Store(study).study() if study.is_dir() else Study.read(study)
+    # Costs do not depend on the corpus, which need not be on this machine yet.
+    work = jobs.jobs(grid.runs(""))
+    totals, warnings = jobs.plan(work), grid.warnings()
+    if as_json:
+        labels = [{"kind": job.kind, "label": job.label, "flops": job.flops} for job in work]
+        click.echo(json.dumps({**totals, "warnings": warnings, "jobs": labels}, indent=1))
+        return
+    click.echo(_plan_table(totals))
+    for warning in warnings:
+        click.echo(f"note: {warning}", err=True)
+
+
+def _plan_table(totals: dict[str, Any]) -> str:
+    from qscale.sweep.units import short_count
+
+    names = ["all", *totals["sizes"]]
+    width = max(len(name) for name in names)
+    heads = f"{'N':>7} {'trunks':>7} {'baselines':>9} {'quantized':>9} {'tokens':>8} {'FLOPs':>9}"
+    lines = [f"{'size':<{width}} {heads}"]
+    for name, row in [*totals["sizes"].items(), ("all", totals)]:
+        n = short_count(row["N"]) if name != "all" else ""
+        lines.append(
+            f"{name:<{width}} {n:>7} {row['trunks']:>7} {row['baselines']:>9} "
+            f"{row['runs'] - row['baselines']:>9} {short_count(row['tokens']):>8} {row['flops']:>9.2e}"
+        )
+    return "\n".join(lines)

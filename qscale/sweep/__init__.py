@@ -1,0 +1,1 @@
+"""Studies: the grid, its jobs, the run store, and the processes that work it off."""

@@ -1,0 +1,50 @@
+"""Starting a study: its folder, its corpus, its jobs, and whatever stands in the way. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from qscale.errors import StoreError
+from qscale.sweep.board import Board
+from qscale.sweep.executors import retry_failures
+from qscale.sweep.jobs import jobs
+from qscale.sweep.store import Store
+
+if TYPE_CHECKING:
+    from qscale.data.corpus import Corpus
+
+
+def begin(store: Store, say: Callable[[str], None]) -> tuple[Board, Corpus]:
+    """The board of a study that is about to run, and its corpus; remarks go to ``say``.
+
+    Failures of earlier sessions are forgotten, so that those jobs are tried again.
+
+    Raises:
+        StoreError: Training is not installed, or the corpus has changed since the study began.
+        CorpusError: The corpus is missing, or too small for the longest run.
+    """
+    for package in ("torch", "transformers", "safetensors"):
+        if find_spec(package) is None:
+            raise StoreError(f"training needs {package}, which is not installed: pip install 'qscale[train]'")
+    from qscale.data import corpus as corpora
+
+    study = store.study()
+    corpus = corpora.load(study.corpus)
+    runs = study.runs(corpus.sha256)
+    for run in runs:
+        corpus.check(run.tokens, run.context, allow_repeat=run.allow_repeat)
+    store.begin(study.corpus, corpus.sha256)
+    board = Board(store, jobs(runs))
+    retry_failures(board)
+    strangers = sum(1 for record in store.records() if record.run_id not in board.runs)
+    if strangers:
+        say(f"{strangers} records in {store.path} do not belong to the study as it is now; they stay")
+    done = sum(board.done(job) for job in board.runs.values())
+    if done < len(board.runs):
+        for warning in study.warnings():
+            say(warning)
+    if done:
+        say(f"{done} of {len(board.runs)} runs already done")
+    return board, corpus

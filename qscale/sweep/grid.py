@@ -1,0 +1,177 @@
+"""The grid of a study: axes in YAML to run configurations with their matched baselines. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qscale.errors import ConfigError
+from qscale.formats import Recipe
+from qscale.models.ladder import SIZES, ModelShape
+from qscale.sweep.units import short_count
+from qscale.sweep.yamltext import load_mapping
+from qscale.training import defaults
+from qscale.training.config import RunConfig
+
+#: Below this many tokens a parameter, delta is still switching on (the published law starts at 17).
+_LEAST_TOKENS_PER_PARAMETER = 15
+#: Below this many optimizer steps delta is inflated (.131 after 201 steps, .064 after 805: N = 20.6k).
+_LEAST_STEPS = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """Axes whose product is a set of runs; each quantized run brings the baseline it is compared with.
+
+    Example:
+        >>> study = Study.parse("{sizes: [tiny-20k], tokens: [1M], recipes: [w4a4], group_sizes: [16, 32]}")
+        >>> [run.recipe for run in study.runs("0" * 64)]
+        [None, 'w4a4:g16', 'w4a4:g32']
+    """
+
+    corpus: str
+    sizes: Mapping[str, ModelShape]
+    tokens: Mapping[str, tuple[int, ...]]  #: by size; as asked, before rounding to whole steps
+    recipes: Mapping[str, tuple[str, ...]]  #: by size; canonical text with its granularity
+    modes: tuple[str, ...]
+    seeds: tuple[int, ...]  #: each is both the seed of the weights and of the token order
+    training: Mapping[str, Mapping[str, Any]]  #: by size; fields of RunConfig
+    workers: int | None = None  #: does not change any number
+
+    @classmethod
+    def parse(cls, text: str, source: str = "study") -> Study:
+        """Read a study from YAML; ``source`` names it in errors.
+
+        Raises:
+            ConfigError: Every problem found, in one line.
+        """
+        from qscale.sweep.studyfile import Reader  # it makes a Study, so it imports this module
+
+        return Reader(load_mapping(text, source), source).study()
+
+    @classmethod
+    def read(cls, path: Path) -> Study:
+        """Read a study file."""
+        return cls.parse(read_text(path), str(path))
+
+    def runs(self, corpus_sha256: str) -> list[RunConfig]:
+        """Every run of the grid and its baseline, each once, in the order of the axes."""
+        found: dict[str, RunConfig] = {}
+        for point in self.points():
+            config = self.config(corpus_sha256, **point)
+            for run in (config.baseline(), config):
+                found.setdefault(run.run_id, run)
+        return list(found.values())
+
+    def points(self) -> Iterator[dict[str, Any]]:
+        """The points of the grid: size, tokens, mode, recipe, seed."""
+        for size in self.sizes:
+            for tokens in self.tokens[size]:
+                for seed in self.seeds:
+                    base = {"size": size, "tokens": tokens, "seed": seed}
+                    if not self.recipes[size]:
+                        yield {**base, "mode": "baseline", "recipe": None}
+                    for mode in self.modes:
+                        for recipe in self.recipes[size]:
+                            yield {**base, "mode": mode, "recipe": recipe}
+
+    def config(
+        self, corpus_sha256: str, *, size: str, tokens: int, mode: Any, recipe: str | None, seed: int
+    ) -> RunConfig:
+        """The run at one point; its tokens are rounded to a whole number of steps."""
+        shape = self.sizes[size]
+        training = {
+            "learning_rate": defaults.learning_rate(shape.N),
+            "batch_sequences": defaults.batch_sequences(shape.N),
+            **self.training[size],
+        }
+        context = training.get("context", RunConfig.__dataclass_fields__["context"].default)
+        per_step = max(1, training["batch_sequences"] * context)
+        return RunConfig(
+            model=shape,
+            corpus=_corpus_id(self.corpus, corpus_sha256),
+            corpus_sha256=corpus_sha256,
+            tokens=max(1, round(tokens / per_step)) * per_step,
+            mode=mode,
+            recipe=recipe,
+            init_seed=seed,
+            data_seed=seed,
+            **training,
+        )
+
+    def warnings(self) -> list[str]:
+        """What a fit to these runs should know about: one line for each size and matter."""
+        starved: dict[str, list[RunConfig]] = {}
+        brief: dict[str, list[RunConfig]] = {}
+        wide: dict[str, None] = {}  # in order, each once
+        for run in self.runs(""):
+            size = name_of(run.model)
+            if run.recipe is not None:
+                wide.update(dict.fromkeys(_wide_groups(size, run.model, Recipe.parse(run.recipe))))
+            elif run.tokens < _LEAST_TOKENS_PER_PARAMETER * run.model.N:
+                starved.setdefault(size, []).append(run)
+            if run.recipe is None and run.steps < _LEAST_STEPS:
+                brief.setdefault(size, []).append(run)
+        return [
+            *(
+                f"{size} at {_tokens(runs)} tokens: {_least_ratio(runs):.1f} tokens a parameter; below "
+                f"about {_LEAST_TOKENS_PER_PARAMETER} delta is still switching on"
+                for size, runs in starved.items()
+            ),
+            *(
+                f"{size} at {_tokens(runs)} tokens: {min(run.steps for run in runs)} steps; below about "
+                f"{_LEAST_STEPS} delta is inflated; a smaller batch gives more steps"
+                for size, runs in brief.items()
+            ),
+            *wide,
+        ]
+
+
+def _least_ratio(runs: Iterable[RunConfig]) -> float:
+    return min(run.tokens / run.model.N for run in runs)
+
+
+def _tokens(runs: Iterable[RunConfig]) -> str:
+    """The token counts of some runs, such as ``0.82M, 3.28M``."""
+    return ", ".join(short_count(tokens) for tokens in sorted({run.tokens for run in runs}))
+
+
+def read_text(path: Path) -> str:
+    """A study file's text.
+
+    Raises:
+        ConfigError: It is missing, unreadable or not text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"cannot read the study {path}: {reason}; give a YAML file") from error
+
+
+def name_of(shape: ModelShape) -> str:
+    """The name of a size: that of the ladder it is on, or its family and N."""
+    known = next((name for name, row in SIZES.items() if row == shape), None)
+    return known or f"{shape.family}-{short_count(shape.N)}"
+
+
+def _corpus_id(corpus: str, sha256: str) -> str:
+    """The corpus as ids see it: a user's file is its bytes, wherever it lies and whatever it is called."""
+    return f"file:{sha256[:12]}" if corpus.startswith("file:") else corpus
+
+
+def _wide_groups(size: str, shape: ModelShape, recipe: Recipe) -> Iterator[str]:
+    """A remark for each group size that is larger than a layer's in_features."""
+    narrow: dict[int, set[int]] = {}
+    for layer, inputs, _ in shape.linears():
+        for operand in ("weight", "input"):
+            spec = recipe.spec_for(layer, operand)
+            if spec is not None and spec.group_size is not None and spec.group_size > inputs:
+                narrow.setdefault(spec.group_size, set()).add(inputs)
+    for group, widths in narrow.items():
+        yield (
+            f"{size}: group size {group} is larger than in_features "
+            f"{', '.join(map(str, sorted(widths)))}: one group there, recorded as such"
+        )

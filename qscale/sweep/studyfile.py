@@ -1,0 +1,272 @@
+"""Reads a study file: every key checked, every problem listed at once. No torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
+from functools import partial
+from reprlib import repr as short_repr
+from typing import Any, TypeVar
+
+from qscale.errors import ConfigError, SpecError
+from qscale.formats import Recipe
+from qscale.models.ladder import ModelShape, shape_of
+from qscale.sweep.grid import Study, name_of
+from qscale.sweep.units import parse_count, short_count
+
+KEYS = ("corpus", "sizes", "tokens", "recipes", "group_sizes", "modes", "seeds", "training", "workers")
+STUDY_MODES = ("cooldown", "scratch")
+
+#: Fields of RunConfig that ``training`` may set, and the type of each.
+TRAINING: dict[str, type] = {
+    "batch_sequences": int,
+    "context": int,
+    "learning_rate": float,
+    "warmup_steps": int,
+    "cooldown_fraction": float,
+    "cooldown_shape": str,
+    "beta1": float,
+    "beta2": float,
+    "epsilon": float,
+    "weight_decay": float,
+    "gradient_clip": float,
+    "eval_windows": int,
+    "allow_repeat": bool,
+}
+
+_BARE_RECIPE = re.compile(r"w\d+a\d+")
+_MOST_RUNS = 100_000
+T = TypeVar("T")
+
+
+def _no_kernel(recipe: Recipe) -> str | None:
+    """Why a recipe that parses cannot be trained yet, or None."""
+    if recipe.rotation is not None:
+        return "rotations are not trained yet; leave rot= out"
+    if recipe.quantizer != "absmax":
+        return f"quantizer {recipe.quantizer!r} is not there yet; known: absmax"
+    for spec in (recipe.weight, recipe.input, *recipe.overrides.values()):
+        if spec is not None and spec.int_arithmetic() is None:
+            return (
+                f"{spec} has no kernel yet; int2 to int8 have one: symmetric, g<elements>, channel or token"
+            )
+        if spec is not None and spec.strategy == "tensor":
+            return f"{spec} has no kernel yet, nor a group length; give it g<elements>, channel or token"
+    return None
+
+
+class Reader:
+    """Reads one study and gathers every problem, so that a user corrects them in one go."""
+
+    def __init__(self, data: Mapping[str, Any], source: str) -> None:
+        self.data = data
+        self.source = source
+        self.problems: dict[str, None] = {}  # in the order found, each once
+
+    def problem(self, text: str) -> None:
+        self.problems[text] = None
+
+    def study(self) -> Study:
+        """The study, or one ConfigError with all problems."""
+        for key in self.data:
+            self.known("key", key, KEYS)
+        for key in ("sizes", "tokens"):
+            if key not in self.data:
+                self.problem(f"the key {key!r} is missing")
+        sizes = self.sizes()
+        study = Study(
+            corpus=self.text("corpus", self.data.get("corpus", "python")),
+            sizes=sizes,
+            tokens=self.by_size("tokens", self.data.get("tokens", []), sizes, parse_count),
+            recipes=self.recipes(sizes),
+            modes=self.modes(),
+            seeds=tuple(self.each("seeds", self.data.get("seeds", [0]), _seed)),
+            training=self.training(sizes),
+            workers=self.workers(),
+        )
+        self.stop()
+        self.check(study)
+        self.stop()
+        return study
+
+    def stop(self) -> None:
+        if self.problems:
+            raise ConfigError(f"{self.source}: {'; '.join(self.problems)}")
+
+    def check(self, study: Study) -> None:
+        """Every point makes a valid run; a seed changes nothing about that."""
+        runs = sum(len(study.tokens[s]) * (len(study.recipes[s]) + 1) for s in study.sizes)
+        if runs * len(study.modes) * len(study.seeds) > _MOST_RUNS:
+            self.problem(f"more than {_MOST_RUNS} runs; split the study")
+            return
+        for point in study.points():
+            if point["seed"] == study.seeds[0]:
+                try:
+                    study.config("", **point)
+                except (ConfigError, SpecError) as error:
+                    self.problem(f"{point['size']} with {short_count(point['tokens'])} tokens: {error}")
+
+    def known(self, what: str, name: object, names: Iterable[str]) -> bool:
+        names = list(names)
+        if name in names:
+            return True
+        nearest = get_close_matches(str(name), names, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        self.problem(f"unknown {what} {short_repr(name)}; {hint}known: {', '.join(names)}")
+        return False
+
+    def text(self, key: str, value: object) -> str:
+        if not isinstance(value, str) or not value:
+            self.problem(f"{key}: {short_repr(value)} is not a name")
+            return ""
+        return value
+
+    def each(self, key: str, value: object, read: Callable[[Any], T]) -> list[T]:
+        """Every value of a list (or the one value), read; problems are noted under the key."""
+        values: Sequence[Any] = value if isinstance(value, list) else [value]
+        if not values:
+            self.problem(f"{key}: the list is empty")
+        found: list[T] = []
+        for item in values:
+            if isinstance(item, (list, dict)) or item is None:
+                self.problem(f"{key}: {short_repr(item)} is not a single value")
+                continue
+            try:
+                found.append(read(item))
+            except (ConfigError, SpecError) as error:
+                self.problem(f"{key}: {error}")
+        return list(dict.fromkeys(found))
+
+    def by_size(
+        self, key: str, value: object, sizes: Mapping[str, ModelShape], read: Callable[[Any], T]
+    ) -> dict[str, tuple[T, ...]]:
+        """A list for all sizes, or a mapping from size to list that names every size."""
+        if not isinstance(value, dict):
+            shared = tuple(self.each(key, value, read)) if key in self.data else ()
+            return dict.fromkeys(sizes, shared)
+        for size in value:
+            self.known(f"size in {key}", size, sizes)
+        for size in sizes:
+            if size not in value:
+                self.problem(f"{key}: nothing given for {size}")
+        return {s: tuple(self.each(f"{key} of {s}", value[s], read)) if s in value else () for s in sizes}
+
+    def sizes(self) -> dict[str, ModelShape]:
+        value = self.data.get("sizes", [])
+        found: dict[str, ModelShape] = {}
+        for item in value if isinstance(value, list) else [value]:
+            try:
+                if isinstance(item, dict):
+                    fields = {key: field for key, field in item.items() if key != "name"}
+                    for key, field in fields.items():
+                        if type(field) not in (int, bool, str):
+                            raise ConfigError(f"{key}={short_repr(field)} is not a whole number")
+                    shape = ModelShape.from_json(fields)
+                    name = self.text("sizes: name", item.get("name", name_of(shape)))
+                else:
+                    name, shape = str(item), shape_of(str(item))
+            except (ConfigError, TypeError) as error:
+                self.problem(f"sizes: {error}")
+                continue
+            if name in found and found[name] != shape:
+                self.problem(f"sizes: two shapes are called {name!r}; give each a name of its own")
+            found[name] = shape
+        if "sizes" in self.data and value == []:
+            self.problem("sizes: the list is empty")
+        return found
+
+    def recipes(self, sizes: Mapping[str, ModelShape]) -> dict[str, tuple[str, ...]]:
+        """Recipes without a granularity take each group size in turn; others stand as they are."""
+        given = self.data.get("recipes", [])
+        names = self.each("recipes", given, str) if given != [] else []
+        bare = [name for name in names if _BARE_RECIPE.fullmatch(name)]
+        if bare and "group_sizes" not in self.data:
+            self.problem(f"recipes: {bare[0]!r} has no granularity: add group_sizes, or write {bare[0]}:g32")
+        if "group_sizes" in self.data and not bare:
+            self.problem(
+                "group_sizes: no recipe takes them; write recipes without a granularity, such as w4a4"
+            )
+        groups = self.by_size("group_sizes", self.data.get("group_sizes", []), sizes, _span)
+        found: dict[str, tuple[str, ...]] = {}
+        for size in sizes:
+            texts = [
+                text
+                for name in names
+                for text in ([f"{name}:{span}" for span in groups[size]] if name in bare else [name])
+            ]
+            found[size] = tuple(self.each("recipes", texts, _recipe)) if texts else ()
+        return found
+
+    def modes(self) -> tuple[str, ...]:
+        given = self.each("modes", self.data.get("modes", ["cooldown"]), str)
+        return tuple(mode for mode in given if self.known("mode", mode, STUDY_MODES))
+
+    def training(self, sizes: Mapping[str, ModelShape]) -> dict[str, dict[str, Any]]:
+        """Overrides by size; a size that a mapping leaves out keeps the default."""
+        given = self.data.get("training", {})
+        found: dict[str, dict[str, Any]] = {size: {} for size in sizes}
+        if not isinstance(given, dict):
+            self.problem(f"training: {short_repr(given)} is not a mapping such as 'context: 128'")
+            return found
+        for field, value in given.items():
+            if not self.known("key in training", field, TRAINING):
+                continue
+            if isinstance(value, dict):
+                by_size = {
+                    s: v for s, v in value.items() if self.known(f"size in training.{field}", s, sizes)
+                }
+            else:
+                by_size = dict.fromkeys(sizes, value)
+            for size, single in by_size.items():
+                for typed in self.each("training", single, partial(_typed, field)):
+                    found[size][field] = typed
+        return found
+
+    def workers(self) -> int | None:
+        value = self.data.get("workers")
+        if value is not None and (type(value) is not int or value < 1):
+            self.problem(f"workers: {short_repr(value)} is not a positive whole number")
+            return None
+        return value
+
+
+def _typed(field: str, value: object) -> Any:
+    """The value as its field's type, so that ``1`` and ``1.0`` give one id."""
+    wanted = TRAINING[field]
+    if wanted is float and isinstance(value, str):  # YAML reads 3e-3 as text: it wants 3.0e-3
+        with suppress(ValueError):
+            value = float(value)
+    if wanted is float and type(value) in (int, float):
+        value = float(value)  # type: ignore[arg-type]
+        if value == value and abs(value) != float("inf"):
+            return value
+    elif type(value) is wanted:
+        return value
+    kind = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}[wanted]
+    raise ConfigError(f"{field}={short_repr(value)} is not {kind}")
+
+
+def _seed(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ConfigError(f"{short_repr(value)} is not a whole number from 0 up")
+    return value
+
+
+def _span(value: object) -> str:
+    """``g32`` for 32; ``channel`` as it is."""
+    if type(value) is int and value >= 1:
+        return f"g{value}"
+    if value == "channel":
+        return "channel"
+    raise ConfigError(
+        f"{short_repr(value)} is not a positive group size; write 32, or channel for a whole row"
+    )
+
+
+def _recipe(text: str) -> str:
+    recipe = Recipe.parse(text)
+    if reason := _no_kernel(recipe):
+        raise SpecError(f"{text}: {reason}")
+    return str(recipe)

@@ -1,0 +1,119 @@
+"""Records to rows: the observations of a study, and their export. No torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from qscale.errors import ConfigError, StoreError
+from qscale.records import Record
+from qscale.sweep import files
+from qscale.sweep.store import Store, quiet
+from qscale.training.config import RunConfig
+
+COLUMNS = (
+    "run_id",
+    "ladder",
+    "family",
+    "corpus",
+    "mode",
+    "recipe",
+    "seed",
+    "N",
+    "N_total",
+    "D",
+    "G",
+    "G_weight",
+    "G_input",
+    "delta",
+    "delta_se",
+    "loss",
+    "loss_se",
+    "baseline_loss",
+    "baseline_run_id",
+    "bits_per_byte",
+    "diverged",
+    "epochs",
+    "eval_tokens",
+    "tokens_per_second",
+    "wall_seconds",
+)
+
+
+def observations(
+    path: Path | str, *, baselines: bool = False, say: Callable[[str], None] = quiet
+) -> list[dict[str, Any]]:
+    """One row for each finished quantized run that the study asks for, ready for ``laws.fit``.
+
+    A run that diverged has no ``loss`` and no ``delta``, and says so in ``diverged``.
+
+    Args:
+        path: A study folder.
+        baselines: Also a row for each baseline, with no delta.
+        say: Told in one line of damaged records and of records that no longer belong to the study.
+
+    Raises:
+        StoreError: Not a study folder.
+    """
+    store = Store(path, say)
+    wanted = {run.run_id: run for run in store.runs()}
+    records = {record.run_id: record for record in store.records()}
+    if strangers := len(records.keys() - wanted.keys()):
+        say(f"{strangers} records do not belong to study.yaml as it is now: left out")
+    return [
+        _row(records[run_id], run, records.get(records[run_id].baseline_run_id or ""))
+        for run_id, run in wanted.items()
+        if run_id in records and (baselines or run.recipe is not None)
+    ]
+
+
+def _row(record: Record, run: RunConfig, baseline: Record | None) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "ladder": run.trunk_id,
+        "family": run.model.family,
+        "corpus": run.corpus,
+        "recipe": run.recipe,
+        "seed": run.init_seed,
+        "baseline_loss": None if baseline is None else baseline.loss,
+    }
+    return {name: values[name] if name in values else getattr(record, name) for name in COLUMNS}
+
+
+def export(rows: list[dict[str, Any]], out: Path) -> None:
+    """Write rows to ``out``: CSV or Parquet, by its ending.
+
+    Raises:
+        ConfigError: Another ending.
+        StoreError: pyarrow is missing, or the file cannot be written.
+    """
+    if out.suffix not in (".csv", ".parquet"):
+        raise ConfigError(f"cannot export to {out.name}: end the name with .csv or .parquet")
+    try:
+        if out.suffix == ".csv":
+            text = io.StringIO()
+            writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+            files.write_whole(out, text.getvalue())
+        else:
+            _write_parquet(rows, out)
+    except OSError as error:
+        raise files.store_error("write", out, error) from error
+
+
+def _write_parquet(rows: list[dict[str, Any]], out: Path) -> None:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise StoreError(
+            "Parquet needs pyarrow, which is not installed: pip install pyarrow, or export to .csv"
+        ) from error
+    table = pyarrow.table({name: [row[name] for row in rows] for name in COLUMNS})
+    temporary = out.with_name(f".{out.name}.tmp")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(table, temporary)
+    temporary.replace(out)

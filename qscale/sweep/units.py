@@ -1,0 +1,56 @@
+"""Counts as people write them: ``0.8M`` and ``1e6`` in, ``0.82M`` out."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal, InvalidOperation
+
+from qscale.errors import ConfigError
+
+_SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
+_COUNT = re.compile(r"([0-9][0-9_]*(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?)([a-zA-Z]?)")
+#: Past any study; keeps ``1e999`` from becoming a number of a thousand digits.
+_LARGEST = Decimal(10) ** 18
+
+
+def parse_count(value: object) -> int:
+    """A positive whole number from ``3280000``, ``1e6``, ``"3.28M"`` (k, M, B or G, T: powers of 1000).
+
+    Decimal arithmetic, so that ``0.82M`` is exactly 820000; a fraction of one is rounded off.
+
+    Raises:
+        ConfigError: It is not a number, not positive, or past 1e18.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ConfigError(f"{value!r} is not a count; write 3280000, 3.28M or 1e6")
+    match = _COUNT.fullmatch(str(value).strip()[:64])
+    if match is None or match[2].lower() not in _SUFFIXES:
+        raise ConfigError(f"{value!r} is not a positive count; write 3280000, 3.28M or 1e6")
+    try:
+        number = Decimal(match[1].replace("_", "")) * _SUFFIXES[match[2].lower()]
+    except InvalidOperation as error:
+        raise ConfigError(f"{value!r} is not a positive count; write 3280000, 3.28M or 1e6") from error
+    if not 1 <= number <= _LARGEST:
+        raise ConfigError(f"{value!r} is not a count from 1 to 1e18")
+    return int(number.to_integral_value())
+
+
+def short_count(number: float) -> str:
+    """Three significant digits and a suffix: ``20.6k``, ``0.82M``, ``3.28M``."""
+    for suffix, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        # From 0.1M on, so that the tokens of a small study share one unit.
+        if number >= size or (suffix == "M" and number >= 1e5):
+            scaled = number / size
+            text = f"{scaled:.2f}" if scaled < 10 else f"{scaled:.1f}" if scaled < 100 else f"{scaled:.0f}"
+            return (text.rstrip("0").rstrip(".") if "." in text else text) + suffix
+    return f"{number:.0f}"
+
+
+def short_time(seconds: float) -> str:
+    """``42 s``, ``3 min 05 s``, ``2 h 07 min``."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,207 @@
+"""A worker: takes the first job that can be done now, does it, and looks again.
+
+``python -m qscale.sweep.worker STUDY --worker 0`` is a worker process; its stdout is one JSON event a line
+and nothing else. ``work`` is the same loop in this process. The only file of sweep that reaches training,
+and it does so inside a function: torch loads with the first job, not with a plan.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qscale.errors import QScaleError, StoreError
+from qscale.sweep import files
+from qscale.sweep.board import Board
+from qscale.sweep.jobs import Job, jobs
+from qscale.sweep.stopping import StopSignal
+from qscale.sweep.store import Store
+from qscale.training import paths
+
+if TYPE_CHECKING:
+    from qscale.data.corpus import Corpus
+
+Event = dict[str, Any]
+Emit = Callable[[Event], None]
+ShouldStop = Callable[[], bool]
+#: Does one job; False when it was stopped before its end.
+Execute = Callable[[Job, Board, "Corpus", str, Emit, ShouldStop], bool]
+
+_POLL = 0.2  # seconds between two looks for a job
+
+
+def run_job(job: Job, board: Board, corpus: Corpus, device: str, emit: Emit, should_stop: ShouldStop) -> bool:
+    """Train one trunk or one branch, and write the record of a branch."""
+    from qscale.training import loop
+
+    store = board.store
+    trunk = store.trunk_folder(job.trunk_id)
+    if job.kind == "trunk":
+        steps = board.missing_steps(job)
+        return loop.run_trunk(
+            job.config, steps, trunk, corpus, device=device, emit=emit, should_stop=should_stop
+        )
+    baseline = None if job.baseline_id is None else store.record(job.baseline_id)
+    losses = None
+    if baseline is not None and not baseline.diverged:
+        losses = paths.eval_losses(store.run_folder(baseline.run_id))
+    record = loop.run_branch(
+        job.config,
+        store.run_folder(job.id),
+        trunk,
+        corpus,
+        baseline=baseline,
+        baseline_losses=losses,
+        device=device,
+        emit=emit,
+        should_stop=should_stop,
+    )
+    if record is None:
+        return False
+    store.write_record(record)
+    return True
+
+
+def work(
+    board: Board,
+    corpus: Corpus,
+    *,
+    device: str = "cpu",
+    emit: Emit,
+    should_stop: ShouldStop,
+    execute: Execute = run_job,
+) -> None:
+    """Do jobs until all are done, none can be done because of failures, or a stop is asked for.
+
+    Raises:
+        StoreError: The store cannot be written, for one a full disk: no other job could do better.
+    """
+    while not should_stop():
+        states = {job.id: board.state(job) for job in board.jobs}
+        for job in board.jobs:
+            if states[job.id] == "ready" and _take(job, board, corpus, device, emit, should_stop, execute):
+                break
+        else:
+            # A job that waits needs one that is ready, and another worker has that one.
+            if not {"ready", "waiting"} & set(states.values()):
+                return
+            time.sleep(_POLL)
+
+
+def _take(
+    job: Job,
+    board: Board,
+    corpus: Corpus,
+    device: str,
+    emit: Emit,
+    should_stop: ShouldStop,
+    execute: Execute,
+) -> bool:
+    """Try to do one job; False where another process has it, or had it and is done."""
+
+    def tell(event: Event) -> None:
+        emit({**event, "id": job.id})
+
+    with board.store.lock(job) as held:
+        if not held or board.state(job) != "ready":  # it may have changed before the lock was ours
+            return False
+        if job.kind == "run":
+            board.store.repair(job.id)
+        board.store.write_config(job)
+        tell({"event": "started", "kind": job.kind, "label": job.label})
+        began = time.monotonic()
+        try:
+            finished = execute(job, board, corpus, device, tell, should_stop)
+        except Exception as error:  # whatever one job dies of, the others go on
+            _fail(job, board, error, tell)
+            return True
+        if not finished:
+            tell({"event": "stopped", "label": job.label})
+            return True
+        event: Event = {"event": "finished", "kind": job.kind, "label": job.label}
+        if (record := board.store.record(job.id)) is not None:
+            event |= {key: getattr(record, key) for key in ("loss", "delta", "delta_se", "diverged")}
+        tell({**event, "seconds": round(time.monotonic() - began, 3)})
+        return True
+
+
+def _fail(job: Job, board: Board, error: Exception, tell: Emit) -> None:
+    """Note a failure in the job's folder, so that its dependents and the next run know."""
+    text = str(error) if isinstance(error, QScaleError) else f"{type(error).__name__}: {error}"
+    if files.is_disk_full(error):
+        raise StoreError(
+            f"the disk is full ({job.label}): free some space and run the same command again; "
+            "what is done is kept"
+        ) from error
+    tell({"event": "failed", "kind": job.kind, "label": job.label, "error": text})
+    board.store.write_failure(job, text, "".join(traceback.format_exception(error)))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The worker process; the exit code is 0 unless it could not go on."""
+    parser = argparse.ArgumentParser(prog="python -m qscale.sweep.worker", description=__doc__)
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--worker", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--parent", type=int, help="stop when this process is no longer the parent")
+    options = parser.parse_args(arguments)
+    # Whatever a library prints goes to stderr: stdout carries events only.
+    events = os.dup(1)
+    os.dup2(2, 1)
+    listener_gone = False
+
+    def emit(event: Event) -> None:
+        nonlocal listener_gone
+        try:
+            os.write(events, json.dumps({"worker": options.worker, **event}).encode() + b"\n")
+        except BrokenPipeError:
+            listener_gone = True  # stop as if asked to: with a checkpoint
+
+    with StopSignal() as stop:
+
+        def should_stop() -> bool:
+            orphan = options.parent is not None and os.getppid() != options.parent
+            return stop() or listener_gone or orphan
+
+        emit({"event": "worker", "pid": os.getpid()})
+        try:
+            return _main(options, emit, should_stop)
+        except QScaleError as error:
+            emit({"event": "exit", "error": str(error)})
+            return 1
+
+
+def _main(options: argparse.Namespace, emit: Emit, should_stop: ShouldStop) -> int:
+    from qscale.data import corpus as corpora
+
+    store = Store(options.study, lambda line: emit({"event": "note", "text": line}))
+    board = Board(store, jobs(store.runs()))
+    set_threads(options.threads)
+    work(
+        board,
+        corpora.load(store.study().corpus),
+        device=options.device,
+        emit=emit,
+        should_stop=should_stop,
+    )
+    emit({"event": "exit", "error": None})
+    return 0
+
+
+def set_threads(count: int) -> None:
+    """Threads of one job: part of what makes its bits."""
+    import torch
+
+    torch.set_num_threads(count)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""The command line: help, exit codes, and one line for every bad input."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+from sweep.studies import TEXT, board_at, record_of, write_text
+
+from qscale.cli import COMMANDS, main
+
+
+def call(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="qscale")
+
+
+def commands():
+    """Every command and subcommand, by the words that call it."""
+    context = click.Context(main)
+    for name in COMMANDS:
+        command = main.get_command(context, name)
+        yield (name,), command
+        if isinstance(command, click.Group):
+            for child in command.list_commands(context):
+                yield (name, child), command.get_command(context, child)
+
+
+ALL = dict(commands())
+
+
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_every_command_has_help_with_an_example_of_itself(words):
+    result = call(*words, "--help")
+    assert result.exit_code == 0
+    assert "Example: qscale " + " ".join(words) in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("words", [w for w, c in ALL.items() if not isinstance(c, click.Group)], ids=" ".join)
+def test_every_command_speaks_json(words):
+    assert "--json" in {option for parameter in ALL[words].params for option in parameter.opts}
+
+
+def test_help_lists_every_command_with_its_line():
+    result = call("--help")
+    assert result.exit_code == 0
+    for name, line in COMMANDS.items():
+        assert f"{name}" in result.output and line in " ".join(result.output.split())
+
+
+def test_version():
+    import qscale
+
+    assert call("--version").output == f"qscale {qscale.__version__}\n"
+
+
+def test_a_wrong_command_gets_the_nearest_and_exit_code_2():
+    result = call("swep")
+    assert result.exit_code == 2
+    assert "Did you mean 'sweep'?" in result.stderr
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a corpus and a place for its cache; the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("QSCALE_CACHE", str(tmp_path / "cache"))
+    write_text(tmp_path / "text.txt", kilobytes=150)
+    (tmp_path / "study.yaml").write_text(TEXT.replace("python", "file:text.txt"))
+    return tmp_path
+
+
+def edit(old, new):
+    return ("sweep", "run", "study.yaml", "--out", "out"), old, new
+
+
+#: Arguments, a change to study.yaml, the exit code, and what the line must say.
+BAD = {
+    "unknown-format": (
+        *edit("[w4a4]", "[w4a4, 'w=int44:g32']"),
+        2,
+        "unknown format 'int44'; did you mean 'int4'",
+    ),
+    "unknown-size": (*edit("tiny-20k", "tiny-30k"), 2, "unknown model size 'tiny-30k'"),
+    "unknown-key": (
+        *edit("recipes", "recipe"),
+        2,
+        "study.yaml: unknown key 'recipe'; did you mean 'recipes'",
+    ),
+    "non-positive": (*edit("8192", "-8192"), 2, "-8192 is not a positive count"),
+    "missing-corpus": (*edit("text.txt", "missing.txt"), 2, "does not exist"),
+    "small-corpus": (*edit("16384", "1e9"), 2, "--allow-repeat"),
+    "missing-study": (
+        ("sweep", "run", "missing.yaml", "--out", "out"),
+        "",
+        "",
+        2,
+        "cannot read the study missing",
+    ),
+    "no-out": (("sweep", "run", "study.yaml"), "", "", 2, "--out FOLDER"),
+    "not-a-study": (("sweep", "status", "cache"), "", "", 1, "is not a folder"),
+    "not-a-study-run": (("sweep", "run", "empty"), "", "", 1, "holds no study.yaml"),
+    "wrong-ending": (("sweep", "export", "done", "--out", "x.xls"), "", "", 2, ".csv or .parquet"),
+    "no-tokens": (("train", "--out", "out"), "", "", 2, "--tokens 1M"),
+    "train-twice": (("train", "study.yaml", "--seed", "1", "--out", "out"), "", "", 2, "one or the other"),
+    "train-recipe": (
+        ("train", "--tokens", "1M", "--recipe", "w4b4", "--out", "out"),
+        "",
+        "",
+        2,
+        "'w4b4' cannot be",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "old", "new", "code", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_one_line_with_the_remedy(folder, arguments, old, new, code, message):
+    board_at(folder / "done")
+    (folder / "empty").mkdir()
+    path = folder / "study.yaml"
+    path.write_text(path.read_text().replace(old, new))
+    result = call(*arguments)
+    assert result.exit_code == code, result.output
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_bad_usage_has_exit_code_2(folder):
+    for arguments in (("sweep", "run"), ("sweep", "run", "study.yaml", "--workers", "0"), ("train", "--x")):
+        result = call(*arguments)
+        assert result.exit_code == 2
+        assert "Traceback" not in result.output
+
+
+def test_an_unknown_failure_in_a_process_has_no_traceback(folder):
+    command = [sys.executable, "-m", "qscale", "sweep", "status", "nowhere"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr == (
+        "error: nowhere is not a folder; name a study folder, made by 'qscale sweep run'\n"
+    )
+
+
+def test_a_full_disk_while_the_folder_is_made_is_one_line(folder, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    result = call("sweep", "run", "study.yaml", "--out", "out")
+    assert result.exit_code == 1
+    assert "the disk is full: free some space and run the same command again" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_plan_prints_counts_on_stdout_and_remarks_on_stderr(folder):
+    result = call("sweep", "plan", "study.yaml")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[-1].split()[:4] == ["all", "1", "2", "4"]
+    assert "delta is still switching on" in result.stderr
+    totals = json.loads(call("sweep", "plan", "study.yaml", "--json").stdout)
+    assert (totals["runs"], totals["trunks"], len(totals["jobs"])) == (6, 1, 7)
+
+
+def test_status_and_export_of_a_half_done_study(folder):
+    board = board_at(folder / "half")
+    first, second, *_ = board.runs.values()
+    board.store.write_record(record_of(first.config))
+    board.store.write_record(record_of(second.config))
+    board.store.write_failure(board.jobs[0], "went wrong")
+    result = call("sweep", "status", "half")
+    assert result.exit_code == 0
+    assert "failed   tiny-20k trunk seed 0" in result.stdout and "went wrong" in result.stdout
+    assert "6 runs: 4 blocked, 2 done" in result.stdout
+    assert json.loads(call("sweep", "status", "half", "--json").stdout)["states"] == {"done": 2, "blocked": 4}
+    result = call("sweep", "export", "half", "--out", "half.csv", "--baselines", "--json")
+    assert json.loads(result.stdout) == {"rows": 2, "out": "half.csv"}
+    assert len(Path("half.csv").read_text().splitlines()) == 3
+
+
+def test_status_of_a_study_that_never_ran(folder):
+    (folder / "new").mkdir()
+    (folder / "new" / "study.yaml").write_text(TEXT)
+    result = call("sweep", "status", "new")
+    assert result.exit_code == 0
+    assert result.stdout == "nothing has run yet; begin with: qscale sweep run new\n"
+
+
+def test_train_trains_a_ladder_here_and_a_second_time_trains_nothing(folder):
+    import torch
+
+    threads = torch.get_num_threads()
+    arguments = ["train", "--tokens", "4096", "--recipe", "w4a4:g32", "--corpus", f"file:{folder}/text.txt"]
+    arguments += ["--batch-sequences", "2", "--context", "32", "--warmup-steps", "2", "--eval-windows", "8"]
+    try:
+        first = call(*arguments, "--out", "trained")
+        again = call(*arguments, "--out", "trained", "--json")
+    finally:
+        torch.set_num_threads(threads)
+    assert first.exit_code == 0, first.output
+    assert "tiny-20k 4.1k w4a4:g32 cooldown seed 0: delta " in first.stdout and " +- " in first.stdout
+    assert "started   tiny-20k trunk seed 0" in first.stderr
+    assert again.exit_code == 0
+    events = [json.loads(line) for line in again.stdout.splitlines()]
+    assert [event["event"] for event in events] == ["note", "end"]
+
+
+def test_doctor_says_what_works(folder):
+    result = call("doctor", "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert found["torch"]["available"] and found["cores"] >= 1
+    assert "reference" in {row["name"] for row in found["kernels"] if row["available"]}
+    assert {row["name"] for row in found["corpora"]} == {"python", "file:PATH"}
+    assert call("doctor").stdout.startswith("qscale ")

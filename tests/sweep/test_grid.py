@@ -1,0 +1,211 @@
+"""Studies: what they expand to, what they refuse, and that their ids stay what they are."""
+
+import pytest
+import yaml
+from sweep.studies import SHA, TEXT
+
+from qscale.errors import ConfigError
+from qscale.sweep.grid import Study
+from qscale.sweep.jobs import jobs, plan
+from qscale.sweep.units import parse_count, short_count, short_time
+
+
+def study(**changes):
+    return Study.parse(yaml.safe_dump({**yaml.safe_load(TEXT), **changes}))
+
+
+def test_ids_of_a_pinned_study_never_change():
+    """A new id here orphans every finished run: raise NUMERICS_VERSION on purpose, or undo the change."""
+    text = """
+corpus: python
+sizes: [tiny-20k]
+tokens: [0.82M]
+recipes: [w4a4:g32]
+modes: [cooldown, scratch]
+training:
+  {batch_sequences: 8, context: 128, learning_rate: 0.003, warmup_steps: 50, eval_windows: 1024,
+   cooldown_fraction: 0.2, cooldown_shape: linear, beta1: 0.9, beta2: 0.99, epsilon: 1.0e-8,
+   weight_decay: 0.1, gradient_clip: 1.0, allow_repeat: false}
+"""
+    found = {(run.mode, run.run_id, run.trunk_id) for run in Study.parse(text).runs(SHA)}
+    assert found == {
+        ("baseline", "cb3a6e38385ef58f", "9ef26da998262f94"),
+        ("cooldown", "cd6c0aaad0217e13", "9ef26da998262f94"),
+        ("scratch", "e6eaac373539b7b9", "ec9bda268a147d2b"),
+    }
+
+
+def test_runs_of_a_grid_bring_each_baseline_once():
+    runs = study(seeds=[0, 1], modes=["cooldown", "scratch"]).runs(SHA)
+    assert len(runs) == 2 * (2 + 2 * 2 * 2)
+    assert sum(run.recipe is None for run in runs) == 4
+    assert {run.baseline().run_id for run in runs} <= {run.run_id for run in runs}
+    assert len({run.run_id for run in runs}) == len(runs)
+
+
+def test_runs_without_recipes_are_baselines():
+    text = "{sizes: [tiny-20k], tokens: [1M]}"
+    assert [run.mode for run in Study.parse(text).runs(SHA)] == ["baseline"]
+
+
+def test_tokens_are_rounded_to_whole_steps():
+    assert {run.tokens for run in study(tokens=[10_000]).runs(SHA)} == {9984}
+
+
+def test_values_by_size_reach_their_size_only():
+    runs = study(
+        sizes=["tiny-20k", "tiny-46k"],
+        tokens={"tiny-20k": [8192], "tiny-46k": "16k"},
+        group_sizes={"tiny-20k": [16], "tiny-46k": [48, "channel"]},
+        training={"batch_sequences": {"tiny-46k": 4}, "warmup_steps": 2},
+    ).runs(SHA)
+    got = {(run.model.hidden_size, run.batch_sequences, run.recipe) for run in runs if run.recipe}
+    assert got == {(32, 8, "w4a4:g16"), (48, 4, "w4a4:g48"), (48, 4, "w4a4:channel")}
+
+
+def test_an_inline_shape_may_have_a_name():
+    shape = {
+        "name": "mine",
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_layers": 1,
+        "num_heads": 1,
+        "num_kv_heads": 1,
+    }
+    assert study(sizes=[shape], tokens={"mine": [8192]}).runs(SHA)[0].model.hidden_size == 16
+
+
+def test_workers_change_no_id():
+    assert [r.run_id for r in study(workers=2).runs(SHA)] == [r.run_id for r in study().runs(SHA)]
+
+
+def test_a_file_corpus_has_the_same_ids_wherever_it_lies():
+    here, there = (study(corpus=f"file:{path}").runs(SHA) for path in ("text.txt", "/elsewhere/copy.txt"))
+    assert [run.run_id for run in here] == [run.run_id for run in there]
+    assert here[0].run_id != study(corpus="file:text.txt").runs("cd" * 32)[0].run_id
+
+
+def test_whole_and_fractional_numbers_of_one_value_give_one_id():
+    one, other = (study(training={"warmup_steps": 2, "learning_rate": rate}) for rate in (1, 1.0))
+    assert [r.run_id for r in one.runs(SHA)] == [r.run_id for r in other.runs(SHA)]
+
+
+SHAPE = (
+    "[{hidden_size: 16, intermediate_size: 32, num_layers: 1, num_heads: 1, num_kv_heads: 1, family: llama}]"
+)
+REFUSED = {
+    "unknown-key": ("recipe: [w4a4]\n" + TEXT, "unknown key 'recipe'; did you mean 'recipes'"),
+    "duplicate-key": (TEXT + "corpus: python\n", "line 7 the key 'corpus' is given twice"),
+    "not-yaml": ("sizes: [", "line 1"),
+    "not-a-mapping": ("- a", "not list"),
+    "unknown-size": (TEXT.replace("tiny-20k", "tiny-164"), "did you mean 'tiny-164k'"),
+    "unknown-family": (TEXT.replace("[tiny-20k]", SHAPE.replace("llama", "x")), "unknown family 'x'"),
+    "negative-size": (TEXT.replace("[tiny-20k]", "[{hidden_size: -16}]"), "sizes"),
+    "negative-tokens": (TEXT.replace("8192", "-1"), "tokens: -1 is not a positive count"),
+    "zero-tokens": (TEXT.replace("8192", "0"), "tokens: 0 is not a count from 1"),
+    "no-tokens": (TEXT.replace("[8192, 16384]", "[]"), "tokens: the list is empty"),
+    "missing-key": ("recipes: [w4a4:g32]", "the key 'sizes' is missing; the key 'tokens' is missing"),
+    "zero-group": (TEXT.replace("[16, 32]", "[0]"), "0 is not a positive group size"),
+    "unknown-format": (TEXT.replace("[w4a4]", "[w4a4, 'w=int44:g32']"), "unknown format 'int44'"),
+    "no-kernel": (TEXT.replace("[w4a4]", "[w4a4, 'w=fp4_e2m1:g32']"), "no kernel yet; int2 to int8"),
+    "no-granularity": (TEXT.replace("group_sizes: [16, 32]\n", ""), "'w4a4' has no granularity"),
+    "idle-groups": (TEXT.replace("w4a4", "w4a4:g32"), "group_sizes: no recipe takes them"),
+    "unknown-mode": (TEXT + "modes: [cooldwn]", "did you mean 'cooldown'"),
+    "negative-seed": (TEXT + "seeds: [-1]", "seeds: -1"),
+    "true-seed": (TEXT + "seeds: [true]", "seeds: True"),
+    "nested-seed": (TEXT + "seeds: [[1]]", "is not a single value"),
+    "zero-workers": (TEXT + "workers: 0", "workers: 0"),
+    "unknown-training": (TEXT.replace("eval_windows", "eval_window"), "did you mean 'eval_windows'"),
+    "wrong-type": (TEXT.replace("warmup_steps: 2", "warmup_steps: 2.5"), "warmup_steps=2.5 is not a whole"),
+    "not-finite": (TEXT.replace("0.003", ".inf"), "learning_rate=inf is not a number"),
+    "wrong-value": (TEXT.replace("eval_windows: 8", "eval_windows: -8"), "eval_windows=-8: must be positive"),
+    "zero-batch": (TEXT.replace("batch_sequences: 2", "batch_sequences: 0"), "batch_sequences=0"),
+    "long-warmup": (TEXT.replace("warmup_steps: 2", "warmup_steps: 2000"), "the cooldown begins at step"),
+    "too-many": (TEXT + f"seeds: {list(range(20_000))}", "more than 100000 runs; split the study"),
+    "deep": ("sizes: " + "[" * 2000, "not readable"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_bad_study_is_refused_in_one_line_that_names_the_file(text, message):
+    with pytest.raises(ConfigError) as caught:
+        Study.parse(text, "my.yaml")
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("my.yaml")
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_all_problems_are_told_at_once():
+    with pytest.raises(ConfigError, match=r"unknown mode 'x'.*workers: -1"):
+        Study.parse(TEXT + "modes: [x]\nworkers: -1")
+
+
+def test_warnings_tell_of_few_tokens_few_steps_and_wide_groups():
+    ratio, steps, group = study(group_sizes=[48]).warnings()
+    assert "0.4 tokens a parameter" in ratio
+    assert "128 steps" in steps
+    assert "group size 48 is larger than in_features 32: one group there" in group
+
+
+def test_jobs_are_trunks_then_runs_each_largest_first():
+    work = jobs(study(sizes=["tiny-20k", "tiny-46k"], seeds=[0, 1]).runs(SHA))
+    trunks = [job for job in work if job.kind == "trunk"]
+    assert work[: len(trunks)] == trunks and len(trunks) == 4
+    for part in (trunks, work[len(trunks) :]):
+        assert [job.flops for job in part] == sorted((job.flops for job in part), reverse=True)
+    assert trunks[0].steps == tuple(sorted({r.branch_step for r in study().runs(SHA)}))
+
+
+def test_jobs_of_scratch_runs_have_trunks_of_their_own():
+    work = jobs(study(modes=["scratch"]).runs(SHA))
+    assert [job.label for job in work if job.kind == "trunk"] == [
+        "tiny-20k trunk seed 0",
+        "tiny-20k trunk w4a4:g16 seed 0",
+        "tiny-20k trunk w4a4:g32 seed 0",
+    ]
+
+
+def test_plan_counts_each_token_once():
+    work = jobs(study().runs(SHA))
+    totals = plan(work)
+    assert (totals["runs"], totals["baselines"], totals["trunks"]) == (6, 2, 1)
+    # The trunk to the longest branch, and 20% of D for each run.
+    assert totals["tokens"] == 205 * 64 + 3 * 51 * 64 + 3 * 26 * 64
+    assert totals["sizes"]["tiny-20k"]["flops"] == totals["flops"] == sum(job.flops for job in work)
+
+
+@pytest.mark.parametrize(
+    ("value", "count"),
+    [
+        ("0.82M", 820_000),
+        (1e6, 10**6),
+        ("1e6", 10**6),
+        ("3.28m", 3_280_000),
+        (7, 7),
+        ("2T", 2 * 10**12),
+        ("1k", 1000),
+    ],
+)
+def test_counts_are_read_exactly(value, count):
+    assert parse_count(value) == count
+
+
+@pytest.mark.parametrize(
+    "value", ["", "M", "-1", "1e999", "1x", "0.1", "nan", float("inf"), True, None, "1" * 80]
+)
+def test_counts_that_are_none_are_refused(value):
+    with pytest.raises(ConfigError, match="count"):
+        parse_count(value)
+
+
+def test_short_texts():
+    assert [short_count(n) for n in (7, 20640, 819_200, 3_276_800, 9.83e6, 7e9)] == [
+        "7",
+        "20.6k",
+        "0.82M",
+        "3.28M",
+        "9.83M",
+        "7B",
+    ]
+    assert [short_time(s) for s in (0.2, 65, 7620)] == ["0 s", "1 min 05 s", "2 h 07 min"]

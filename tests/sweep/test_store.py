@@ -1,0 +1,251 @@
+"""The run store: whole files, damaged records, locks, a full disk."""
+
+import csv
+import errno
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from sweep.studies import SHA, TEXT, board_at, record_of
+
+from qscale.errors import ConfigError, StoreError
+from qscale.sweep import files, table
+from qscale.sweep.begin import begin
+from qscale.sweep.store import Store, observations
+
+
+@pytest.fixture
+def board(tmp_path):
+    return board_at(tmp_path / "study")
+
+
+@pytest.fixture
+def said(board):
+    lines = []
+    board.store.say = lines.append
+    return lines
+
+
+def baseline_of(board):
+    return next(job for job in board.runs.values() if job.baseline_id is None)
+
+
+def test_a_record_is_read_back_as_written(board):
+    job = baseline_of(board)
+    assert board.store.record(job.id) is None
+    board.store.write_record(record_of(job.config))
+    assert board.store.record(job.id) == record_of(job.config)
+    assert board.done(job)
+
+
+def test_a_valid_record_is_never_overwritten(board):
+    job = baseline_of(board)
+    board.store.write_record(record_of(job.config, loss=1.5))
+    board.store.write_record(record_of(job.config, loss=9.0))
+    assert board.store.record(job.id).loss == 1.5
+
+
+DAMAGE = {
+    "empty": lambda _: "",
+    "torn": lambda text: text[: len(text) // 2],
+    "not-an-object": lambda _: "[]",
+    "not-finite": lambda text: text.replace('"loss": 1.5', '"loss": NaN'),
+    "other-run": lambda text: text.replace('"run_id": "', '"run_id": "0'),
+    "not-text": lambda text: b"\xff\xfe" + text.encode(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_damaged_record_is_moved_aside_said_and_not_done(board, said, damage):
+    job = baseline_of(board)
+    path = board.store.run_folder(job.id) / "record.json"
+    for number in (1, 2):  # a second damaged one does not replace the first that was moved
+        board.store.write_record(record_of(job.config))
+        damaged = damage(path.read_text())
+        path.write_bytes(damaged if isinstance(damaged, bytes) else damaged.encode())
+        assert board.store.record(job.id) is None
+        assert not board.done(job)
+        board.store.repair(job.id)
+        assert not path.exists()
+        assert path.with_name(f"record.json.corrupt-{number}").exists()
+        assert f"moved to record.json.corrupt-{number}" in said[-1]
+
+
+def test_repair_leaves_a_good_record_alone(board, said):
+    job = baseline_of(board)
+    board.store.write_record(record_of(job.config))
+    board.store.repair(job.id)
+    assert board.done(job) and not said
+
+
+def test_a_full_disk_is_one_line_with_the_remedy_and_keeps_the_old_file(board, monkeypatch):
+    path = board.store.path / "file.json"
+    files.write_whole(path, "old")
+    for name in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, lambda *_: raise_full())
+            with pytest.raises(StoreError, match="disk is full: free some space and run the same command"):
+                files.write_whole(path, "new")
+        assert path.read_text() == "old"
+        assert list(board.store.path.glob(".file*")) == []
+
+
+def raise_full():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_behind_other_errors_is_recognised():
+    try:
+        try:
+            raise RuntimeError("Error while serializing: No space left on device (os error 28)")
+        except RuntimeError as error:
+            raise StoreError("checkpoint cannot be written") from error
+    except StoreError as error:
+        assert files.is_disk_full(error)
+    assert not files.is_disk_full(StoreError("other"))
+
+
+def test_readers_see_the_old_file_or_the_new_one_never_a_part(tmp_path):
+    path, texts = tmp_path / "file", {"a" * 100_000, "b" * 100_000}
+    files.write_whole(path, "a" * 100_000)
+    stop = threading.Event()
+    seen = set()
+
+    def read():
+        while not stop.is_set():
+            seen.add(path.read_text())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for text in sorted(texts) * 20:
+        files.write_whole(path, text)
+    stop.set()
+    reader.join()
+    assert seen <= texts
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from qscale.sweep import files
+with files.lock(Path(sys.argv[1])) as held:
+    print(held, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_lock_keeps_a_second_process_out_until_its_owner_is_killed(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True) as other:
+        assert other.stdout.readline() == "True\n"
+        with files.lock(tmp_path) as held:
+            assert not held
+        assert files.is_locked(tmp_path)
+        other.kill()
+        other.wait()
+        assert not files.is_locked(tmp_path)
+        with files.lock(tmp_path) as held:
+            assert held
+
+
+def test_a_folder_that_is_no_study_is_one_line(tmp_path):
+    with pytest.raises(StoreError, match="is not a folder"):
+        Store(tmp_path / "missing")
+    with pytest.raises(StoreError, match=r"holds no study\.yaml"):
+        Store(tmp_path)
+    (tmp_path / "other").write_text("mine")
+    with pytest.raises(StoreError, match="is not empty and holds no study"):
+        Store.create(tmp_path, TEXT)
+
+
+def test_an_unreadable_study_is_one_line(tmp_path, monkeypatch):
+    board_at(tmp_path / "study")
+
+    def refuse(*_args, **_kwargs):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "open", refuse)  # the tests may run as root, whom no mode keeps out
+    with pytest.raises(StoreError, match=r"cannot read the study folder .*Permission denied"):
+        Store(tmp_path / "study")
+
+
+def test_a_corpus_that_changed_is_refused_and_another_one_is_not(board):
+    with pytest.raises(StoreError, match="has changed since this study began"):
+        board.store.begin("python", "cd" * 32)
+    board.store.begin("file:other", "cd" * 32)
+    assert board.store.corpus() == {"name": "file:other", "sha256": "cd" * 32}
+
+
+def test_extending_a_study_keeps_its_records_and_counts_those_left_out(board, said, monkeypatch):
+    for job in board.runs.values():
+        board.store.write_record(record_of(job.config))
+    Store.create(board.store.path, TEXT.replace("8192, ", "4096, "))
+    board.store.begin("python", SHA)
+    assert len(observations(board.store.path, said.append)) == 2
+    assert said == ["3 records do not belong to study.yaml as it is now: left out"]
+    monkeypatch.setattr("qscale.data.corpus.load", lambda _: FakeCorpus())
+    said.clear()
+    extended, _ = begin(board.store, said.append)
+    assert sum(extended.done(job) for job in extended.runs.values()) == 3
+    assert f"3 records in {board.store.path} do not belong to the study as it is now; they stay" in said
+    assert "3 of 6 runs already done" in said
+
+
+class FakeCorpus:
+    sha256 = SHA
+
+    def check(self, tokens, context, *, allow_repeat):
+        assert tokens > 0 and context > 0 and not allow_repeat
+
+
+def test_observations_hold_one_row_for_each_quantized_run(board, said):
+    for job in board.runs.values():
+        board.store.write_record(record_of(job.config))
+    path = board.store.run_folder(baseline_of(board).id) / "record.json"
+    path.write_text("{")
+    rows = observations(board.store.path, said.append)
+    assert len(rows) == 4 and len({row["ladder"] for row in rows}) == 1
+    assert {row["recipe"] for row in rows} == {"w4a4:g16", "w4a4:g32"}
+    assert [row["baseline_loss"] for row in rows].count(None) == 2  # those of the damaged baseline
+    assert len(said) == 1 and "is damaged" in said[0]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_export_writes_what_was_observed(board, tmp_path, suffix):
+    for job in board.runs.values():
+        board.store.write_record(record_of(job.config, diverged=True, loss=None, delta=None, delta_se=None))
+    rows, out = observations(board.store.path), tmp_path / f"table.{suffix}"
+    table.export(rows, out)
+    if suffix == "parquet":
+        from pyarrow import parquet
+
+        assert parquet.read_table(out).to_pylist() == rows
+    else:
+        with out.open() as file:
+            got = list(csv.DictReader(file))
+        assert [row["run_id"] for row in got] == [row["run_id"] for row in rows]
+        assert {(row["delta"], row["diverged"], row["N"]) for row in got} == {("", "True", "20640")}
+
+
+def test_export_says_what_it_cannot_do(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match=r"end the name with \.csv or \.parquet"):
+        table.export([], tmp_path / "table.xlsx")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(StoreError, match="pip install pyarrow"):
+        table.export([], tmp_path / "table.parquet")
+
+
+def test_a_failure_is_kept_until_it_is_cleared(board):
+    job = baseline_of(board)
+    assert board.store.failure(job) is None
+    board.store.write_failure(job, "went wrong", "the tail")
+    assert board.store.failure(job) == "went wrong"
+    assert board.state(job) == "failed"
+    (board.store.folder(job) / "failure.json").write_text('{"err')
+    assert "cannot be read" in board.store.failure(job)
+    board.store.clear_failure(job)
+    assert board.store.failure(job) is None

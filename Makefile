@@ -39,7 +39,7 @@ lint: $(VENV)/built
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: $(VENV)/built
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks

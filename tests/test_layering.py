@@ -13,6 +13,7 @@ ROOT = Path(qscale.__file__).parent
 FLOORS = {
     "errors": 0,
     "records": 0,
+    "units": 0,
     "formats": 1,
     "laws": 2,
     "planning": 3,
@@ -33,6 +34,7 @@ TORCH_FREE = (
     "__init__.py",
     "errors.py",
     "records.py",
+    "units.py",
     "formats",
     "laws",
     "planning",

@@ -3,42 +3,32 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from qscale.errors import ConfigError
+from qscale.units import parse_count
+
 if TYPE_CHECKING:
     from qscale.laws import Law
 
-_SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
-_COUNT = re.compile(r"([0-9]+\.?[0-9]*(?:e[+-]?[0-9]+)?)([kmbgt]?)", re.IGNORECASE)
 
-
-def parse_count(text: str) -> float:
-    """The number that a text such as ``7e9``, ``7B``, ``595M``, ``100k`` or ``2T`` stands for.
-
-    >>> parse_count("595M"), parse_count("2e12")
-    (595000000.0, 2000000000000.0)
-    """
-    match = _COUNT.fullmatch(text.strip().replace("_", ""))
-    if match is None:
-        raise click.BadParameter(f"{text!r} is not a count: write 7e9, 7B, 595M, 100k or 2T")
-    return float(match[1]) * _SUFFIXES[match[2].lower()]
-
-
-def _count(_context: click.Context, _parameter: click.Parameter, text: str | None) -> float | None:
-    return None if text is None else parse_count(text)
+def _count(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
+    try:
+        return None if text is None else parse_count(text)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 @click.command(epilog="Example: qscale predict chen2025/w4a4 -N 7B -D 2T -G 128")
 @click.argument("law", metavar="LAW")
 @click.option("-N", "n", callback=_count, metavar="COUNT", help="Non-embedding parameters: 7e9 or 7B.")
 @click.option("-D", "d", callback=_count, metavar="COUNT", help="Training tokens: 2e12 or 2T.")
-@click.option("-G", "g", callback=_count, metavar="COUNT", help="Elements that share one scale: 128.")
+@click.option("-G", "g", type=float, metavar="NUMBER", help="Elements that share one scale: 128.")
 @click.option("--level", type=float, default=0.9, show_default=True, help="Of the interval.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(law: str, n: float | None, d: float | None, g: float | None, level: float, as_json: bool) -> None:
+def command(law: str, n: int | None, d: int | None, g: float | None, level: float, as_json: bool) -> None:
     """Predict delta or loss from a LAW: a law file, or the id of a published law (see `qscale laws list`).
 
     A point outside the range that the law was fitted on is predicted, and flagged with how many times outside

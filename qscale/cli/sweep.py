@@ -159,7 +159,7 @@ def plan(study: Path, as_json: bool) -> None:
 
 
 def _plan_table(totals: dict[str, Any]) -> str:
-    from qscale.sweep.units import short_count
+    from qscale.units import short_count
 
     names = ["all", *totals["sizes"]]
     width = max(len(name) for name in names)

@@ -81,6 +81,7 @@ def read_table(source: Any, form: Form, *, mode: str | None = None, recipe: str 
     rows = _drop_diverged(columns, rows, notes)
     rows, chosen_mode = _choose(columns, rows, "mode", mode)
     rows, chosen_recipe = _choose(columns, rows, "recipe", recipe)
+    rows = _drop_without_g(columns, rows, notes)
     if not rows:
         raise LawError("no observations: the table has no rows that can enter a fit")
     numbers = {name: _numbers(columns[name], rows, name) for name in required}
@@ -264,6 +265,16 @@ def _drop_diverged(columns: Mapping[str, list[Any]], rows: list[int], notes: lis
     if gone:
         notes.append(f"{len(gone)} diverged rows left out: {_name_rows([i + 1 for i in gone])}")
     return [i for i in rows if i not in set(gone)]
+
+
+def _drop_without_g(columns: Mapping[str, list[Any]], rows: list[int], notes: list[str]) -> list[int]:
+    """A scale per tensor has no G, nor has a recipe whose weights and inputs differ in it."""
+    if "G" not in columns:
+        return rows
+    gone = {i for i in rows if _missing(columns["G"][i])}
+    if gone:
+        notes.append(f"{len(gone)} rows without a G left out: {_name_rows([i + 1 for i in sorted(gone)])}")
+    return [i for i in rows if i not in gone]
 
 
 def _choose(

@@ -22,7 +22,7 @@ class ModelShape:
         ConfigError: A size is not positive, or the heads do not divide the width.
 
     Example:
-        >>> ModelShape(hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2, num_kv_heads=2).N
+        >>> ModelShape(hidden_size=32, intermediate_size=64, num_layers=2, num_heads=1, num_kv_heads=1).N
         20640
     """
 
@@ -129,17 +129,18 @@ def _tiny(width: int, layers: int) -> ModelShape:
         hidden_size=width,
         intermediate_size=2 * width,
         num_layers=layers,
-        num_heads=width // 16,
-        num_kv_heads=width // 16,
+        num_heads=round(width / 32),
+        num_kv_heads=round(width / 32),
     )
 
 
-#: Named sizes. ``tiny``: heads of 16, FFN of twice the width, bytes as tokens; the name gives N.
+#: Named sizes. ``tiny``: heads of about 32, FFN of twice the width, bytes as tokens; the name gives N.
 LADDERS: dict[str, dict[str, ModelShape]] = {
     "tiny": {
         "20k": _tiny(32, 2),
         "46k": _tiny(48, 2),
         "82k": _tiny(64, 2),
+        "123k": _tiny(64, 3),
         "164k": _tiny(64, 4),
         "369k": _tiny(96, 4),
         "656k": _tiny(128, 4),

@@ -10,6 +10,7 @@ import numpy as np
 
 from qscale.errors import QScaleError, StoreError
 from qscale.laws import Law
+from qscale.units import short_count
 
 _LEVEL = 0.9
 _COLORS = ("#1b6ca8", "#d1495b", "#3a7d44", "#7d4f9e", "#c98a1b", "#4a4a4a")
@@ -36,6 +37,7 @@ def law_figure(observations: Sequence[Mapping[str, Any]], law: Law, path: Path) 
         raise StoreError("there is no finished quantized run to draw: run the study first")
     try:
         from matplotlib.figure import Figure
+        from matplotlib.lines import Line2D
     except ImportError as error:
         raise QScaleError("figures need matplotlib: pip install 'qscale[report]'") from error
 
@@ -48,12 +50,15 @@ def law_figure(observations: Sequence[Mapping[str, Any]], law: Law, path: Path) 
     top = 1.12 * max(row["delta"] + (row.get("delta_se") or 0) for row in rows)
     for axis, n in zip(axes, sizes, strict=False):
         _size_panel(axis, [row for row in rows if row["N"] == n], law, colors)
-        axis.set_title(f"N = {_count(n)}", fontsize=10)
+        axis.set_title(f"N = {short_count(n)}", fontsize=10)
         axis.set_ylim(0, top)
         if axis is not axes[0]:
             axis.set_yticklabels([])
     axes[0].set_ylabel("delta, nats per token")
-    axes[0].legend(title="elements per scale", fontsize=8, title_fontsize=8, frameon=False)
+    handles = [
+        Line2D([], [], color=colors[g], marker="o", markersize=4.5, label=f"G = {g:g}") for g in groups
+    ]
+    axes[0].legend(handles=handles, title="elements per scale", fontsize=8, title_fontsize=8, frameon=False)
     _agreement_panel(axes[-1], rows, law, colors)
     figure.suptitle(_title(rows, law), fontsize=10)
     try:
@@ -75,7 +80,6 @@ def _size_panel(axis: Any, rows: list[Mapping[str, Any]], law: Law, colors: Mapp
             fmt="o",
             markersize=4.5,
             color=colors[g],
-            label=f"G = {g:g}",
             capsize=2,
             linewidth=1,
         )
@@ -86,7 +90,7 @@ def _size_panel(axis: Any, rows: list[Mapping[str, Any]], law: Law, colors: Mapp
             axis.fill_between(tokens, low, high, color=colors[g], alpha=0.13, linewidth=0)
     axis.set_xscale("log")
     ticks = sorted({row["D"] for row in rows})
-    axis.set_xticks(ticks, [_count(tick) for tick in ticks], fontsize=8)
+    axis.set_xticks(ticks, [short_count(tick) for tick in ticks], fontsize=8)
     axis.minorticks_off()
     axis.set_xlabel("D, training tokens")
     _plain(axis)
@@ -99,7 +103,9 @@ def _agreement_panel(axis: Any, rows: list[Mapping[str, Any]], law: Law, colors:
         return
     predicted = np.array([law.predict(N=row["N"], D=row["D"], G=row["G"]) for row in rows])
     measured = np.array([row["delta"] for row in rows])
-    limits = np.array([0.9 * min(predicted.min(), measured.min()), 1.1 * max(predicted.max(), measured.max())])
+    limits = np.array(
+        [0.9 * min(predicted.min(), measured.min()), 1.1 * max(predicted.max(), measured.max())]
+    )
     axis.plot(limits, limits, color=_GREY, linewidth=1)
     axis.scatter(measured, predicted, s=18, c=[colors[row["G"]] for row in rows], zorder=3)
     error = float(np.mean(np.abs(predicted - measured) / measured))
@@ -121,13 +127,7 @@ def _title(rows: list[Mapping[str, Any]], law: Law) -> str:
     recipes = sorted({str(row.get("recipe", "")).partition(":")[0] for row in rows} - {""})
     modes = sorted({str(row.get("mode", "")) for row in rows} - {""})
     constants = ", ".join(f"{k} = {v:.3g}" for k, v in law.parameters.items() if v is not None)
-    what = " and ".join(recipe.upper() for recipe in recipes) + (f", mode {', '.join(modes)}" if modes else "")
+    what = " and ".join(recipe.upper() for recipe in recipes) + (
+        f", mode {', '.join(modes)}" if modes else ""
+    )
     return f"{what}: {law.form.formula}\n{constants}" if law.usable else what
-
-
-def _count(value: float) -> str:
-    """A count as people write it: 20.6k, 1.3M, 7B."""
-    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= limit:
-            return f"{value / limit:.3g}{unit}"
-    return f"{value:g}"

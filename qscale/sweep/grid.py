@@ -10,10 +10,10 @@ from typing import Any
 from qscale.errors import ConfigError
 from qscale.formats import Recipe
 from qscale.models.ladder import SIZES, ModelShape
-from qscale.sweep.units import short_count
 from qscale.sweep.yamltext import load_mapping
 from qscale.training import defaults
 from qscale.training.config import RunConfig
+from qscale.units import short_count
 
 #: Below this many tokens a parameter, delta is still switching on (the published law starts at 17).
 _LEAST_TOKENS_PER_PARAMETER = 15

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from qscale.sweep.grid import name_of
-from qscale.sweep.units import short_count
 from qscale.training.config import RunConfig
+from qscale.units import short_count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

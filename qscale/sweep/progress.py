@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from qscale.sweep.board import Board
 from qscale.sweep.jobs import Job
-from qscale.sweep.units import short_count, short_time
+from qscale.units import short_count, short_time
 
 Event = dict[str, Any]
 

@@ -14,7 +14,7 @@ from qscale.errors import ConfigError, SpecError
 from qscale.formats import Recipe
 from qscale.models.ladder import ModelShape, shape_of
 from qscale.sweep.grid import Study, name_of
-from qscale.sweep.units import parse_count, short_count
+from qscale.units import parse_count, short_count
 
 KEYS = ("corpus", "sizes", "tokens", "recipes", "group_sizes", "modes", "seeds", "training", "workers")
 STUDY_MODES = ("cooldown", "scratch")
@@ -49,11 +49,7 @@ def _no_kernel(recipe: Recipe) -> str | None:
         return f"quantizer {recipe.quantizer!r} is not there yet; known: absmax"
     for spec in (recipe.weight, recipe.input, *recipe.overrides.values()):
         if spec is not None and spec.int_arithmetic() is None:
-            return (
-                f"{spec} has no kernel yet; int2 to int8 have one: symmetric, g<elements>, channel or token"
-            )
-        if spec is not None and spec.strategy == "tensor":
-            return f"{spec} has no kernel yet, nor a group length; give it g<elements>, channel or token"
+            return f"{spec} has no kernel yet; int2 to int8 have one: symmetric, without stochastic rounding"
     return None
 
 

@@ -72,7 +72,8 @@ def observations(
 
 def _row(record: Record, run: RunConfig, baseline: Record | None) -> dict[str, Any]:
     values: dict[str, Any] = {
-        "ladder": run.trunk_id,
+        # Runs that share a baseline share its noise: scratch recipes too, whose trunks are their own.
+        "ladder": run.baseline().trunk_id,
         "family": run.model.family,
         "corpus": run.corpus,
         "recipe": run.recipe,

@@ -1,4 +1,4 @@
-"""Counts as people write them: ``0.8M`` and ``1e6`` in, ``0.82M`` out."""
+"""Counts as people write them: ``0.8M`` and ``1e6`` in, ``820k`` out."""
 
 from __future__ import annotations
 
@@ -36,10 +36,9 @@ def parse_count(value: object) -> int:
 
 
 def short_count(number: float) -> str:
-    """Three significant digits and a suffix: ``20.6k``, ``0.82M``, ``3.28M``."""
+    """Three significant digits and a suffix: ``20.6k``, ``820k``, ``3.28M``."""
     for suffix, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        # From 0.1M on, so that the tokens of a small study share one unit.
-        if number >= size or (suffix == "M" and number >= 1e5):
+        if number >= size:
             scaled = number / size
             text = f"{scaled:.2f}" if scaled < 10 else f"{scaled:.1f}" if scaled < 100 else f"{scaled:.0f}"
             return (text.rstrip("0").rstrip(".") if "." in text else text) + suffix

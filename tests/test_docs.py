@@ -1,0 +1,80 @@
+"""What the documents say is true: examples run, commands exist, links lead somewhere."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import qscale
+from qscale.cli import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MODULES = [
+    module.name
+    for module in pkgutil.walk_packages(qscale.__path__, "qscale.")
+    if module.name.rpartition(".")[2] not in ("__main__", "_C_cpu")
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples_give_what_they_say(name):
+    module = importlib.import_module(name)
+    assert doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE).failed == 0
+
+
+def test_some_docstring_examples_are_found():
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    modules = [importlib.import_module(name) for name in MODULES]
+    assert sum(bool(test.examples) for module in modules for test in finder.find(module)) > 15
+
+
+@pytest.mark.parametrize("number", range(README.count("```python")))
+def test_readme_python_runs_and_prints_what_its_comments_say(number, capsys):
+    block = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[number]
+    exec(compile(block, f"README block {number}", "exec"), {})
+    printed = capsys.readouterr().out.splitlines()
+    remarks = re.findall(r"^print\(.*\)  # (.*)$", block, re.MULTILINE)
+    assert len(printed) == len(remarks)
+    for line, remark in zip(printed, remarks, strict=True):
+        for said in re.findall(r"(?<!\w)\d+\.?\d*", remark):
+            numbers = [float(n) for n in re.findall(r"\d+\.\d+|\d+", line)]
+            places = len(said.partition(".")[2])
+            assert float(said) in [round(n, places) for n in numbers], f"{remark!r} of {line!r}"
+
+
+def test_readme_commands_exist_and_take_the_options_shown():
+    lines = re.findall(r"^    qscale (.+?)(?:  +#.*)?$", README, re.MULTILINE)
+    assert len(lines) >= 8
+    for line in lines:
+        words = line.split()
+        names = words[:2] if words[0] in ("sweep", "laws") else words[:1]
+        shown = CliRunner().invoke(main, [*names, "--help"])
+        assert shown.exit_code == 0, line
+        for option in (word for word in words if word.startswith("-")):
+            assert re.search(rf"(^|[\s,]){re.escape(option)}\b", shown.output), f"{option} of {line}"
+
+
+def test_every_command_has_help_with_an_example():
+    for name in main.list_commands(None):
+        shown = CliRunner().invoke(main, [name, "--help"])
+        assert shown.exit_code == 0
+        assert f"Example: qscale {name}" in " ".join(shown.output.split())
+
+
+def test_readme_links_lead_somewhere():
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_readme_study_file_is_valid():
+    from qscale.sweep.grid import Study
+
+    study = Study.read(ROOT / "examples" / "demo.yaml")
+    assert study.warnings() == []
+    assert len(study.runs("0" * 64)) == 25

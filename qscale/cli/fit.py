@@ -53,6 +53,6 @@ def command(source: Path, form: str, out: Path | None, as_json: bool, **options:
 def _observations(source: Path) -> Any:
     if not source.is_dir():
         return source
-    from qscale.sweep import store
+    from qscale.sweep import table
 
-    return store.observations(source, say=lambda line: click.echo(line, err=True))
+    return table.observations(source, say=lambda line: click.echo(line, err=True))

@@ -24,7 +24,7 @@ def command(study: Path, law_name: str, out: Path, mode: str | None, as_json: bo
     """Draw the measured points of STUDY and a law through them."""
     from qscale import laws
     from qscale.report.figures import law_figure
-    from qscale.sweep.store import observations
+    from qscale.sweep.table import observations
 
     law = laws.load(law_name)
     rows = [row for row in observations(study) if mode is None or row["mode"] == mode]

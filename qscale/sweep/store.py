@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any
 
 from qscale.errors import StoreError
 from qscale.records import Record
@@ -229,13 +228,6 @@ class Store:
             (self.folder(job) / "failure.json").unlink(missing_ok=True)
         except OSError as error:
             raise files.store_error("clear the failure of", self.folder(job), error) from error
-
-
-def observations(path: Path | str, say: Callable[[str], None] = quiet) -> list[dict[str, Any]]:
-    """One row for each finished quantized run of a study folder; see ``table.observations``."""
-    from qscale.sweep import table  # it reads stores, so it imports this module
-
-    return table.observations(path, say=say)
 
 
 def _text(path: Path) -> str | None:

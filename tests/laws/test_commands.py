@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
-import types
 
 import pytest
 from click.testing import CliRunner
@@ -66,12 +64,9 @@ def test_fit_of_one_group_size_prints_no_constants_and_fails(table, tmp_path):
 
 def test_fit_of_a_folder_reads_the_study(tmp_path, make_rows, monkeypatch):
     asked = []
-    store = types.ModuleType("qscale.sweep.store")
-    store.observations = lambda path, **_: asked.append(path) or make_rows(0.02, 0.02)
-    package = types.ModuleType("qscale.sweep")
-    package.store = store
-    monkeypatch.setitem(sys.modules, "qscale.sweep", package)
-    monkeypatch.setitem(sys.modules, "qscale.sweep.store", store)
+    monkeypatch.setattr(
+        "qscale.sweep.table.observations", lambda path, **_: asked.append(path) or make_rows(0.02, 0.02)
+    )
     result = run(fit, tmp_path)
     assert result.exit_code == 0, result.output
     assert asked == [tmp_path]

@@ -14,7 +14,7 @@ from sweep.studies import SHA, TEXT, board_at, record_of
 from qscale.errors import ConfigError, StoreError
 from qscale.sweep import files, table
 from qscale.sweep.begin import begin
-from qscale.sweep.store import Store, observations
+from qscale.sweep.store import Store
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_extending_a_study_keeps_its_records_and_counts_those_left_out(board, sa
         board.store.write_record(record_of(job.config))
     Store.create(board.store.path, TEXT.replace("8192, ", "4096, "))
     board.store.begin("python", SHA)
-    assert len(observations(board.store.path, said.append)) == 2
+    assert len(table.observations(board.store.path, say=said.append)) == 2
     assert said == ["3 records do not belong to study.yaml as it is now: left out"]
     monkeypatch.setattr("qscale.data.corpus.load", lambda _: FakeCorpus())
     said.clear()
@@ -207,7 +207,7 @@ def test_observations_hold_one_row_for_each_quantized_run(board, said):
         board.store.write_record(record_of(job.config))
     path = board.store.run_folder(baseline_of(board).id) / "record.json"
     path.write_text("{")
-    rows = observations(board.store.path, said.append)
+    rows = table.observations(board.store.path, say=said.append)
     assert len(rows) == 4 and len({row["ladder"] for row in rows}) == 1
     assert {row["recipe"] for row in rows} == {"w4a4:g16", "w4a4:g32"}
     assert [row["baseline_loss"] for row in rows].count(None) == 2  # those of the damaged baseline
@@ -218,7 +218,7 @@ def test_observations_hold_one_row_for_each_quantized_run(board, said):
 def test_export_writes_what_was_observed(board, tmp_path, suffix):
     for job in board.runs.values():
         board.store.write_record(record_of(job.config, diverged=True, loss=None, delta=None, delta_se=None))
-    rows, out = observations(board.store.path), tmp_path / f"table.{suffix}"
+    rows, out = table.observations(board.store.path), tmp_path / f"table.{suffix}"
     table.export(rows, out)
     if suffix == "parquet":
         from pyarrow import parquet

@@ -3,25 +3,35 @@
 from hypothesis import assume
 from hypothesis import strategies as st
 
+from qscale.errors import SpecError
 from qscale.formats import DIALECTS, FORMATS, QuantSpec, Recipe
 
 
 @st.composite
 def specs(draw):
+    """Any spec that its dialect defines."""
     dialect = draw(st.sampled_from(sorted(DIALECTS)))
     row = FORMATS[draw(st.sampled_from(sorted(DIALECTS[dialect].formats)))]
-    options = DIALECTS[dialect].options
     group = row.block or draw(st.none() | st.integers(1, 10**6))
     strategy = "group" if group else draw(st.sampled_from(["channel", "token", "tensor"]))
-    plain_int = row.kind == "int" and row.block is None
-    return QuantSpec(
-        format=row.name,
-        strategy=strategy,
-        group_size=group,
-        symmetric=not ("asym" in options and plain_int and draw(st.booleans())),
-        stochastic="stochastic" in options and draw(st.booleans()),
-        dialect=dialect,
-    )
+    fields = {"format": row.name, "strategy": strategy, "group_size": group, "dialect": dialect}
+    for field, values in {
+        "symmetric": [False],
+        "scale_rule": ["floor", "ceil", "rceil", "even", "noclip"],
+        "tensor_scale": [False],
+        "rounding": ["away", "stochastic"],
+    }.items():
+        allowed = [value for value in values if _valid({**fields, field: value})]
+        if allowed and draw(st.booleans()):
+            fields[field] = draw(st.sampled_from(allowed))
+    return QuantSpec(**fields)
+
+
+def _valid(fields):
+    try:
+        return bool(QuantSpec(**fields))
+    except SpecError:
+        return False
 
 
 @st.composite

@@ -8,6 +8,7 @@ from qscale.formats.grids import FORMATS
 
 _INT = frozenset(f"int{bits}" for bits in range(2, 9))
 _FP8 = frozenset({"fp8_e4m3", "fp8_e5m2"})
+_MX_RULES = frozenset({"floor", "ceil", "rceil", "even"})
 _MX = frozenset(name for name in FORMATS if name.startswith("mx"))
 
 
@@ -41,7 +42,7 @@ DIALECTS: dict[str, Dialect] = {
             name="qscale",
             source="qscale: absmax / (2**(b-1) - 1), narrow range, half to even, true division, float32",
             formats=frozenset(FORMATS),
-            options=frozenset({"asym", "stochastic"}),
+            options=frozenset({"asym", "onelevel", "away", "stochastic"}) | _MX_RULES,
             full_range=False,
         ),
         Dialect(
@@ -54,7 +55,7 @@ DIALECTS: dict[str, Dialect] = {
             name="torchao",
             source="torchao 0.18.0",
             formats=_INT | _FP8 | _MX | {"nvfp4", "nf4"},
-            options=frozenset({"asym"}),
+            options=frozenset({"asym", "noclip", "onelevel"}) | _MX_RULES,
         ),
         Dialect(
             name="compressed_tensors",
@@ -72,7 +73,9 @@ DIALECTS: dict[str, Dialect] = {
         Dialect(name="te", source="TransformerEngine, 2026-08-22", formats=_FP8 | {"mxfp8_e4m3", "nvfp4"}),
         Dialect(name="ocp", source="OCP Microscaling Formats 1.0", formats=_MX),
         Dialect(name="aten", source="torch 2.13.0 fake_quantize", formats=_INT, options=frozenset({"asym"})),
-        Dialect(name="microxcaling", source="microxcaling, 2024-08", formats=_MX),
+        Dialect(
+            name="microxcaling", source="microxcaling, 2024-08", formats=_MX, options=frozenset({"away"})
+        ),
         Dialect(name="bitsandbytes", source="bitsandbytes 0.50.2", formats=frozenset({"nf4", "fp4_bnb"})),
         Dialect(name="quest", source="QuEST, arXiv:2502.05003", formats=_INT),
     )

@@ -15,7 +15,21 @@ from qscale.formats.grids import FORMATS, Format
 Strategy = Literal["group", "channel", "token", "tensor"]
 
 _STRATEGIES: tuple[Strategy, ...] = ("channel", "token", "tensor")
-_OPTIONS = ("asym", "stochastic")  # in the order of the canonical text
+Rounding = Literal["even", "away", "stochastic"]
+ScaleRule = Literal["floor", "ceil", "rceil", "even", "noclip"]
+
+#: Options by what they set, in the order of the canonical text.
+_OPTIONS: dict[str, tuple[str, Any]] = {
+    "asym": ("symmetric", False),
+    "floor": ("scale_rule", "floor"),
+    "ceil": ("scale_rule", "ceil"),
+    "rceil": ("scale_rule", "rceil"),
+    "even": ("scale_rule", "even"),
+    "noclip": ("scale_rule", "noclip"),
+    "onelevel": ("tensor_scale", False),
+    "away": ("rounding", "away"),
+    "stochastic": ("rounding", "stochastic"),
+}
 _GROUP = re.compile(r"g([1-9][0-9]*)")
 _HELP = "format[:granularity][:option...][@dialect], such as int4:g128 or int8:channel:asym@torchao"
 
@@ -25,9 +39,11 @@ class QuantSpec:
     """A number format, the elements that share one scale, and the library whose arithmetic is meant.
 
     Grammar: ``format[:granularity][:option...][@dialect]``. Granularity is ``g<elements>``, ``channel``,
-    ``token`` or ``tensor``; formats with a block of their own (MX, NVFP4) take none. Options are ``asym``
-    and ``stochastic``. ``str(QuantSpec.parse(text)) == text`` for canonical text: options in that order,
-    the default dialect left out.
+    ``token`` or ``tensor``; formats with a block of their own (MX, NVFP4) take none. Options, in this order:
+    ``asym`` (integers with a zero point); how a scale is chosen where the dialect leaves it open, ``floor``,
+    ``ceil``, ``rceil`` or ``even`` (the exponent of an MX scale), ``noclip`` (integers: the larger of both
+    ends); ``onelevel`` (NVFP4 without its scale of the tensor); rounding of ties ``away`` from zero, or
+    ``stochastic``. ``str(QuantSpec.parse(text)) == text`` for canonical text: the default dialect left out.
 
     Raises:
         SpecError: Unknown format, option or dialect (the nearest known name is given), a granularity that
@@ -44,7 +60,9 @@ class QuantSpec:
     strategy: Strategy
     group_size: int | None = None  #: elements along the reduction axis, for ``group`` only
     symmetric: bool = True
-    stochastic: bool = False
+    scale_rule: ScaleRule | None = None  #: None: the dialect's own
+    tensor_scale: bool = True  #: NVFP4: a second scale for the whole tensor
+    rounding: Rounding = "even"
     dialect: str = DEFAULT_DIALECT
 
     def __post_init__(self) -> None:
@@ -58,8 +76,9 @@ class QuantSpec:
             raise SpecError(f"group_size={self.group_size}: a group has at least one element")
         if row.block is not None and self.group_size != row.block:
             raise SpecError(f"{self.format} fixes its own block of {row.block} elements: give no granularity")
-        if not self.symmetric and (row.kind != "int" or row.block is not None):
-            raise SpecError(f"{self.format}: only plain integer formats have a zero point (asym)")
+        for option in self._options():
+            if not _goes_with(option, row):
+                raise SpecError(f"{self.format}: {_WANTS[option]} ({option})")
         if self.format not in dialect.formats:
             raise SpecError(
                 f"dialect {self.dialect!r} does not define {self.format}; "
@@ -92,15 +111,15 @@ class QuantSpec:
             raise SpecError(f"{text!r}: {name} needs a granularity, such as {name}:g128 or {name}:channel")
         for option in parts:
             _known("option", option, _OPTIONS)
-        if parts != [option for option in _OPTIONS if option in parts]:
-            raise SpecError(f"{text!r}: give each option once, in the order {_join(_OPTIONS)}")
+        fields = dict(_OPTIONS[option] for option in parts)
+        if parts != [option for option in _OPTIONS if option in parts] or len(fields) < len(parts):
+            raise SpecError(f"{text!r}: give each option once, one of a kind, in the order {_join(_OPTIONS)}")
         return cls(
             format=name,
             strategy=strategy,
             group_size=group_size,
-            symmetric="asym" not in parts,
-            stochastic="stochastic" in parts,
             dialect=dialect or DEFAULT_DIALECT,
+            **fields,
         )
 
     def __str__(self) -> str:
@@ -111,8 +130,7 @@ class QuantSpec:
         return ":".join(parts) + ("" if self.dialect == DEFAULT_DIALECT else f"@{self.dialect}")
 
     def _options(self) -> list[str]:
-        chosen = {"asym": not self.symmetric, "stochastic": self.stochastic}
-        return [option for option in _OPTIONS if chosen[option]]
+        return [option for option, (field, value) in _OPTIONS.items() if getattr(self, field) == value]
 
     @property
     def row(self) -> Format:
@@ -138,7 +156,9 @@ class QuantSpec:
             "symmetric": self.symmetric,
             "strategy": self.strategy,
             "group_size": self.group_size,
-            "stochastic": self.stochastic,
+            "scale_rule": self.scale_rule,
+            "tensor_scale": self.tensor_scale,
+            "rounding": self.rounding,
             "dialect": self.dialect,
         }
 
@@ -173,8 +193,26 @@ class QuantSpec:
 
     def int_arithmetic(self) -> IntArithmetic | None:
         """Range and scale denominator where this is a symmetric integer that has a kernel, else None."""
-        plain = self.type == "int" and self.row.block is None and self.symmetric and not self.stochastic
+        plain = self.type == "int" and self.row.block is None and not self._options()
         return int_arithmetic(self.dialect, self.num_bits) if plain else None
+
+
+#: What each option goes with, for people.
+_WANTS = {
+    "asym": "only plain integer formats have a zero point",
+    **dict.fromkeys(("floor", "ceil", "rceil", "even"), "only MX formats choose the exponent of a scale"),
+    "noclip": "only plain integer formats have two ends",
+    "onelevel": "only NVFP4 has a scale of the tensor",
+    **dict.fromkeys(("away", "stochastic"), "codebooks have no ties"),
+}
+
+
+def _goes_with(option: str, row: Format) -> bool:
+    if option in ("asym", "noclip"):
+        return row.kind == "int" and row.block is None
+    if option in ("floor", "ceil", "rceil", "even"):
+        return row.scale_type == "e8m0"
+    return row.scale_type == "e4m3" if option == "onelevel" else row.kind != "codebook"
 
 
 def _default_granularity(row: Format) -> tuple[Strategy | None, int | None]:

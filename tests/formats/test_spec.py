@@ -25,6 +25,10 @@ CANONICAL = [
     "int4:g128@torchao",
     "int8:token:asym@torchao",
     "int3:g7:asym:stochastic",
+    "mxfp8_e4m3:rceil@torchao",
+    "nvfp4:onelevel",
+    "int4:g32:noclip@torchao",
+    "mxfp4:away@microxcaling",
 ]
 
 
@@ -56,7 +60,10 @@ def test_json_uses_the_field_names_of_compressed_tensors():
         ("int4", "needs a granularity, such as int4:g128"),
         ("int4:g0", "needs a granularity"),
         ("int4:g32:asim", "did you mean 'asym'"),
-        ("int4:g32:stochastic:asym", "in the order asym, stochastic"),
+        ("int4:g32:stochastic:asym", "in the order asym, .*stochastic"),
+        ("mxfp4:floor:ceil", "one of a kind"),
+        ("int4:g32:floor", "only MX formats"),
+        ("mxfp4:onelevel", "only NVFP4"),
         ("int4:g32:asym:asym", "once"),
         ("int4:g32@torcao", "did you mean 'torchao'"),
         ("int4:g32@", "cannot be read"),

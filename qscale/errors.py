@@ -43,5 +43,11 @@ class StoreError(QScaleError):
     """A study folder cannot be read or written."""
 
 
+class StudyError(StoreError):
+    """A folder or file that was named is not a study, or cannot hold this one."""
+
+    exit_code = 2
+
+
 class BackendError(QScaleError, RuntimeError):
     """No backend can serve a kernel call; the message lists each backend's reason."""

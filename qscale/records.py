@@ -13,6 +13,10 @@ from qscale.errors import StoreError
 SCHEMA_VERSION = 1
 
 
+class RecordVersionError(StoreError):
+    """A record that another version of qscale wrote: it is not damaged, and must not be made again."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """What ``record.json`` holds. A run is done exactly when this can be read back.
@@ -42,7 +46,7 @@ class Record:
     diverged_step: int | None = None
     wall_seconds: float
     tokens_per_second: float
-    peak_memory_bytes: int
+    peak_memory_bytes: int  #: of the worker process until now, not of this run alone
     versions: Mapping[str, str] = field(default_factory=dict)
     host: Mapping[str, Any] = field(default_factory=dict)
     baseline_run_id: str | None = None
@@ -51,10 +55,6 @@ class Record:
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        if self.schema_version != SCHEMA_VERSION:
-            raise StoreError(
-                f"record of schema version {self.schema_version}: this qscale reads {SCHEMA_VERSION}"
-            )
         for name in ("loss", "loss_se", "delta", "delta_se", "wall_seconds", "tokens_per_second", "epochs"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, (int, float)) or not math.isfinite(value)):
@@ -80,6 +80,12 @@ class Record:
             raise StoreError(f"not JSON: {error}") from error
         if not isinstance(data, dict):
             raise StoreError(f"a record is a JSON object, not {type(data).__name__}")
+        version = data.get("schema_version")
+        if type(version) is int and version != SCHEMA_VERSION:
+            raise RecordVersionError(
+                f"record of run {data.get('run_id')}: schema version {version}, this qscale reads "
+                f"{SCHEMA_VERSION}; use the qscale that wrote it, or name a new folder"
+            )
         try:
             return cls(**data)
         except TypeError as error:

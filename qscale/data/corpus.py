@@ -55,6 +55,19 @@ class Corpus:
                 "asked for: ask for fewer, name a larger corpus, or allow repetition (--allow-repeat)"
             )
 
+    def check_evaluation(self, windows: int, context: int) -> None:
+        """Make sure that the validation split has ``windows`` sequences of ``context`` tokens.
+
+        Raises:
+            CorpusError: It has fewer.
+        """
+        available = max(0, (len(self.validation) - 1) // context)
+        if windows > available:
+            raise CorpusError(
+                f"corpus {self.name!r} has {available:,} held-out sequences of {context} tokens, fewer than "
+                f"eval_windows={windows}: ask for fewer, or name a larger corpus"
+            )
+
     def describe(self) -> str:
         """One line: name, size, splits, hash, sources."""
         sources = ", ".join(f"{name} {version}" for name, version in self.sources.items())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -21,19 +23,19 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 def save(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, step: int, seconds: float
 ) -> None:
-    """Write a checkpoint under a temporary name beside ``folder``, then rename it.
+    """Write a checkpoint under a temporary name beside ``folder``, sync it, then rename it.
 
     Raises:
         StoreError: The disk is full or the folder cannot be written; nothing of an older one is lost.
     """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed here
+            shutil.rmtree(leftover, ignore_errors=True)
         temporary.mkdir(parents=True)
         parameters = dict(model.named_parameters())
-        save_file(
-            {name: p.detach().contiguous() for name, p in parameters.items()}, temporary / "model.safetensors"
-        )
+        weights = {name: p.detach().contiguous() for name, p in parameters.items()}
+        save_file(weights, temporary / "model.safetensors")
         moments = {
             f"{name}.{key}": optimizer.state[p][key].contiguous()
             for name, p in parameters.items()
@@ -42,9 +44,12 @@ def save(
         }
         save_file(moments, temporary / "optimizer.safetensors")
         (temporary / "state.json").write_text(json.dumps({"step": step, "seconds": seconds}))
+        for path in temporary.iterdir():
+            sync(path)
         if folder.exists():  # the same step again, after a resume: the bytes are the same
             shutil.rmtree(folder)
         temporary.rename(folder)
+        sync(folder.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise StoreError(
@@ -53,12 +58,21 @@ def save(
         ) from error
 
 
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, reach the disk: a power cut then leaves all or nothing."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def save_rolling(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, step: int, seconds: float
 ) -> None:
-    """Write ``folder/step-<n>`` and keep the newest two."""
+    """Write ``folder/step-<n>`` and keep the newest two by the time they were written."""
     save(folder / f"step-{step:08d}", model, optimizer, step=step, seconds=seconds)
-    for old in saved(folder)[:-_KEPT]:
+    for old in sorted(saved(folder), key=lambda path: path.stat().st_mtime_ns)[:-_KEPT]:
         shutil.rmtree(old)
 
 
@@ -70,6 +84,23 @@ def saved(folder: Path) -> list[Path]:
 def step_of(checkpoint: Path) -> int:
     """The number of steps taken when a checkpoint was written."""
     return int(checkpoint.name.removeprefix("step-"))
+
+
+def restore_newest(
+    candidates: Iterable[Path], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, float] | None:
+    """Restore the checkpoint of the latest step that can be read; None where there is none.
+
+    One that cannot be read is renamed to ``damaged-<name>``, out of the way of the next attempt.
+    """
+    for folder in sorted(candidates, key=step_of, reverse=True):
+        try:
+            return restore(folder, model, optimizer)
+        except StoreError:
+            shutil.rmtree(aside := folder.with_name(f"damaged-{folder.name}"), ignore_errors=True)
+            with suppress(OSError):
+                folder.rename(aside)
+    return None
 
 
 def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
@@ -92,6 +123,4 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
                     }
         return int(state["step"]), float(state["seconds"])
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise StoreError(
-            f"checkpoint {str(folder)!r} cannot be read ({error}): delete it and run again"
-        ) from error
+        raise StoreError(f"checkpoint {str(folder)!r} cannot be read: {error}") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from torch.nn import functional
 from qscale.data import tokenizer
 from qscale.data.batches import TrainingBatches, evaluation_sequences
 from qscale.data.corpus import Corpus
-from qscale.errors import CorpusError, QScaleError
+from qscale.errors import CorpusError, QScaleError, StoreError
 from qscale.formats import Recipe
 from qscale.models.families import build
 from qscale.models.surgery import quantize_model
@@ -95,13 +96,14 @@ class _Training:
         if recipe is not None:
             quantize_model(self.model, Recipe.parse(recipe))
 
-    def restore(self, candidates: Sequence[Path]) -> None:
-        if candidates:
-            latest = max(candidates, key=checkpoint.step_of)
-            self.step, self.seconds = checkpoint.restore(latest, self.model, self.optimizer)
+    def restore(self, candidates: Sequence[Path]) -> bool:
+        found = checkpoint.restore_newest(candidates, self.model, self.optimizer)
+        if found is not None:
+            self.step, self.seconds = found
+        return found is not None
 
-    def advance(self, until: int, rate: Callable[[RunConfig, int], float]) -> bool:
-        """Train to step ``until``; False when asked to stop before, with a checkpoint written."""
+    def advance(self, until: int, rate: Callable[[RunConfig, int], float], end: int) -> bool:
+        """Train to step ``until`` on the way to ``end``; False when asked to stop, with a checkpoint."""
         config = self.config
         batches = TrainingBatches(self.corpus.train, config.context, config.data_seed)
         parameters = list(self.model.parameters())
@@ -134,7 +136,7 @@ class _Training:
                         {
                             "event": "step",
                             "step": self.step,
-                            "steps": until,
+                            "steps": end,
                             "loss": nats,
                             "tokens_per_second": speed,
                         }
@@ -161,14 +163,15 @@ class _Curve:
 
     def __enter__(self) -> _Curve:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        whole = b""
         if self.path.exists():
             data = self.path.read_bytes()
-            whole = data[: data.rfind(b"\n") + 1]  # a torn last line is dropped
-            if whole:
-                self.last = json.loads(whole.splitlines()[-1])["step"]
-            if len(whole) < len(data):
-                os.truncate(self.path, len(whole))
+            whole = 0
+            for line in data.splitlines(keepends=True):  # a kill or a power cut may tear the end
+                if (step := _step_of(line)) is None:
+                    break
+                self.last, whole = step, whole + len(line)
+            if whole < len(data):
+                os.truncate(self.path, whole)
         self.file: TextIO = self.path.open("a")
         return self
 
@@ -186,6 +189,14 @@ class _Curve:
             }
             self.file.write(json.dumps(row) + "\n")
             self.file.flush()
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a whole line of the curve, None for a torn one."""
+    try:
+        return int(json.loads(line)["step"]) if line.endswith(b"\n") else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def run_trunk(
@@ -218,10 +229,11 @@ def run_trunk(
     saved = [*checkpoint.saved(branches), *checkpoint.saved(paths.checkpoints(folder))]
     training.restore([path for path in saved if checkpoint.step_of(path) <= missing[0]])
     for step in missing:
-        if not training.advance(step, trunk_rate):
+        if not training.advance(step, trunk_rate, missing[-1]):
             return False
         target = paths.branch_checkpoint(folder, step)
         checkpoint.save(target, training.model, training.optimizer, step=step, seconds=training.seconds)
+    shutil.rmtree(paths.checkpoints(folder), ignore_errors=True)  # the branch checkpoints serve from here on
     return True
 
 
@@ -247,26 +259,26 @@ def run_branch(
         StoreError: A checkpoint cannot be written or read.
     """
     corpus.check(config.tokens, config.context, allow_repeat=config.allow_repeat)
-    sequences = evaluation_sequences(corpus.validation, config.context, config.eval_windows)
-    if len(sequences) < config.eval_windows:
-        raise CorpusError(
-            f"corpus {corpus.name!r} has {len(sequences)} held-out sequences of {config.context} tokens, "
-            f"fewer than eval_windows={config.eval_windows}: ask for fewer, or name a larger corpus"
-        )
+    corpus.check_evaluation(config.eval_windows, config.context)
     training = _Training(config, corpus, folder, device, emit, should_stop)
     training.quantize(config.recipe)
-    training.restore(checkpoint.saved(paths.checkpoints(folder)))
-    if training.step == 0:
-        training.restore([paths.branch_checkpoint(trunk, config.branch_step)])
+    if not training.restore(checkpoint.saved(paths.checkpoints(folder))):
+        if not training.restore([paths.branch_checkpoint(trunk, config.branch_step)]):
+            raise StoreError(
+                f"the checkpoint at step {config.branch_step} of trunk {trunk.name} cannot be read: it was "
+                "moved aside, run again to train that part of the trunk anew"
+            )
         training.seconds = 0.0  # the trunk's time is not the branch's
     try:
-        if not training.advance(config.steps, branch_rate):
+        if not training.advance(config.steps, branch_rate, config.steps):
             return None
     except DivergedError as error:
         return make_record(config, corpus, device, training.seconds, diverged_step=error.step)
+    sequences = evaluation_sequences(corpus.validation, config.context, config.eval_windows)
     emit({"event": "eval", "sequences": len(sequences)})
     losses = sequence_losses(training.model, sequences, device)
     _save_losses(paths.eval_losses(folder), losses)
+    shutil.rmtree(paths.checkpoints(folder), ignore_errors=True)
     delta = None
     if baseline_losses is not None and np.isfinite(losses).all():
         delta = paired_delta(losses, np.load(baseline_losses, allow_pickle=False))
@@ -277,5 +289,10 @@ def run_branch(
 
 def _save_losses(path: Path, losses: np.ndarray) -> None:
     temporary = path.with_suffix(".tmp.npy")
-    np.save(temporary, losses, allow_pickle=False)
-    temporary.replace(path)
+    try:
+        np.save(temporary, losses, allow_pickle=False)
+        checkpoint.sync(temporary)
+        temporary.replace(path)
+        checkpoint.sync(path.parent)
+    except OSError as error:
+        raise StoreError(f"{path.name} cannot be written: {error}; free some space and run again") from error

@@ -68,6 +68,11 @@ def make_record(
     )
 
 
+def diverged_record(config: RunConfig, corpus: Corpus, device: str, step: int) -> Record:
+    """The record of a run whose trunk diverged at ``step``, before the run could leave it."""
+    return make_record(config, corpus, device, 0.0, diverged_step=step)
+
+
 def group_lengths(shape: ModelShape, recipe: str | None) -> tuple[float | None, float | None, float | None]:
     """The G of a run, and that of its weights and of its inputs.
 

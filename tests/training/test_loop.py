@@ -120,11 +120,12 @@ def test_trunk_stopped_and_resumed_gives_the_same_bytes(config, corpus, tmp_path
     assert steps == [10, 20, 30]
 
 
-def test_curve_torn_by_a_kill_goes_on_whole(config, corpus, tmp_path):
+@pytest.mark.parametrize("damage", ["", "\n", "\0\0\0\n"])
+def test_curve_torn_by_a_kill_goes_on_whole(config, corpus, tmp_path, damage):
     run = config()
     assert loop.run_trunk(run, [20], tmp_path, corpus)
     whole = paths.curve(tmp_path).read_text()
-    paths.curve(tmp_path).write_text(whole[:-9])
+    paths.curve(tmp_path).write_text(whole[:-9] + damage)
     assert loop.run_trunk(run, [20, 30], tmp_path, corpus)
     lines = [json.loads(line) for line in paths.curve(tmp_path).read_text().splitlines()]
     assert [line["step"] for line in lines] == [10, 30], "20 was torn, and was not trained again"
@@ -143,8 +144,9 @@ def test_trunk_extended_backwards_and_forwards_equals_one_pass(config, corpus, t
 
 def test_rolling_checkpoints_keep_the_newest_two(config, corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_CHECKPOINT_EVERY", 0.0)
-    assert loop.run_trunk(config(), [6], tmp_path, corpus)
-    assert [checkpoint.step_of(path) for path in checkpoint.saved(paths.checkpoints(tmp_path))] == [4, 5]
+    assert not loop.run_trunk(config(), [30], tmp_path, corpus, should_stop=_StopAfter(10))
+    steps = [checkpoint.step_of(path) for path in checkpoint.saved(paths.checkpoints(tmp_path))]
+    assert len(steps) == 2 and steps[1] == steps[0] + 1 > 3
 
 
 def test_divergence_is_recorded_with_its_step_and_no_loss(config, corpus, tmp_path):
@@ -198,11 +200,49 @@ def test_full_disk_keeps_the_older_checkpoint_and_says_what_to_do(config, corpus
     assert not list((tmp_path / "branches").glob(".*")), "no rubbish left"
 
 
-def test_unreadable_checkpoint_is_an_error_that_names_it(config, corpus, tmp_path):
-    assert loop.run_trunk(config(), [8], tmp_path, corpus)
-    (paths.branch_checkpoint(tmp_path, 8) / "model.safetensors").write_bytes(b"junk")
-    with pytest.raises(StoreError, match="step-00000008"):
-        loop.run_trunk(config(), [8, 16], tmp_path, corpus)
+def _damage(folder):
+    (folder / "model.safetensors").write_bytes(b"junk")
+
+
+def test_damaged_rolling_checkpoint_is_moved_aside_and_the_older_one_serves(
+    config, corpus, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loop, "_CHECKPOINT_EVERY", 0.0)
+    assert not loop.run_trunk(config(), [30], tmp_path / "cut", corpus, should_stop=_StopAfter(16))
+    newest = checkpoint.saved(paths.checkpoints(tmp_path / "cut"))[-1]
+    _damage(newest)
+    resumed = []
+    monkeypatch.setattr(loop, "_EMIT_EVERY", 0.0)
+    assert loop.run_trunk(config(), [30], tmp_path / "cut", corpus, emit=resumed.append)
+    assert resumed[0]["step"] == checkpoint.step_of(newest), "one step after the older checkpoint"
+    assert loop.run_trunk(config(), [30], tmp_path / "whole", corpus)
+    files = [paths.branch_checkpoint(tmp_path / name, 30) / "model.safetensors" for name in ("cut", "whole")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_damaged_branch_checkpoint_fails_once_and_is_made_again(config, corpus, tmp_path):
+    run = config()
+    assert loop.run_trunk(run, [run.branch_step], tmp_path / "trunk", corpus)
+    _damage(paths.branch_checkpoint(tmp_path / "trunk", run.branch_step))
+    with pytest.raises(StoreError, match="moved aside, run again"):
+        loop.run_branch(run, tmp_path / "run", tmp_path / "trunk", corpus)
+    record = _ladder(run, tmp_path / "whole", corpus)
+    assert loop.run_trunk(run, [run.branch_step], tmp_path / "trunk", corpus)
+    assert loop.run_branch(run, tmp_path / "run", tmp_path / "trunk", corpus).loss == record.loss
+
+
+def test_finished_work_keeps_no_rolling_checkpoints(config, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_CHECKPOINT_EVERY", 0.0)
+    run = config()
+    record = _ladder(run, tmp_path, corpus)
+    assert sorted(path.name for path in (tmp_path / f"trunk-{run.trunk_id}").iterdir()) == [
+        "branches",
+        "curve.jsonl",
+    ]
+    assert sorted(path.name for path in (tmp_path / record.run_id).iterdir()) == [
+        "curve.jsonl",
+        "eval_losses.npy",
+    ]
 
 
 def test_paired_error_is_that_of_the_differences_not_of_the_losses():

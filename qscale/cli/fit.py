@@ -30,7 +30,13 @@ def _fixed(_context: click.Context, _parameter: click.Parameter, pairs: tuple[st
 )
 @click.option("--bootstrap", type=int, default=1000, show_default=True, help="Draws kept in the law.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
-@click.option("--level", type=float, default=0.9, show_default=True, help="Of the intervals printed.")
+@click.option(
+    "--level",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.9,
+    show_default=True,
+    help="Of the intervals printed.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the law file instead of a summary.")
 def command(source: Path, form: str, out: Path | None, as_json: bool, **options: Any) -> None:
     """Fit a law form to measured deltas: a study folder, or a CSV or Parquet table with N, D, G, delta.
@@ -43,8 +49,8 @@ def command(source: Path, form: str, out: Path | None, as_json: bool, **options:
     law = laws.fit(_observations(source), form, **options)
     click.echo(law.dumps().rstrip("\n") if as_json else law.summary())
     if not law.usable:
-        written = f"; {out} was not written" if out is not None else ""
-        raise FitError(f"{source}: no law was fitted: {law.status}{written}")
+        written = [f"{out} was not written"] if out is not None else []
+        raise FitError("; ".join([f"{source}: no law: {law.status}", *law.diagnostics["advice"], *written]))
     if out is not None:
         law.to_json(out)
         click.echo(f"law written to {out}", err=True)

@@ -26,7 +26,13 @@ def _count(_context: click.Context, _parameter: click.Parameter, text: str | Non
 @click.option("-N", "n", callback=_count, metavar="COUNT", help="Non-embedding parameters: 7e9 or 7B.")
 @click.option("-D", "d", callback=_count, metavar="COUNT", help="Training tokens: 2e12 or 2T.")
 @click.option("-G", "g", type=float, metavar="NUMBER", help="Elements that share one scale: 128.")
-@click.option("--level", type=float, default=0.9, show_default=True, help="Of the interval.")
+@click.option(
+    "--level",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.9,
+    show_default=True,
+    help="Of the interval.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(law: str, n: int | None, d: int | None, g: float | None, level: float, as_json: bool) -> None:
     """Predict delta or loss from a LAW: a law file, or the id of a published law (see `qscale laws list`).

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qscale.errors import FitError
 from qscale.laws import engine
 from qscale.laws.forms import FloatArray, Form
-from qscale.laws.table import Table
+from qscale.laws.table import Table, name_rows
 
 _RARE = 0.01  # a scatter this improbable under the replicate noise is lack of fit
 _FEW_LADDERS = 8
@@ -17,9 +20,14 @@ _MOST_LISTED = 64  # values of one axis listed in the file
 
 
 def diagnostics(
-    problem: engine.Problem, data: Table, solution: engine.Solution, replicates: tuple[float, int] | None
+    problem: engine.Problem, data: Table, solution: engine.Solution, replicates: engine.Replicates | None
 ) -> dict[str, Any]:
-    """Figures of the fit and coded warnings; relative errors are ``|fitted - observed| / observed``."""
+    """Figures of the fit and coded warnings; relative errors are ``|fitted - observed| / observed``.
+
+    With repeated seeds: ``seed_sd`` (relative), the ``seed_cells`` and ``seed_degrees_of_freedom`` it rests
+    on, and ``chi2_per_dof``. Without: ``scatter_sd``, what the residuals ask for; chi-square is then its
+    degrees of freedom by construction and is left out (None).
+    """
     rows, parameters = problem.design.shape
     residuals = problem.residuals(solution.theta)
     chi2 = float(np.sum(residuals**2 / solution.variance)) / (rows - parameters)
@@ -32,11 +40,11 @@ def diagnostics(
         "r2": _r2(problem, solution),
         "mean_relative_error": float(errors.mean()),
         "max_relative_error": float(errors.max()),
-        "chi2_per_dof": chi2 if solution.noise_known else 0.0,
-        "seed_sd": solution.seed_sd,
-        "seed_sd_source": "residual scatter"
-        if replicates is None
-        else f"replicates, {replicates[1]} degrees of freedom",
+        "chi2_per_dof": chi2 if replicates is not None and solution.noise_known else None,
+        "seed_sd": None if replicates is None else replicates.sd,
+        "seed_cells": 0 if replicates is None else replicates.cells,
+        "seed_degrees_of_freedom": 0 if replicates is None else replicates.freedom,
+        "scatter_sd": solution.seed_sd if replicates is None else None,
         "condition_number": float(np.linalg.cond(scaled)),
         "gradient": _gradient(problem, solution, residuals),
         "warnings": _warnings(problem, data, chi2, replicates),
@@ -70,20 +78,20 @@ def _gradient(problem: engine.Problem, solution: engine.Solution, residuals: Flo
 
 
 def _warnings(
-    problem: engine.Problem, data: Table, chi2: float, replicates: tuple[float, int] | None
+    problem: engine.Problem, data: Table, chi2: float, replicates: engine.Replicates | None
 ) -> list[str]:
     found = []
     ladders = int(data.ladder.max()) + 1
     if ladders < _FEW_LADDERS:
         found.append(f"few_ladders: {ladders} ladders; intervals rest on the assumed spread between ladders")
     if not problem.in_logs:
-        low = ", ".join(str(r) for r, t in zip(data.rows, problem.target, strict=True) if t <= 0)
-        found.append(f"non_positive_rows: {low}; fitted in nats, not in logs")
+        low = sorted(r for r, t in zip(data.rows, problem.target, strict=True) if t <= 0)
+        found.append(f"non_positive_rows: {name_rows(low)}; fitted in nats, not in logs")
     if replicates is not None:
         from scipy.special import fdtrc
 
         freedom = problem.design.shape[0] - problem.design.shape[1]
-        if float(fdtrc(freedom, replicates[1], chi2)) < _RARE:
+        if float(fdtrc(freedom, replicates.freedom, chi2)) < _RARE:
             found.append(
                 f"lack_of_fit: scatter is {chi2:.2g} times what replicate runs and standard errors explain"
             )
@@ -97,12 +105,19 @@ def _relative_errors(problem: engine.Problem, predicted: FloatArray) -> FloatArr
     return out
 
 
-def holdout(problem: engine.Problem, data: Table, solution: engine.Solution) -> dict[str, float | None]:
-    """Mean relative error on rows left out of the fit; None where the rest does not determine the law."""
-    out = {"leave_one_out": _leave_one_out(problem, solution)}
+def holdout(problem: engine.Problem, data: Table, solution: engine.Solution) -> dict[str, Any]:
+    """Mean relative error on rows left out of the fit; None where the rest does not determine the law.
+
+    ``rows`` says how many rows each figure is the mean over: those left out that have a relative error.
+    """
+    positive = problem.target > 0
+    out: dict[str, Any] = {"leave_one_out": _leave_one_out(problem, solution)}
+    rows = {"leave_one_out": int(positive.sum())}
     for name, values in data.variables.items():
-        out[f"largest_{name}"] = _error_without(problem, solution, values == values.max())
-    return out
+        left_out = values == values.max()
+        out[f"largest_{name}"] = _error_without(problem, solution, left_out)
+        rows[f"largest_{name}"] = int((left_out & positive).sum())
+    return out | {"rows": rows}
 
 
 def _leave_one_out(problem: engine.Problem, solution: engine.Solution) -> float | None:
@@ -122,9 +137,33 @@ def _error_without(
     rank = problem.design.shape[1]
     if len(rest.target) < rank or np.linalg.matrix_rank(rest.design, tol=1e-6) < rank:
         return None
-    theta = engine.refit(rest, solution.variance[~left_out], solution.theta)
+    try:
+        theta = engine.refit(rest, solution.variance[~left_out], solution.theta)
+    except FitError:  # in raw units the rest may have no optimum
+        return None
     errors = _relative_errors(problem.rows(left_out), problem.rows(left_out).predict(theta))
     return float(errors.mean()) if len(errors) else None
+
+
+def advice(form: Form, reasons: Mapping[str, str]) -> list[str]:
+    """What to do about each parameter that the rows do not determine."""
+    return [
+        f"for {axis.parameter}, add rows of another {axis.variable}, or hold it with "
+        f"fix={{'{axis.parameter}': VALUE}} (command line: --fix {axis.parameter}=VALUE)"
+        for axis in form.axes
+        if axis.parameter in reasons
+    ]
+
+
+def finite(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures with null for numbers that a law file cannot hold."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return finite(value)
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return {name: plain(value) for name, value in figures.items()}
 
 
 def data_block(data: Table) -> dict[str, Any]:
@@ -142,7 +181,8 @@ def fit_block(problem: engine.Problem, options: dict[str, Any]) -> dict[str, Any
     unit = "ln target" if problem.in_logs else "target / fitted"
     return {
         "objective": f"weighted least squares on residuals of {unit}",
-        "weights": "1 / ((standard error / fitted)^2 + seed_sd^2)",
+        "weights": "1 / ((standard error / fitted)^2 + seed_sd^2), seed_sd from repeated seeds, "
+        "or, where none repeat, scatter_sd from the residuals",
         "huber_delta": None,
         **options,
     }

@@ -11,7 +11,19 @@ from qscale.errors import FitError
 from qscale.laws.forms import FloatArray
 
 _MOST_REWEIGHTS = 50
-_SMALLEST_SHARE = 1e-4  # no row weighs more than 10,000 mean rows: a standard error of 0 is a mistake
+_SMALLEST_SHARE = 1e-4  # no row weighs more than 10,000 mean rows: so small a standard error is a mistake
+_MOST_LOG = 700.0  # exp of more is no double
+
+
+def exp(x: FloatArray) -> FloatArray:
+    """exp, held to the positive numbers that a double can hold: a wild fit is told of, not a warning."""
+    out: FloatArray = np.exp(np.clip(x, -_MOST_LOG, _MOST_LOG))
+    return out
+
+
+def in_range(x: FloatArray) -> bool:
+    """Whether :func:`exp` holds nothing back."""
+    return bool(np.all(np.abs(x) < _MOST_LOG))  # False for NaN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +46,7 @@ class Problem:
 
     def predict(self, theta: FloatArray) -> FloatArray:
         """The fitted target of each row."""
-        out: FloatArray = np.exp(self.offset + self.design @ theta)
-        return out
+        return exp(self.offset + self.design @ theta)
 
     @property
     def in_logs(self) -> bool:
@@ -130,6 +141,10 @@ def _nonlinear(problem: Problem, variance: FloatArray, start: FloatArray) -> Flo
         out: FloatArray = -(problem.predict(theta) / sd * sd_mean)[:, None] * problem.design
         return out
 
+    if not np.all(np.isfinite(residuals(start))):
+        raise FitError(
+            "the fit in raw units cannot start: a row's error is out of all proportion to its target"
+        )
     found = least_squares(residuals, start, jac=jacobian, method="lm", xtol=1e-14, ftol=1e-14, gtol=1e-14)
     if not np.all(np.isfinite(found.x)) or found.status <= 0:
         raise FitError(f"the fit in raw units did not converge: {found.message}")
@@ -161,24 +176,34 @@ def _scatter(residuals: FloatArray, known: FloatArray, parameters: int) -> float
     return float(np.sqrt(high))
 
 
-def replicate_sd(
-    target: FloatArray, target_se: FloatArray, cell: NDArray[np.intp]
-) -> tuple[float, int] | None:
-    """Relative s.d. from run to run, pooled over cells with several runs, and its degrees of freedom.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replicates:
+    """What cells with several runs tell about the noise from run to run."""
 
-    ``sum over cells of (t_i / mean - 1)^2 / (degrees of freedom) - mean (se_i / mean)^2``, floored at 0. None
-    where no cell has two runs, or a cell's mean is not positive.
+    sd: float  #: relative
+    cells: int  #: with several runs
+    freedom: int  #: degrees of freedom of sd
+
+
+def replicate_sd(target: FloatArray, cell: NDArray[np.intp]) -> Replicates | None:
+    """Relative s.d. from run to run, pooled over cells with several runs.
+
+    ``sum over cells of (t_i / mean - 1)^2 / (degrees of freedom)``. None where no cell has two runs, or their
+    mean is not positive.
+
+    The evaluation variance is not subtracted. The seeds of a study are evaluated on the same sequences: part
+    of that noise is common to all of them, never shows between seeds, and cannot be taken out of what does.
+    So ``se^2 + sd^2`` counts the other part twice and is slightly too large, the safe side.
     """
-    squares, evaluation, freedom, count = 0.0, 0.0, 0, 0
+    squares, freedom, cells = 0.0, 0, 0
     for number in np.unique(cell):
         rows = cell == number
         mean = float(target[rows].mean())
         if rows.sum() < 2 or mean <= 0:
             continue
         squares += float(np.sum((target[rows] / mean - 1) ** 2))
-        evaluation += float(np.sum((target_se[rows] / mean) ** 2))
         freedom += int(rows.sum()) - 1
-        count += int(rows.sum())
+        cells += 1
     if freedom == 0:
         return None
-    return float(np.sqrt(max(0.0, squares / freedom - evaluation / count))), freedom
+    return Replicates(sd=float(np.sqrt(squares / freedom)), cells=cells, freedom=freedom)

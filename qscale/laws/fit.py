@@ -12,9 +12,9 @@ from qscale.errors import FitError, LawError
 from qscale.laws import diagnose, engine, forms, uncertainty
 from qscale.laws.forms import FloatArray, Form, LogAxis
 from qscale.laws.law import Draws, Law, Reference
-from qscale.laws.table import Table, read_table
+from qscale.laws.table import Table, name_rows, read_table
 
-#: How N, D and G are counted in every table that qscale writes (design.md, Words).
+#: How N, D and G are counted in every table that qscale writes .
 CONVENTIONS = {
     "N": "all weights except token and position embeddings and the LM head",
     "D": "training tokens seen, raw count",
@@ -24,6 +24,7 @@ CONVENTIONS = {
 _MOST_COLLINEAR = 1e-4  # smallest over largest singular value of the scaled axes: below, they are one axis
 _WIDEST = 0.5  # half-width of an exponent's 90% interval beyond which, if its sign is open too, it is unknown
 _FEWEST_DRAWS, _MOST_DRAWS = 50, 10_000
+_LARGEST_FIXED = 100.0  # no exponent of a law is near it, and powers of it overflow
 _DIGITS = 10  # of a stored draw
 
 
@@ -41,10 +42,11 @@ def fit(
     """Fit a law form to observations of delta.
 
     Weighted least squares on ln delta: ``minimize sum_i (ln delta_i - ln f(x_i))^2 / v_i`` with ``v_i =
-    (delta_se_i / f(x_i))^2 + seed_sd^2``. ``seed_sd`` is pooled over cells that were run with several seeds,
-    less the evaluation noise; without such cells it is what the residual scatter asks for. Where some delta
-    is not positive, the same sum is taken over ``delta_i / f(x_i) - 1`` by nonlinear least squares.
-    Intervals: see :func:`qscale.laws.uncertainty.ladder_draws`.
+    (delta_se_i / f(x_i))^2 + seed_sd^2``. ``seed_sd`` is pooled over cells that were run with several seeds
+    (:func:`qscale.laws.engine.replicate_sd`); without such cells it is what the residual scatter asks for,
+    and chi-square then says nothing about the form. Where some delta is not positive, the same sum is taken
+    over ``delta_i / f(x_i) - 1`` by nonlinear least squares. Intervals: see
+    :func:`qscale.laws.uncertainty.ladder_draws`.
 
     Args:
         table: DataFrame, dict of arrays, list of dicts, or CSV or Parquet path; columns as in
@@ -62,7 +64,7 @@ def fit(
         parameters that the rows do not determine are None and the law refuses to predict.
 
     Raises:
-        LawError: The table, form or an option is not valid, or the rows mix modes or recipes.
+        LawError: The table, form or an option is not valid, or the rows mix modes, recipes or corpora.
         FitError: Rows with a delta that is not positive leave too few to fit.
 
     Example:
@@ -75,23 +77,30 @@ def fit(
     Source: form and its exponents, arXiv:2505.14302. Checks of the intervals: :mod:`qscale.laws.uncertainty`.
     """
     law_form = _fittable(form)
-    _check_options(law_form, dict(fix or {}), bootstrap, level)
+    _check_options(law_form, fix or {}, bootstrap, seed, level)
     data = read_table(table, law_form, mode=mode, recipe=recipe)
-    setup = _Setup.make(law_form, data, dict(fix or {}))
-    options = {"bootstrap": bootstrap, "seed": seed, "level": level}
+    options = {"bootstrap": int(bootstrap), "seed": int(seed), "level": float(level)}
+    try:
+        with np.errstate(all="ignore"):  # absurd numbers end in a status (_wild), not in warnings
+            return _fit(law_form, data, dict(fix or {}), options)
+    except np.linalg.LinAlgError as err:
+        raise FitError("the numbers of the table are too far apart to fit: is a value wrong?") from err
+
+
+def _fit(law_form: Form, data: Table, fixed: dict[str, float], options: dict[str, Any]) -> Law:
+    setup = _Setup.make(law_form, data, fixed)
     if not setup.enough_rows:
         return _law(setup, setup.reasons | setup.too_few_rows(), None, options)
     _check_signs(setup)
-    replicates = engine.replicate_sd(data.target, data.target_se, data.cell)
-    solution = engine.solve(setup.problem, None if replicates is None else replicates[0])
+    replicates = engine.replicate_sd(data.target, data.cell)
+    solution = engine.solve(setup.problem, None if replicates is None else replicates.sd)
     residuals = setup.problem.residuals(solution.theta)
     offsets = uncertainty.ladder_draws(
-        setup.problem.design, residuals, solution.variance, data.ladder, bootstrap, seed
+        setup.problem.design, residuals, solution.variance, data.ladder, options["bootstrap"], options["seed"]
     )
-    fitted = _Fitted(
-        solution=solution, draws=_round(setup.to_named(solution.theta - offsets)), replicates=replicates
-    )
-    return _law(setup, setup.reasons | _weak(setup, fitted), fitted, options)
+    thetas = solution.theta - offsets
+    fitted = _Fitted(solution=solution, draws=_round(setup.to_named(thetas)), replicates=replicates)
+    return _law(setup, setup.reasons | _weak(setup, fitted) | _wild(setup, fitted, thetas), fitted, options)
 
 
 def _fittable(form: str) -> Form:
@@ -103,8 +112,10 @@ def _fittable(form: str) -> Form:
     return found
 
 
-def _check_options(form: Form, fix: dict[str, float], bootstrap: int, level: float) -> None:
+def _check_options(form: Form, fix: Mapping[str, float], bootstrap: int, seed: int, level: float) -> None:
     exponents = [axis.parameter for axis in form.axes]
+    if not isinstance(fix, Mapping):
+        raise LawError(f"fix={fix!r}: give exponents and their values, such as {{'gG': 0.78}}")
     for name, value in fix.items():
         if name not in exponents:
             raise LawError(
@@ -112,10 +123,18 @@ def _check_options(form: Form, fix: dict[str, float], bootstrap: int, level: flo
             )
         if not isinstance(value, (int, float)) or not np.isfinite(value):
             raise LawError(f"fix: {name}={value!r} is not a finite number")
-    if not _FEWEST_DRAWS <= bootstrap <= _MOST_DRAWS:
+        if abs(value) > _LARGEST_FIXED:
+            raise LawError(f"fix: {name}={value:g}; an exponent is held between +-{_LARGEST_FIXED:g}")
+    if not _whole(bootstrap) or not _FEWEST_DRAWS <= bootstrap <= _MOST_DRAWS:
         raise LawError(f"bootstrap={bootstrap}: a law keeps {_FEWEST_DRAWS} to {_MOST_DRAWS} draws")
-    if not 0 < level < 1:
+    if not _whole(seed) or seed < 0:
+        raise LawError(f"seed={seed}: the seed of the draws is a whole number, 0 or more")
+    if not isinstance(level, (int, float, np.floating)) or not 0 < level < 1:
         raise LawError(f"level={level}: an interval's level is between 0 and 1, such as 0.9")
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +194,7 @@ class _Setup:
 
     def to_named(self, theta: FloatArray) -> FloatArray:
         """Internal parameters as those at the reference point: ``(..., columns)``."""
-        values = {self.form.reference_scale: np.exp(theta[..., 0])}
+        values = {self.form.reference_scale: engine.exp(theta[..., 0])}
         values |= {axis.parameter: theta[..., i + 1] for i, axis in enumerate(self.free)}
         blank = np.zeros_like(theta[..., 0])
         return np.stack([values.get(n, blank + self.fixed.get(n, 0.0)) for n in self.columns], axis=-1)
@@ -185,7 +204,7 @@ class _Setup:
 class _Fitted:
     solution: engine.Solution
     draws: FloatArray  #: ``(draws, columns)`` at the reference point
-    replicates: tuple[float, int] | None
+    replicates: engine.Replicates | None
 
 
 def _middle(axis: LogAxis, values: FloatArray) -> float:
@@ -226,9 +245,10 @@ def _check_signs(setup: _Setup) -> None:
     """Few rows at or below zero are noise around a small delta; many mean that the form does not apply."""
     low = setup.data.target <= 0
     if 2 * low.sum() > len(low):
-        named = ", ".join(str(row) for row, bad in zip(setup.data.rows, low, strict=True) if bad)
+        named = name_rows(sorted(row for row, bad in zip(setup.data.rows, low, strict=True) if bad))
+        where = "" if setup.data.source is None else f"{setup.data.source}: "
         raise FitError(
-            f"{setup.form.target} is not positive in {int(low.sum())} of {len(low)} rows (rows {named}): "
+            f"{where}{setup.form.target} is not positive in {int(low.sum())} of {len(low)} rows ({named}): "
             f"the form {setup.form.formula!r} is positive everywhere and cannot describe them"
         )
 
@@ -243,6 +263,19 @@ def _weak(setup: _Setup, fitted: _Fitted) -> dict[str, str]:
         if low < 0 < high and (high - low) / 2 > _WIDEST:
             reasons[name] = f"{name} may be anything from {low:.2g} to {high:.2g}"
     return reasons
+
+
+def _wild(setup: _Setup, fitted: _Fitted, thetas: FloatArray) -> dict[str, str]:
+    """Why the constants cannot be written down: they, or some draws, are beyond what a number can hold."""
+    theta = fitted.solution.theta
+    named = dict(zip(setup.columns, setup.to_named(theta).tolist(), strict=True))
+    scale = setup.form.log_raw_scale(theta[0], named, setup.center)
+    if engine.in_range(np.append(thetas[:, 0], (theta[0], scale))) and np.all(np.isfinite(thetas)):
+        return {}
+    found = ", ".join(f"{name} {named[name]:.3g}" for name in setup.columns[1:])
+    why = f"the constants are beyond what a number can hold ({found}): is a value wrong?"
+    unknown = setup.columns if not np.all(np.isfinite(thetas)) else setup.columns[:1]
+    return dict.fromkeys(unknown, why)
 
 
 def _law(setup: _Setup, reasons: dict[str, str], fitted: _Fitted | None, options: dict[str, Any]) -> Law:
@@ -261,7 +294,7 @@ def _law(setup: _Setup, reasons: dict[str, str], fitted: _Fitted | None, options
     if len(known) == len(setup.columns):
         assert form.scale is not None
         raw[form.scale] = form.raw_scale(known[form.reference_scale], known, setup.center)
-    diagnostics: dict[str, Any] = {"not_identified": reasons}
+    diagnostics: dict[str, Any] = {"not_identified": reasons, "advice": diagnose.advice(form, reasons)}
     holdout: dict[str, Any] = {}
     if fitted is not None:
         diagnostics |= diagnose.diagnostics(setup.problem, data, fitted.solution, fitted.replicates)
@@ -280,8 +313,8 @@ def _law(setup: _Setup, reasons: dict[str, str], fitted: _Fitted | None, options
         quantization={"mode": data.mode, "recipe": data.recipe, "dialect": data.dialect},
         data=diagnose.data_block(data),
         fit=diagnose.fit_block(setup.problem, options),
-        diagnostics=diagnostics,
-        holdout=holdout,
+        diagnostics=diagnose.finite(diagnostics),
+        holdout=diagnose.finite(holdout),
         draws_table=table,
         checklist=diagnose.checklist(form, setup.problem, data),
         notes=data.notes,
@@ -298,7 +331,9 @@ def _intervals(setup: _Setup, fitted: _Fitted, level: float) -> dict[str, tuple[
     skip = setup.fixed.keys() | setup.reasons.keys()
     low, high = np.quantile(fitted.draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return {
-        n: (float(a), float(b)) for n, a, b in zip(setup.columns, low, high, strict=True) if n not in skip
+        n: (float(a), float(b))
+        for n, a, b in zip(setup.columns, low, high, strict=True)
+        if n not in skip and np.isfinite(b - a)
     }
 
 

@@ -62,7 +62,7 @@ class Form:
 
     A form with ``axes`` is ``scale * prod_j base_j(variable_j)**(sign_j * exponent_j)``: linear in its
     parameters once logs are taken, which is what :func:`qscale.laws.fit` uses. Other forms give ``function``
-    and ``slope`` and can be evaluated; fitting them is issue 4.
+    and ``slope``: they can be evaluated, not fitted.
     """
 
     id: str
@@ -150,11 +150,15 @@ class Form:
 
     def raw_scale(self, at_center: float, exponents: Params, center: Mapping[str, float]) -> float:
         """The factor before the product, from the value at a reference point: ``k`` from ``delta0``."""
-        log = float(np.log(at_center))
+        return float(np.exp(self.log_raw_scale(float(np.log(at_center)), exponents, center)))
+
+    def log_raw_scale(self, log_at_center: float, exponents: Params, center: Mapping[str, float]) -> float:
+        """:meth:`raw_scale` in logarithms: finite also where the factor itself is no double."""
+        log = float(log_at_center)
         for axis in self.axes:
             base = float(axis.base(np.asarray(center[axis.variable], dtype=np.float64)))
             log -= axis.sign * exponents[axis.parameter] * float(np.log(base))
-        return float(np.exp(log))
+        return log
 
 
 def _checked(form: str, variable: Variable, value: Any) -> FloatArray:

@@ -13,6 +13,8 @@ from qscale.errors import LawError
 from qscale.laws import forms, lawfile
 from qscale.laws.forms import FloatArray, Form
 
+_MOST_APART = 1e-6  # relative, of one constant written twice
+
 #: The states in which a law may be used.
 USABLE = ("converged", "published")
 
@@ -94,6 +96,7 @@ class Law:
             raise LawError(f"law with status {self.status!r} lacks a parameter: {self.parameters}")
         if self.draws_table is not None and set(self.draws_table.columns) != set(self._draw_columns()):
             raise LawError(f"law of form {self.form.id!r}: draws have columns {self.draws_table.columns}")
+        _check_values(self)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Law) and self.law_id == other.law_id
@@ -212,8 +215,16 @@ class Law:
 
     @classmethod
     def from_json(cls, path: str | Path) -> Law:
-        """The inverse of :meth:`to_json`."""
-        return _from_content(lawfile.read(Path(path)))
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            LawError: The file cannot be read or is not a law file; it is named.
+        """
+        text = lawfile.read(Path(path))
+        try:
+            return cls.loads(text)
+        except LawError as err:
+            raise LawError(f"{path}: {err}") from err
 
     def _known(self) -> dict[str, float]:
         if not self.usable:
@@ -264,6 +275,56 @@ class Law:
 
 
 _QUANTIZATION = ("mode", "recipe", "dialect", "method", "granularity")
+
+
+def _check_values(law: Law) -> None:
+    """What a slip of the hand in a law file breaks: signs, and the constants being written down twice."""
+    if not law.form.axes:
+        return
+    scale, at_reference = law.form.scale, law.form.reference_scale
+    assert scale is not None
+    raw, ref = law.parameters, law.reference
+    _check_positive(scale, raw[scale])
+    for name, value in law.fixed.items():
+        if name not in raw or not _alike(raw[name], value):
+            raise LawError(f"law: {name} is fixed at {value:g}, but parameters.{name} is {raw.get(name)}")
+    if ref is None:
+        return
+    _check_positive(f"reference.parameters.{at_reference}", ref.parameters[at_reference])
+    if law.draws_table is not None:
+        column = law.draws_table.columns.index(at_reference)
+        _check_positive(f"draws of {at_reference}", float(law.draws_table.values[:, column].min()))
+    for axis in law.form.axes:
+        if law.form.inputs(ref.at) and axis.base(np.asarray(ref.at[axis.variable])) <= 0:
+            raise LawError(
+                f"law: reference.at.{axis.variable} is {ref.at[axis.variable]:g}: not inside the form"
+            )
+        if not _alike(raw[axis.parameter], ref.parameters[axis.parameter]):
+            raise _disagree(axis.parameter, raw[axis.parameter], ref.parameters[axis.parameter])
+    known = {name: value for name, value in ref.parameters.items() if value is not None}
+    if len(known) == len(ref.parameters):
+        expected = law.form.log_raw_scale(float(np.log(known[at_reference])), known, ref.at)
+        found = raw[scale]
+        if found is None or abs(float(np.log(found)) - expected) > _MOST_APART:
+            raise _disagree(scale, found, f"exp({expected:.9g})")
+
+
+def _check_positive(name: str, value: float | None) -> None:
+    if value is not None and value <= 0:
+        raise LawError(f"law: {name} is {value:g}; a scale is positive")
+
+
+def _alike(first: float | None, second: float | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return abs(first - second) <= _MOST_APART * max(abs(first), abs(second))
+
+
+def _disagree(name: str, raw: float | None, other: float | str | None) -> LawError:
+    return LawError(
+        f"law: parameters.{name} is {raw}, but the parameters at the reference point give {other}: "
+        "they are one law written twice; change both, or set reference and draws to null"
+    )
 
 
 def _from_content(content: Mapping[str, Any]) -> Law:

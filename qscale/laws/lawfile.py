@@ -261,15 +261,16 @@ def dumps(content: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(fields) + "\n}\n"
 
 
-def read(path: Path) -> Content:
-    """Read a law file."""
+def read(path: Path) -> str:
+    """The text of a law file, unless it is too large."""
     try:
         if path.stat().st_size > MOST_BYTES:
             raise LawError(f"{path}: {path.stat().st_size} bytes; at most {MOST_BYTES} are read")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as err:
+        return path.read_text(encoding="utf-8")
+    except OSError as err:
+        raise LawError(f"{path} cannot be read: {err.strerror or err}") from err
+    except UnicodeDecodeError as err:
         raise LawError(f"{path} cannot be read: {err}") from err
-    return parse(text)
 
 
 def write(path: Path, text: str) -> None:
@@ -283,4 +284,5 @@ def write(path: Path, text: str) -> None:
         beside.replace(path)
     except OSError as err:
         beside.unlink(missing_ok=True)
-        raise LawError(f"{path} cannot be written: {err}") from err
+        # str(err) would name the file beside, which means nothing to the user
+        raise LawError(f"{path} cannot be written: {err.strerror or err}") from err

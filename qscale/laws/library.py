@@ -40,6 +40,8 @@ def load(law: str | Path) -> Law:
         'published'
     """
     known = list_published()
+    if not isinstance(law, (str, Path)):
+        raise LawError(f"no law {law!r}: give the id of a published law or the path of a law file")
     if isinstance(law, str) and law in known:
         file = resources.files("qscale.laws").joinpath("published", *f"{law}.json".split("/"))
         return Law.loads(file.read_text(encoding="utf-8"))

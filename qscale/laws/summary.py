@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ def summarize(law: Law) -> str:
     if law.usable:
         lines += _constants(law)
         lines += _errors(law)
+    else:
+        lines += _advice(law)
     lines += [f"  box       {', '.join(f'{k} {lo:.4g} to {hi:.4g}' for k, (lo, hi) in law.box.items())}"]
     warnings = law.diagnostics.get("warnings")
     lines += [f"  warning   {code}" for code in (warnings if isinstance(warnings, list) else ())]
@@ -53,19 +56,40 @@ def _constants(law: Law) -> list[str]:
     return lines
 
 
+def _advice(law: Law) -> list[str]:
+    advice = law.diagnostics.get("advice")
+    return [f"  to do     {line}" for line in (advice if isinstance(advice, list) else ())]
+
+
 def _errors(law: Law) -> list[str]:
     d, h = law.diagnostics, law.holdout
     if not all(key in d for key in ("mean_relative_error", "seed_sd", "chi2_per_dof", "r2")):
         return []  # a law of another source
     shown = f"mean {_percent(d['mean_relative_error'])}, largest {_percent(d.get('max_relative_error'))}"
-    lines = [f"  error     in sample {shown}; leave-one-out {_percent(h.get('leave_one_out'))}"]
-    held = [f"largest {v.name} {_percent(h.get(f'largest_{v.name}'))}" for v in law.form.variables]
-    lines.append(f"  held out  {', '.join(held)}")
-    lines.append(
-        f"  noise     seed s.d. {_percent(d['seed_sd'])} ({d.get('seed_sd_source')}), "
-        f"chi2/dof {_short(d['chi2_per_dof'])}, weighted R2 {_short(d['r2'])}"
-    )
-    return lines
+    held = [f"largest {v.name} {_held_out(h, f'largest_{v.name}')}" for v in law.form.variables]
+    return [
+        f"  error     in sample {shown}; leave-one-out {_held_out(h, 'leave_one_out')}",
+        f"  held out  {', '.join(held)}",
+        f"  noise     {_noise(d)}, weighted R2 {_short(d['r2'])}",
+    ]
+
+
+def _held_out(holdout: Mapping[str, Any], name: str) -> str:
+    counts = holdout.get("rows")
+    rows = counts.get(name) if isinstance(counts, Mapping) else None
+    on = f" ({rows} row{'' if rows == 1 else 's'})" if isinstance(rows, int) else ""
+    return f"{_percent(holdout.get(name))}{on}"
+
+
+def _noise(d: Mapping[str, Any]) -> str:
+    """Chi-square only where seeds repeat: the scatter is the value that makes it 1."""
+    cells = d.get("seed_cells")
+    if isinstance(d["seed_sd"], (int, float)) and isinstance(cells, int):
+        of = f"{cells} cell{'' if cells == 1 else 's'} with several seeds"
+        return f"seed s.d. {_percent(d['seed_sd'])} ({of}), chi2/dof {_short(d['chi2_per_dof'])}"
+    if not isinstance(d.get("scatter_sd"), (int, float)):
+        return "not known"
+    return f"scatter {_percent(d['scatter_sd'])} (no seeds repeated: an estimate from the residuals)"
 
 
 def _percent(value: Any) -> str:

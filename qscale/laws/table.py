@@ -1,8 +1,7 @@
-"""Observations in: any common table, checked row by row, put in canonical order and hashed."""
+"""Observations in: checked row by row, put in canonical order and hashed."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
@@ -10,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qscale.errors import LawError
+from qscale.laws.columns import read_columns
 from qscale.laws.forms import FloatArray, Form
 
 #: A span of a recipe text: G is a column of its own, so recipes are compared without it.
 _SPAN = re.compile(r":(?:g\d+|channel|token|tensor)(?=[:@,]|$)")
 _TRUE, _FALSE = {"true", "1", "1.0", "yes"}, {"", "false", "0", "0.0", "no", "none"}
 _MOST_NAMED = 5  # rows named in one message
+_LARGEST = 1e50  # of a number's magnitude, and its inverse the smallest: squares of ratios stay finite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,13 +32,15 @@ class Table:
 
     variables: dict[str, FloatArray]  #: N, D, G, ... by name
     target: FloatArray  #: in nats per token
-    target_se: FloatArray  #: standard errors; 0 where none was given
+    target_se: FloatArray  #: standard errors to weigh by; all 0 where no row has one
+    target_se_given: FloatArray  #: as they came; 0 where a row has none
     cell: NDArray[np.intp]  #: rows with equal variables share a number
     ladder: NDArray[np.intp]  #: correlated rows share a number
     rows: tuple[int, ...]  #: where each row stood in the input, from 1
     mode: str | None
     recipe: str | None  #: without its granularity
     dialect: str | None
+    source: str | None  #: the file, where the rows came from one
     hash: str  #: sha256 of the canonical rows
     notes: tuple[str, ...]
 
@@ -53,15 +55,16 @@ def read_table(source: Any, form: Form, *, mode: str | None = None, recipe: str 
         source: A pandas DataFrame, a dict of arrays, a list of dicts, or the path of a CSV or Parquet file.
             Columns: the form's variables and its target (``N, D, G, delta``); optional ``delta_se``,
                 ``seed``, ``ladder`` (rows of one ladder are correlated; without it rows of one N and seed
-                are), ``mode``, ``recipe``, ``dialect``, ``family``, ``corpus``, ``diverged``. Other columns
-                are ignored.
+                are), ``mode``, ``recipe``, ``dialect``, ``family``, ``corpus``, ``diverged``, ``run_id``
+                (tells a copy of a row from another run). Other columns are ignored.
         form: Names the columns and their domain.
         mode: Keep the rows of this mode only.
         recipe: Keep the rows of this recipe only: ``w4a4`` whatever the granularity, ``w4a4:g32`` exactly.
 
     Raises:
         LawError: A column is missing, a value is not a finite number or outside the form's domain, or rows of
-            several modes or recipes would be mixed. Rows are counted from 1, a CSV header not counted.
+            several modes, recipes or corpora would be mixed. Rows are counted from 1, a CSV header not
+            counted; a file is named.
 
     Example:
         >>> from qscale.laws.forms import FORMS
@@ -69,7 +72,17 @@ def read_table(source: Any, form: Form, *, mode: str | None = None, recipe: str 
         >>> len(read_table(rows, FORMS["qat-unified"]))
         2
     """
-    columns = _columns(source)
+    columns = read_columns(source)
+    file = str(source) if isinstance(source, (str, Path)) else None
+    try:
+        return _check(columns, form, mode, recipe, file)
+    except LawError as err:
+        raise LawError(err if file is None else f"{file}: {err}") from err
+
+
+def _check(
+    columns: Mapping[str, list[Any]], form: Form, mode: str | None, recipe: str | None, file: str | None
+) -> Table:
     if not columns:
         raise LawError("no observations: the table is empty")
     required = [v.name for v in form.variables] + [form.target]
@@ -79,18 +92,20 @@ def read_table(source: Any, form: Form, *, mode: str | None = None, recipe: str 
     notes: list[str] = []
     rows = list(range(len(columns[form.target])))
     rows = _drop_diverged(columns, rows, notes)
+    rows = _drop_baselines(columns, rows, form.target, notes)
     rows, chosen_mode = _choose(columns, rows, "mode", mode)
     rows, chosen_recipe = _choose(columns, rows, "recipe", recipe)
     rows = _drop_without_g(columns, rows, notes)
     if not rows:
         raise LawError("no observations: the table has no rows that can enter a fit")
+    rows, _ = _choose(columns, rows, "corpus", None)
     numbers = {name: _numbers(columns[name], rows, name) for name in required}
-    numbers["se"] = _errors(columns, rows, f"{form.target}_se", notes)
+    numbers["se_given"] = _errors(columns, rows, f"{form.target}_se")
+    numbers["se"] = _filled(numbers["se_given"], rows, f"{form.target}_se", notes)
     _check_domain(form, numbers, rows)
     dialect = _dialect(columns, rows, notes)
-    for name in ("family", "corpus"):
-        _note_mixed(columns, rows, name, notes)
-    return _assemble(form, columns, rows, numbers, (chosen_mode, chosen_recipe, dialect), notes)
+    _note_mixed(columns, rows, "family", notes)
+    return _assemble(form, columns, rows, numbers, (chosen_mode, chosen_recipe, dialect, file), notes)
 
 
 def _assemble(
@@ -98,23 +113,21 @@ def _assemble(
     columns: Mapping[str, list[Any]],
     rows: list[int],
     numbers: Mapping[str, FloatArray],
-    labels: tuple[str | None, str | None, str | None],
+    labels: tuple[str | None, str | None, str | None, str | None],
     notes: list[str],
 ) -> Table:
-    """Sort the rows by content, number cells and ladders, and hash."""
+    """Sort the rows by content, drop repeats, number cells and ladders, and hash."""
     names = [v.name for v in form.variables]
     ladders = _ladders(columns, rows, numbers[names[0]], notes)
     canonical = [
         [*(float(numbers[n][i]) for n in names), float(numbers[form.target][i]), float(numbers["se"][i]), key]
         for i, key in enumerate(ladders)
     ]
-    order = sorted(range(len(rows)), key=lambda i: (*canonical[i][:-1], json.dumps(canonical[i][-1])))
+    order = sorted(range(len(rows)), key=lambda i: (*canonical[i][:-1], json.dumps(canonical[i][-1]), i))
+    order = _drop_repeats(columns, rows, canonical, order, notes)
     canonical = [canonical[i] for i in order]
-    repeats = sum(a == b for a, b in pairwise(canonical))
-    if repeats:
-        notes.append(f"{repeats} rows repeat another row exactly")
     cells = [tuple(row[: len(names)]) for row in canonical]
-    mode, recipe, dialect = labels
+    mode, recipe, dialect, file = labels
     content = json.dumps(
         [form.target, names, mode, recipe, dialect, canonical], separators=(",", ":"), allow_nan=False
     )
@@ -122,84 +135,41 @@ def _assemble(
         variables={n: numbers[n][order] for n in names},
         target=numbers[form.target][order],
         target_se=numbers["se"][order],
+        target_se_given=numbers["se_given"][order],
         cell=_codes(cells),
         ladder=_codes([json.dumps(row[-1]) for row in canonical]),
         rows=tuple(rows[i] + 1 for i in order),
         mode=mode,
         recipe=recipe,
         dialect=dialect,
+        source=file,
         hash=hashlib.sha256(content.encode()).hexdigest(),
         notes=tuple(notes),
     )
 
 
-def _columns(source: Any) -> dict[str, list[Any]]:
-    """Any accepted source as lists by column name, all of one length."""
-    if isinstance(source, (str, Path)):
-        return _read_file(Path(source))
-    if hasattr(source, "columns") and hasattr(source, "iloc"):  # a DataFrame, without importing pandas
-        return {str(name): source[name].tolist() for name in source.columns}
-    if isinstance(source, Mapping):
-        return _from_arrays(source)
-    if isinstance(source, Sequence) and all(isinstance(row, Mapping) for row in source):
-        names = dict.fromkeys(str(name) for row in source for name in row)
-        return {name: [row.get(name) for row in source] for name in names}
-    raise LawError(
-        f"observations of type {type(source).__name__}: give a DataFrame, a dict of arrays, a list of dicts, "
-        "or the path of a .csv or .parquet file"
-    )
-
-
-def _from_arrays(source: Mapping[Any, Any]) -> dict[str, list[Any]]:
-    columns = {}
-    for name, values in source.items():
-        if isinstance(values, str) or not hasattr(values, "__len__"):
-            raise LawError(f"column {name!r} is {values!r}; a dict of observations holds one array a column")
-        columns[str(name)] = np.asarray(values).tolist() if hasattr(values, "dtype") else list(values)
-    lengths = {name: len(values) for name, values in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise LawError(f"columns differ in length: {', '.join(f'{n} {k}' for n, k in lengths.items())}")
-    return columns
-
-
-def _read_file(path: Path) -> dict[str, list[Any]]:
-    if not path.is_file():
-        raise LawError(f"{path}: no such file")
-    if path.suffix == ".csv":
-        return _read_csv(path)
-    if path.suffix in (".parquet", ".pq"):
-        return _read_parquet(path)
-    raise LawError(f"{path}: a table is a .csv or .parquet file")
-
-
-def _read_csv(path: Path) -> dict[str, list[Any]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            lines = [line for line in csv.reader(stream, strict=True) if line]
-    except (csv.Error, UnicodeDecodeError) as err:
-        raise LawError(f"{path} cannot be read as CSV: {err}") from err
-    if not lines:
-        raise LawError(f"{path} is empty")
-    header = [name.strip() for name in lines[0]]
-    if twice := [name for name, count in Counter(header).items() if count > 1]:
-        raise LawError(f"{path} has two columns named {twice[0]!r}")
-    for number, line in enumerate(lines[1:], start=1):
-        if len(line) != len(header):
-            raise LawError(f"{path}, row {number}: {len(line)} values for {len(header)} columns")
-    return {name: [line[i] for line in lines[1:]] for i, name in enumerate(header)}
-
-
-def _read_parquet(path: Path) -> dict[str, list[Any]]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as err:
-        raise LawError(f"{path}: reading Parquet needs pyarrow (pip install pyarrow), or use CSV") from err
-    try:
-        columns: dict[str, list[Any]] = parquet.read_table(path).to_pydict()
-    except (pyarrow.ArrowException, OSError) as err:
-        raise LawError(f"{path} cannot be read as Parquet: {err}") from err
-    return columns
+def _drop_repeats(
+    columns: Mapping[str, list[Any]],
+    rows: list[int],
+    canonical: list[list[Any]],
+    order: list[int],
+    notes: list[str],
+) -> list[int]:
+    """One of each observation: a copy is no second run, and would count as one without any noise."""
+    seen: set[str] = set()
+    kept: list[int] = []
+    gone: list[int] = []
+    for i in order:
+        who = [str(columns[name][rows[i]]).strip() for name in ("seed", "run_id") if name in columns]
+        key = json.dumps([canonical[i], who])
+        (gone if key in seen else kept).append(i)
+        seen.add(key)
+    if gone:
+        notes.append(
+            f"{len(gone)} rows repeat another row exactly: left out: "
+            f"{name_rows(sorted(rows[i] + 1 for i in gone))}"
+        )
+    return kept
 
 
 def _missing(value: Any) -> bool:
@@ -221,22 +191,38 @@ def _number(value: Any, row: int, name: str) -> float:
         raise LawError(f"row {row + 1}: {name}={value!r} is not a number") from err
     if isinstance(value, (bool, np.bool_)) or not math.isfinite(number):
         raise LawError(f"row {row + 1}: {name}={value!r} is not a finite number")
+    if number != 0 and not 1 / _LARGEST <= abs(number) <= _LARGEST:
+        raise LawError(
+            f"row {row + 1}: {name}={value!r}; a fit takes magnitudes from {1 / _LARGEST:g} to {_LARGEST:g}"
+        )
     return number
 
 
-def _errors(columns: Mapping[str, list[Any]], rows: list[int], name: str, notes: list[str]) -> FloatArray:
-    """Standard errors; 0 where a row has none."""
+def _errors(columns: Mapping[str, list[Any]], rows: list[int], name: str) -> FloatArray:
+    """Standard errors as they were given; 0 where a row has none."""
     if name not in columns:
         return np.zeros(len(rows))
     column = columns[name]
-    absent = sum(_missing(column[i]) for i in rows)
-    if 0 < absent < len(rows):
-        notes.append(f"{absent} of {len(rows)} rows have no {name}; taken as 0")
     out = np.array([0.0 if _missing(column[i]) else _number(column[i], i, name) for i in rows])
     for i, value in zip(rows, out, strict=True):
         if value < 0:
             raise LawError(f"row {i + 1}: {name}={value:g} is negative")
     return out
+
+
+def _filled(given: FloatArray, rows: list[int], name: str, notes: list[str]) -> FloatArray:
+    """Standard errors with the median of the positive ones where there is none, or a 0.
+
+    Left at 0, such a row would rule the fit. The median in nats and not relative to the target: an error in
+    proportion to a row's own noisy target would favour the rows that came out small, and has no sense at 0.
+    """
+    known = given > 0
+    if known.all() or not known.any():
+        return given
+    typical = float(np.median(given[known]))
+    unknown = name_rows([i + 1 for i, ok in zip(rows, known, strict=True) if not ok])
+    notes.append(f"{name} is missing or 0 in {unknown}: {typical:.3g} is used, the median of the others")
+    return np.where(known, given, typical)
 
 
 def _check_domain(form: Form, numbers: Mapping[str, FloatArray], rows: list[int]) -> None:
@@ -246,7 +232,7 @@ def _check_domain(form: Form, numbers: Mapping[str, FloatArray], rows: list[int]
         if not fits.all():
             bad = [i for i, ok in enumerate(fits) if not ok]
             raise LawError(
-                f"{_name_rows([rows[i] + 1 for i in bad])}: {variable.name}={values[bad[0]]:g}; a fit of "
+                f"{name_rows([rows[i] + 1 for i in bad])}: {variable.name}={values[bad[0]]:g}; a fit of "
                 f"{form.id!r} takes {variable.name} ({variable.unit}) above {variable.least:g}"
             )
 
@@ -263,8 +249,24 @@ def _drop_diverged(columns: Mapping[str, list[Any]], rows: list[int], notes: lis
         if text in _TRUE:
             gone.append(i)
     if gone:
-        notes.append(f"{len(gone)} diverged rows left out: {_name_rows([i + 1 for i in gone])}")
+        notes.append(f"{len(gone)} diverged rows left out: {name_rows([i + 1 for i in gone])}")
     return [i for i in rows if i not in set(gone)]
+
+
+def _drop_baselines(
+    columns: Mapping[str, list[Any]], rows: list[int], target: str, notes: list[str]
+) -> list[int]:
+    """A baseline is of mode ``baseline``, or has neither recipe nor target."""
+
+    def is_baseline(i: int) -> bool:
+        if "mode" in columns and str(columns["mode"][i]).strip() == "baseline":
+            return True
+        return "recipe" in columns and _missing(columns["recipe"][i]) and _missing(columns[target][i])
+
+    gone = {i for i in rows if is_baseline(i)}
+    if gone:
+        notes.append(f"{len(gone)} baseline rows left out: {name_rows([i + 1 for i in sorted(gone)])}")
+    return [i for i in rows if i not in gone]
 
 
 def _drop_without_g(columns: Mapping[str, list[Any]], rows: list[int], notes: list[str]) -> list[int]:
@@ -273,19 +275,24 @@ def _drop_without_g(columns: Mapping[str, list[Any]], rows: list[int], notes: li
         return rows
     gone = {i for i in rows if _missing(columns["G"][i])}
     if gone:
-        notes.append(f"{len(gone)} rows without a G left out: {_name_rows([i + 1 for i in sorted(gone)])}")
+        notes.append(f"{len(gone)} rows without a G left out: {name_rows([i + 1 for i in sorted(gone)])}")
     return [i for i in rows if i not in gone]
 
 
 def _choose(
     columns: Mapping[str, list[Any]], rows: list[int], name: str, wanted: str | None
 ) -> tuple[list[int], str | None]:
-    """Keep the rows of one mode or recipe; refuse to mix several."""
+    """Keep the rows of one mode, recipe or corpus; refuse to mix several."""
     if name not in columns:
-        return rows, wanted
+        if wanted is not None:
+            raise LawError(
+                f"{name}={wanted!r} cannot choose rows: the observations have no column {name!r}; "
+                "add it, or leave the option out"
+            )
+        return rows, None
     exact = wanted is not None and without_span(wanted) != wanted
     texts = {i: "" if _missing(columns[name][i]) else str(columns[name][i]).strip() for i in rows}
-    kinds = {i: text if name == "mode" or exact else without_span(text) for i, text in texts.items()}
+    kinds = {i: without_span(text) if name == "recipe" and not exact else text for i, text in texts.items()}
     counts = Counter(kinds.values())
     listed = ", ".join(f"{kind or '(none)'} ({count} rows)" for kind, count in sorted(counts.items()))
     if wanted is not None:
@@ -295,8 +302,10 @@ def _choose(
         return kept, wanted
     if len(counts) > 1:
         first = next(kind for kind in sorted(counts) if kind)
+        choose = f"choose with {name}={first!r} (command line: --{name} {first})"
         raise LawError(
-            f"column {name!r} mixes {listed}; a law belongs to one {name}: choose with {name}={first!r}"
+            f"column {name!r} mixes {listed}; a law belongs to one {name}: "
+            + (f"keep the rows of one {name}" if name == "corpus" else choose)
         )
     return rows, next(iter(counts), "") or None
 
@@ -352,7 +361,8 @@ def _codes(keys: Sequence[Any]) -> NDArray[np.intp]:
     return np.array([number[key] for key in keys], dtype=np.intp)
 
 
-def _name_rows(rows: list[int]) -> str:
+def name_rows(rows: Sequence[int]) -> str:
+    """``rows 1, 2`` for a message; the first few and a count where there are many."""
     named = ", ".join(str(row) for row in rows[:_MOST_NAMED])
     more = f" and {len(rows) - _MOST_NAMED} more" if len(rows) > _MOST_NAMED else ""
     return f"row{'s' if len(rows) > 1 else ''} {named}{more}"

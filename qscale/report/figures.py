@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from qscale.errors import QScaleError, StoreError
+from qscale.errors import LawError, QScaleError, StoreError
 from qscale.laws import Law
+from qscale.laws.table import without_span
 from qscale.units import short_count
 
 _LEVEL = 0.9
@@ -21,22 +22,30 @@ def law_figure(observations: Sequence[Mapping[str, Any]], law: Law, path: Path) 
     """Measured delta against D, a panel for each N and a color for each G, with the law and its band.
 
     The last panel holds every prediction against its measurement. Error bars are one standard error of the
-    evaluation; the band is the law's 90 % interval where it has draws.
+    evaluation; the band is the 90% interval of the mean law, not of a single run, where the law has draws.
+    The title says what was measured and, on its own line, which law is drawn, and where the law is of another
+    mode or recipe than the points.
 
     Args:
-        observations: Rows with N, D, G, delta and, where known, delta_se.
-        law: A law in N, D and G.
+        observations: Rows with N, D, G, delta and, where known, delta_se, mode and recipe.
+        law: A law of delta in N, D and G.
         path: Ends in .png, .svg or .pdf.
 
     Raises:
         StoreError: No observation has a delta, or the file cannot be written.
+        LawError: The law is one of something else.
         QScaleError: matplotlib is not installed.
     """
     rows = [row for row in observations if row.get("delta") is not None and row.get("G") is not None]
     if not rows:
         raise StoreError("there is no finished quantized run to draw: run the study first")
+    if law.form.target != "delta" or {v.name for v in law.form.variables} != {"N", "D", "G"}:
+        raise LawError(
+            f"law {law.name or law.form.id!r} is {law.form.formula}; the figure takes delta(N, D, G)"
+        )
     try:
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
         from matplotlib.lines import Line2D
     except ImportError as error:
         raise QScaleError("figures need matplotlib: pip install 'qscale[report]'") from error
@@ -45,13 +54,15 @@ def law_figure(observations: Sequence[Mapping[str, Any]], law: Law, path: Path) 
     groups = sorted({row["G"] for row in rows})
     colors = {g: _COLORS[i % len(_COLORS)] for i, g in enumerate(groups)}
     columns = len(sizes) + 1
-    figure = Figure(figsize=(3.1 * columns, 3.4), layout="constrained", dpi=130)
+    layout = ConstrainedLayoutEngine(w_pad=0.12)  # inches: a label of one panel stays off the next
+    figure = Figure(figsize=(3.1 * columns, 4.0), layout=layout, dpi=130)
     axes = figure.subplots(1, columns)
-    top = 1.12 * max(row["delta"] + (row.get("delta_se") or 0) for row in rows)
+    heights = [row["delta"] + sign * (row.get("delta_se") or 0) for row in rows for sign in (-1, 1)]
     for axis, n in zip(axes, sizes, strict=False):
-        _size_panel(axis, [row for row in rows if row["N"] == n], law, colors)
+        heights += _size_panel(axis, [row for row in rows if row["N"] == n], law, colors)
         axis.set_title(f"N = {short_count(n)}", fontsize=10)
-        axis.set_ylim(0, top)
+    for axis in axes[:-1]:
+        axis.set_ylim(min(0.0, 1.12 * min(heights)), 1.12 * max(heights))
         if axis is not axes[0]:
             axis.set_yticklabels([])
     axes[0].set_ylabel("delta, nats per token")
@@ -61,6 +72,7 @@ def law_figure(observations: Sequence[Mapping[str, Any]], law: Law, path: Path) 
     axes[0].legend(handles=handles, title="elements per scale", fontsize=8, title_fontsize=8, frameon=False)
     _agreement_panel(axes[-1], rows, law, colors)
     figure.suptitle(_title(rows, law), fontsize=10)
+    figure.supxlabel(_caption(law), fontsize=7, color=_GREY)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
@@ -68,7 +80,11 @@ def law_figure(observations: Sequence[Mapping[str, Any]], law: Law, path: Path) 
         raise StoreError(f"figure {str(path)!r} cannot be written: {error}") from error
 
 
-def _size_panel(axis: Any, rows: list[Mapping[str, Any]], law: Law, colors: Mapping[float, str]) -> None:
+def _size_panel(
+    axis: Any, rows: list[Mapping[str, Any]], law: Law, colors: Mapping[float, str]
+) -> list[float]:
+    """Draws one size; returns the heights that the law reaches, for the common limits."""
+    heights: list[float] = []
     n = rows[0]["N"]
     tokens = np.geomspace(min(row["D"] for row in rows) * 0.85, max(row["D"] for row in rows) * 1.18, 60)
     for g in sorted({row["G"] for row in rows}):
@@ -84,7 +100,9 @@ def _size_panel(axis: Any, rows: list[Mapping[str, Any]], law: Law, colors: Mapp
             linewidth=1,
         )
         if law.usable:
-            axis.plot(tokens, law.predict(N=n, D=tokens, G=g), color=colors[g], linewidth=1.5)
+            curve = law.predict(N=n, D=tokens, G=g)
+            heights += [float(curve.min()), float(curve.max())]
+            axis.plot(tokens, curve, color=colors[g], linewidth=1.5)
         if law.usable and law.draws_table is not None:
             low, high = law.interval(level=_LEVEL, N=n, D=tokens, G=g)
             axis.fill_between(tokens, low, high, color=colors[g], alpha=0.13, linewidth=0)
@@ -94,6 +112,7 @@ def _size_panel(axis: Any, rows: list[Mapping[str, Any]], law: Law, colors: Mapp
     axis.minorticks_off()
     axis.set_xlabel("D, training tokens")
     _plain(axis)
+    return heights
 
 
 def _agreement_panel(axis: Any, rows: list[Mapping[str, Any]], law: Law, colors: Mapping[float, str]) -> None:
@@ -103,13 +122,14 @@ def _agreement_panel(axis: Any, rows: list[Mapping[str, Any]], law: Law, colors:
         return
     predicted = np.array([law.predict(N=row["N"], D=row["D"], G=row["G"]) for row in rows])
     measured = np.array([row["delta"] for row in rows])
-    limits = np.array(
-        [0.9 * min(predicted.min(), measured.min()), 1.1 * max(predicted.max(), measured.max())]
-    )
+    low = min(predicted.min(), measured.min())
+    limits = np.array([(0.9 if low > 0 else 1.1) * low, 1.1 * max(predicted.max(), measured.max())])
     axis.plot(limits, limits, color=_GREY, linewidth=1)
     axis.scatter(measured, predicted, s=18, c=[colors[row["G"]] for row in rows], zorder=3)
-    error = float(np.mean(np.abs(predicted - measured) / measured))
-    axis.set_title(f"mean relative error {100 * error:.1f} %", fontsize=10)
+    positive = measured > 0  # the others have no relative error
+    if positive.any():
+        error = float(np.mean(np.abs(predicted[positive] / measured[positive] - 1)))
+        axis.set_title(f"mean relative error {100 * error:.1f}%", fontsize=10)
     axis.set_xlabel("measured delta")
     axis.set_ylabel("predicted delta")
     axis.set_xlim(limits)
@@ -124,10 +144,28 @@ def _plain(axis: Any) -> None:
 
 
 def _title(rows: list[Mapping[str, Any]], law: Law) -> str:
-    recipes = sorted({str(row.get("recipe", "")).partition(":")[0] for row in rows} - {""})
-    modes = sorted({str(row.get("mode", "")) for row in rows} - {""})
+    """What the points are; then the law, and in what it is not the points' own; then its constants."""
+    measured = {
+        "recipe": sorted({without_span(str(row.get("recipe") or "")) for row in rows} - {""}),
+        "mode": sorted({str(row.get("mode") or "") for row in rows} - {""}),
+    }
+    said = [f"{name} {' and '.join(values)}" for name, values in measured.items() if values]
+    points = ", ".join([f"points: {len(rows)} runs", *said])
+    if not law.usable:
+        return points
     constants = ", ".join(f"{k} = {v:.3g}" for k, v in law.parameters.items() if v is not None)
-    what = " and ".join(recipe.upper() for recipe in recipes) + (
-        f", mode {', '.join(modes)}" if modes else ""
-    )
-    return f"{what}: {law.form.formula}\n{constants}" if law.usable else what
+    other = [
+        f"{name} {law.quantization[name]}"
+        for name, values in measured.items()
+        if law.quantization.get(name) and values and values != [law.quantization[name]]
+    ]
+    differs = f" (of {', '.join(other)}, other than the points)" if other else ""
+    return f"{points}\nlines: law {law.name or law.form.id}{differs}\n{law.form.formula}: {constants}"
+
+
+def _caption(law: Law) -> str:
+    bars = "bars: one s.e. of the evaluation"
+    if not law.usable:
+        return bars
+    band = f"bands: {100 * _LEVEL:.0f}% interval of the mean law, not of a single run"
+    return f"{bars}; {band if law.draws_table is not None else 'no bands: the law has no draws'}"

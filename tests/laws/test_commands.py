@@ -62,6 +62,40 @@ def test_fit_of_one_group_size_prints_no_constants_and_fails(table, tmp_path):
     assert not (tmp_path / "law.json").exists()
 
 
+def test_fit_of_one_group_size_says_what_to_do(table):
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([lines[0], *(line for line in lines[1:] if line.split(",")[2] == "32")]))
+    assert "--fix gG=VALUE" in str(run(fit, table).exception)
+
+
+def test_fit_of_mixed_modes_names_the_option_and_passes_over_baselines(table):
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines[:40], *(line.replace("scratch", "cooldown") for line in lines[40:])]))
+    error = run(fit, table).exception
+    assert isinstance(error, LawError)
+    assert f"{table}: column 'mode' mixes cooldown (25 rows), scratch (39 rows)" in str(error)
+    assert "--mode cooldown" in str(error)
+    table.write_text("\n".join([*lines, "74e6,10e9,,,0,baseline,"]))
+    result = run(fit, table)
+    assert result.exit_code == 0, result.output
+    assert "note      1 baseline rows left out: row 65" in result.stdout
+
+
+def test_fit_with_a_negative_seed_is_a_law_error(table):
+    error = run(fit, table, "--seed", -1).exception
+    assert isinstance(error, LawError) and "seed=-1" in str(error)
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_level_outside_zero_to_one_is_bad_usage_also_without_draws(table, level):
+    point = ("-N", "7B", "-D", "2T", "-G", 128)
+    for result in (
+        run(predict, "chen2025/w4a4", *point, "--level", level),
+        run(fit, table, "--level", level),
+    ):
+        assert result.exit_code == 2 and "Invalid value for '--level'" in result.stderr
+
+
 def test_fit_of_a_folder_reads_the_study(tmp_path, make_rows, monkeypatch):
     asked = []
     monkeypatch.setattr(

@@ -149,6 +149,17 @@ def edited(content, path, value):
         (["reference", "at"], {"N": 1.0}, "reference.at are N; wanted N, D, G"),
         (["reference", "parameters"], {}, "reference.parameters are none"),
         (["box", "N"], [0.0, 1.0], "has an end that is not positive"),
+        (["parameters", "k"], 1.0, "parameters.k is 1.0, but the parameters at the reference point give"),
+        (["parameters", "k"], -1.0, "k is -1; a scale is positive"),
+        (["parameters", "gN"], 0.9, "parameters.gN is 0.9, but the parameters at the reference point give"),
+        (["reference", "parameters", "gD"], 0.9, "parameters.gD is .* reference point give 0.9"),
+        (["reference", "parameters", "delta0"], 0.9, "parameters.k is .* one law written twice"),
+        (["reference", "parameters", "delta0"], 0, "delta0 is 0; a scale is positive"),
+        (["reference", "at", "N"], 1.0, "parameters.k is .* one law written twice"),
+        (["reference", "at", "N"], -1.0, "N=-1; N .* more than 0"),
+        (["reference", "at", "G"], 1.0, "reference.at.G is 1"),
+        (["draws", "values", 0], [-1.0, 0.2, 0.1, 0.8], "draws of delta0 is -1; a scale is positive"),
+        (["fixed"], {"gG": 0.5}, "gG is fixed at 0.5, but parameters.gG is"),
     ],
 )
 def test_bad_law_file_is_an_error_that_names_the_key(fitted, path, value, message):
@@ -184,12 +195,10 @@ def test_summary_of_a_stranger_with_odd_diagnostics_prints(fitted, diagnostics):
 
 def test_changed_file_is_noticed_by_its_id(fitted):
     content = json.loads(fitted.dumps())
-    content["parameters"]["k"] *= 2
+    content["box"]["N"][1] *= 2
     with pytest.raises(LawError, match="law_id is not the hash of the content"):
         laws.Law.loads(json.dumps(content))
-    assert (
-        laws.Law.loads(json.dumps(content | {"law_id": None})).parameters["k"] == content["parameters"]["k"]
-    )
+    assert laws.Law.loads(json.dumps(content | {"law_id": None})).box["N"][1] == content["box"]["N"][1]
 
 
 def test_large_file_is_refused_before_it_is_read(tmp_path, monkeypatch):
@@ -199,14 +208,26 @@ def test_large_file_is_refused_before_it_is_read(tmp_path, monkeypatch):
         laws.load(tmp_path / "law.json")
 
 
+def test_file_that_is_no_law_is_named(tmp_path):
+    (tmp_path / "notes.json").write_text("[]")
+    with pytest.raises(LawError, match=r"notes\.json: law file: the file is \[\]"):
+        laws.load(tmp_path / "notes.json")
+
+
+def test_law_that_is_neither_text_nor_path_is_an_error():
+    with pytest.raises(LawError, match="no law 3: give the id"):
+        laws.load(3)
+
+
 def test_unknown_law_gets_the_nearest_id():
     with pytest.raises(LawError, match="did you mean 'chen2025/w4a4'"):
         laws.load("chen2025/w4a44")
 
 
 def test_writing_where_there_is_no_folder_is_an_error_and_leaves_nothing(fitted, tmp_path):
-    with pytest.raises(LawError, match="cannot be written"):
+    with pytest.raises(LawError, match=r"law\.json cannot be written: No such file or directory$") as caught:
         fitted.to_json(tmp_path / "no" / "law.json")
+    assert "tmp" not in str(caught.value).removeprefix(str(tmp_path))
     (tmp_path / "law.json").mkdir()
     with pytest.raises(LawError, match="cannot be written"):
         fitted.to_json(tmp_path / "law.json")

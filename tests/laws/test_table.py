@@ -96,6 +96,7 @@ def test_recipe_without_granularity(recipe, bare):
         (changed(0, delta=float("inf")), "row 1: delta=inf is not a finite number"),
         (changed(2, N=True), "row 3: N=True is not a finite number"),
         (changed(2, N=0), "row 3: N=0; .* above 0"),
+        (changed(2, D=1e60), r"row 3: D=1e\+60; a fit takes magnitudes from 1e-50 to 1e\+50"),
         (changed(2, D=-4), "row 3: D=-4"),
         (changed(1, G=1), "row 2: G=1; .* above 1"),
         (changed(1, delta_se=-1), "row 2: delta_se=-1 is negative"),
@@ -139,10 +140,60 @@ def test_bad_parquet_and_unknown_suffix_are_errors(tmp_path):
         read_table(tmp_path / "t.xlsx", FORM)
 
 
-def test_notes_tell_missing_standard_errors_repeats_and_mixed_corpora():
-    rows = [*changed(1, delta_se=None), ROWS[0]]
-    rows = [{**row, "corpus": name} for row, name in zip(rows, "aaba", strict=True)]
-    notes = " | ".join(read_table(rows, FORM).notes)
-    assert "1 of 4 rows have no delta_se" in notes
-    assert "1 rows repeat another row exactly" in notes
-    assert "2 values of 'corpus'" in notes
+def test_missing_and_zero_standard_errors_become_the_median_of_the_others():
+    rows = [*ROWS, {**ROWS[0], "seed": 2, "delta_se": 0.0}, {**ROWS[0], "seed": 3, "delta_se": None}]
+    table = read_table(rows, FORM)
+    assert sorted(table.target_se) == [0.001, 0.001, 0.001, 0.001, 0.002]
+    assert sorted(table.target_se_given) == [0, 0, 0.001, 0.001, 0.002]
+    wanted = "delta_se is missing or 0 in rows 4, 5: 0.001 is used, the median of the others"
+    assert table.notes == (wanted,)
+
+
+@pytest.mark.parametrize("se", [0.0, None])
+def test_standard_errors_stay_0_where_no_row_has_one(se):
+    table = read_table([{**row, "delta_se": se} for row in ROWS], FORM)
+    assert not table.target_se.any() and not table.notes
+
+
+def test_exact_repeats_are_left_out_and_named():
+    table = read_table([*ROWS, ROWS[0], ROWS[0]], FORM)
+    assert table.hash == read_table(ROWS, FORM).hash and len(table) == 3
+    assert table.notes == ("2 rows repeat another row exactly: left out: rows 4, 5",)
+
+
+def test_equal_rows_of_another_seed_or_run_are_no_repeats():
+    named = [{**row, "ladder": "a"} for row in (*ROWS, {**ROWS[0], "seed": 5})]
+    assert len(read_table(named, FORM)) == 4
+    runs = [{**row, "run_id": str(i)} for i, row in enumerate([*ROWS, ROWS[0]])]
+    assert len(read_table(runs, FORM)) == 4
+
+
+def test_mixed_corpora_are_refused_and_mixed_families_noted():
+    rows = [{**row, "corpus": name, "family": name} for row, name in zip(ROWS, "aab", strict=True)]
+    with pytest.raises(
+        LawError, match=r"'corpus' mixes a \(2 rows\), b \(1 rows\); .* keep the rows of one corpus"
+    ):
+        read_table(rows, FORM)
+    one = [{**row, "corpus": "a"} for row in rows]
+    assert "2 values of 'family'" in " | ".join(read_table(one, FORM).notes)
+
+
+@pytest.mark.parametrize("mode", ["baseline", None])
+def test_baselines_are_left_out_with_a_note(mode):
+    rows = [{**row, "mode": "cooldown", "recipe": "w4a4:g32"} for row in ROWS]
+    rows.append({"N": 2e4, "D": 1e6, "G": None, "delta": None, "seed": 0, "mode": mode, "recipe": None})
+    table = read_table(rows, FORM)
+    assert (len(table), table.mode) == (3, "cooldown")
+    assert "1 baseline rows left out: row 4" in table.notes
+
+
+@pytest.mark.parametrize("name", ["mode", "recipe"])
+def test_choosing_by_a_column_that_is_not_there_is_an_error(name):
+    with pytest.raises(LawError, match=f"{name}='banana' cannot choose rows: .* no column '{name}'"):
+        read_table(ROWS, FORM, **{name: "banana"})
+
+
+def test_error_of_a_row_names_the_file(tmp_path):
+    (tmp_path / "t.csv").write_text("N,D,G,delta\n1,2,x,0.1\n")
+    with pytest.raises(LawError, match=r"t\.csv: row 1: G='x' is not a number"):
+        read_table(tmp_path / "t.csv", FORM)

@@ -11,7 +11,7 @@ import pytest
 from qscale.laws import engine, uncertainty
 
 SIZES = (2e4, 1.6e5, 7e5)
-TRUTH = np.array([np.log(0.05), 0.25, 0.25, 1.4])  # ln delta0, gN, gD, gG: the pilot of issue 2
+TRUTH = np.array([np.log(0.05), 0.25, 0.25, 1.4])  # ln delta0, gN, gD, gG: about those of a pilot
 NAMES = ("delta0", "gN", "gD", "gG", "10x N, D")
 
 

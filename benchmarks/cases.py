@@ -8,11 +8,14 @@ from functools import partial
 
 import torch
 
-from qscale.formats import QuantSpec
+from qscale.formats import QuantSpec, call_for
 
 #: 64 Ki elements stay in a core's L2 cache; 16 Mi come from memory.
 SIZES = {"64Ki": (16, 4096), "16Mi": (4096, 4096)}
-SPECS = ("int4:g32", "int4:g128", "int8:channel")
+SPECS = (
+    *("int4:g32", "int4:g128", "int8:channel", "fp8_e4m3:g128", "fp4_e2m1:g32"),
+    *("mxfp8_e4m3", "mxfp4", "mxint8", "nvfp4", "nf4:g64"),
+)
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -27,19 +30,19 @@ class Case:
 
 
 def fake_quant_cases() -> Iterator[Case]:
-    """``fake_quant_int_out`` writes where the copy writes, so both pay for the same pages."""
+    """The ``_out`` ops write where the copy writes, so both pay for the same pages."""
     for size, shape in SIZES.items():
         for dtype in DTYPES:
             x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
             out = torch.empty_like(x)
             for text in SPECS:
-                spec = QuantSpec.parse(text)
-                arithmetic = spec.int_arithmetic()
-                assert arithmetic is not None
-                numbers = (arithmetic.qmin, arithmetic.qmax, arithmetic.denominator, spec.group_size or -1)
+                call = call_for(QuantSpec.parse(text))
+                assert call is not None
                 yield Case(
                     name=f"{text}/{str(dtype).removeprefix('torch.')}/{size}",
-                    call=partial(torch.ops.qscale.fake_quant_int_out.default, x, *numbers, out),
+                    call=partial(
+                        getattr(torch.ops.qscale, f"{call.op}_out").default, x, *call.arguments, out
+                    ),
                     floor=partial(out.copy_, x),
                     bytes_moved=2 * x.numel() * x.element_size(),
                 )

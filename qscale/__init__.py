@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qscale import laws, planning
     from qscale.formats import QuantSpec, Recipe
-    from qscale.kernels import fake_quant
+    from qscale.kernels import fake_quant, hadamard, rotate_fake_quant
 
     __version__: str
 
@@ -20,11 +20,22 @@ _PUBLIC = {
     "QuantSpec": ("qscale.formats", "QuantSpec"),
     "Recipe": ("qscale.formats", "Recipe"),
     "fake_quant": ("qscale.kernels", "fake_quant"),
+    "hadamard": ("qscale.kernels", "hadamard"),
     "laws": ("qscale.laws", ""),
     "planning": ("qscale.planning", ""),
+    "rotate_fake_quant": ("qscale.kernels", "rotate_fake_quant"),
 }
 
-__all__ = ["QuantSpec", "Recipe", "__version__", "fake_quant", "laws", "planning"]
+__all__ = [
+    "QuantSpec",
+    "Recipe",
+    "__version__",
+    "fake_quant",
+    "hadamard",
+    "laws",
+    "planning",
+    "rotate_fake_quant",
+]
 
 
 def __getattr__(name: str) -> Any:

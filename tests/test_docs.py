@@ -14,6 +14,8 @@ from qscale.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+STUDY = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README + STUDY, re.DOTALL)
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(qscale.__path__, "qscale.")
@@ -33,10 +35,9 @@ def test_some_docstring_examples_are_found():
     assert sum(bool(test.examples) for module in modules for test in finder.find(module)) > 15
 
 
-@pytest.mark.parametrize("number", range(README.count("```python")))
-def test_readme_python_runs_and_prints_what_its_comments_say(number, capsys):
-    block = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[number]
-    exec(compile(block, f"README block {number}", "exec"), {})
+@pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))
+def test_python_of_the_documents_runs_and_prints_what_its_comments_say(block, capsys):
+    exec(compile(block, "a block of the documents", "exec"), {})
     printed = capsys.readouterr().out.splitlines()
     remarks = re.findall(r"^print\(.*\)  # (.*)$", block, re.MULTILINE)
     assert len(printed) == len(remarks)
@@ -77,4 +78,20 @@ def test_readme_study_file_is_valid():
 
     study = Study.read(ROOT / "examples" / "demo.yaml")
     assert study.warnings() == []
-    assert len(study.runs("0" * 64)) == 25
+    assert len(study.runs("0" * 64)) == 28
+
+
+@pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", STUDY, re.DOTALL), ids=range(3))
+def test_study_files_of_the_documents_are_valid(block):
+    from qscale.sweep.grid import Study
+
+    assert Study.parse(block).runs("0" * 64)
+
+
+def test_study_reference_names_every_key_and_column():
+    from qscale.sweep.studyfile import KEYS, TRAINING
+    from qscale.sweep.table import COLUMNS
+
+    assert [
+        name for name in (*KEYS, *TRAINING, *COLUMNS) if f"`{name}`" not in STUDY and f"{name}:" not in STUDY
+    ] == []

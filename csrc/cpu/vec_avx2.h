@@ -3,6 +3,9 @@
 
 #include <immintrin.h>
 
+#include <cmath>
+
+#include "numerics/codebook.h"
 #include "numerics/float16.h"
 
 namespace qscale::cpu {
@@ -12,6 +15,7 @@ struct Avx2 {
   static constexpr int64_t width = 16;
   static constexpr int64_t bytes = 64;
   static constexpr bool has_fma = true;
+  static constexpr bool has_even_odd = true;
   struct Floats {
     __m256 low, high;
   };
@@ -25,11 +29,9 @@ struct Avx2 {
   static __m256 widen(__m128i x, Half) { return _mm256_cvtph_ps(x); }
 
   static __m128i narrow(__m256 v, BFloat16) {
-    const __m256i bits = _mm256_castps_si256(v);
-    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
     const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
-    const __m256i top = _mm256_blendv_epi8(_mm256_srli_epi32(rounded, 16), _mm256_set1_epi32(0x7fc0), is_nan);
+    const __m256i rounded = _mm256_srli_epi32(rounded_bits(v), 16);
+    const __m256i top = _mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7fc0), is_nan);
     return _mm_packus_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
   }
   static __m128i narrow(__m256 v, Half) { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
@@ -64,6 +66,30 @@ struct Avx2 {
     memcpy(y, padded, static_cast<size_t>(n) * sizeof(T));
   }
 
+  static void load_even_odd(const BFloat16* x, Floats& even, Floats& odd) {
+    const __m256i* parts = reinterpret_cast<const __m256i*>(x);
+    const __m256i low = _mm256_loadu_si256(parts), high = _mm256_loadu_si256(parts + 1);
+    const __m256i upper = _mm256_set1_epi32(INT32_MIN >> 15);
+    even = {_mm256_castsi256_ps(_mm256_slli_epi32(low, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(high, 16))};
+    odd = {_mm256_castsi256_ps(_mm256_and_si256(low, upper)), _mm256_castsi256_ps(_mm256_and_si256(high, upper))};
+  }
+  // A NaN must have a lower half of zeros, as every one has that comes of bfloat16 or of the processor: rounding then
+  // cannot carry it into the sign.
+  static void store_even_odd(BFloat16* y, Floats even, Floats odd) {
+    __m256i* parts = reinterpret_cast<__m256i*>(y);
+    _mm256_storeu_si256(parts, interleaved(even.low, odd.low));
+    _mm256_storeu_si256(parts + 1, interleaved(even.high, odd.high));
+  }
+  static __m256i interleaved(__m256 even, __m256 odd) {
+    return _mm256_blend_epi16(_mm256_srli_epi32(rounded_bits(even), 16), rounded_bits(odd), 0xaa);
+  }
+  // The upper half is the bfloat16.
+  static __m256i rounded_bits(__m256 v) {
+    const __m256i bits = _mm256_castps_si256(v);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    return _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+  }
+
   static Floats splat(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
   static Floats divide(Floats a, Floats b) { return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)}; }
   static Floats multiply(Floats a, Floats b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
@@ -89,6 +115,43 @@ struct Avx2 {
     return {_mm256_min_ps(high.low, _mm256_max_ps(low.low, a.low)),
             _mm256_min_ps(high.high, _mm256_max_ps(low.high, a.high))};
   }
+
+  static Floats larger(Floats a, Floats b) { return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
+  // 2**floor(log2 |a|); 0 for subnormal numbers.
+  static Floats power_below(Floats a) {
+    const __m256 exponents = _mm256_set1_ps(INFINITY);
+    return {_mm256_and_ps(a.low, exponents), _mm256_and_ps(a.high, exponents)};
+  }
+  // A function of one number, for the compiler to vectorize.
+  template <class F>
+  static Floats map(Floats a, F function) {
+    alignas(32) float at[width];
+    store(at, a);
+    for (float& value : at) value = function(value);
+    return load(at);
+  }
+
+  struct Book {
+    __m256 values[2], tree[2];
+  };
+  static Book prepare(const Codebook& table) {
+    return {{_mm256_loadu_ps(table.values), _mm256_loadu_ps(table.values + 8)},
+            {_mm256_loadu_ps(table.tree), _mm256_loadu_ps(table.tree + 8)}};
+  }
+  // A permutation uses the low three bits of each index: nodes 1 to 7 are in the lower half of the tree, 8 to 15 in
+  // the upper; bit 3 of the index, moved to the sign, picks the half of the values.
+  static __m256 nearest(__m256 a, const Book& book) {
+    __m256i node = _mm256_set1_epi32(1);
+    for (int level = 0; level < 4; ++level) {
+      const __m256 middle = _mm256_permutevar8x32_ps(book.tree[level / 3], node);
+      const __m256i above = _mm256_castps_si256(_mm256_cmp_ps(a, middle, _CMP_GT_OQ));
+      node = _mm256_sub_epi32(_mm256_add_epi32(node, node), above);
+    }
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(book.values[0], node),
+                            _mm256_permutevar8x32_ps(book.values[1], node),
+                            _mm256_castsi256_ps(_mm256_slli_epi32(node, 28)));
+  }
+  static Floats nearest(Floats a, const Book& book) { return {nearest(a.low, book), nearest(a.high, book)}; }
 
   static Bits no_bits() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
   static __m256i magnitudes(const __m256i* x, float) {

@@ -3,6 +3,9 @@
 
 #include <immintrin.h>
 
+#include <cmath>
+
+#include "numerics/codebook.h"
 #include "numerics/float16.h"
 
 namespace qscale::cpu {
@@ -12,6 +15,7 @@ struct Avx512 {
   static constexpr int64_t width = 16;
   static constexpr int64_t bytes = 64;
   static constexpr bool has_fma = true;
+  static constexpr bool has_even_odd = true;
   using Floats = __m512;
   using Bits = __m512i;
 
@@ -55,6 +59,26 @@ struct Avx512 {
     _mm256_mask_storeu_epi16(y, first(n), narrow(v, T{}));
   }
 
+  static void load_even_odd(const BFloat16* x, Floats& even, Floats& odd) {
+    const __m512i both = _mm512_loadu_si512(x);
+    even = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
+    odd = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(INT32_MIN >> 15)));
+  }
+  // Both at once in halves of 16 bits: the upper half goes up where the lower one is more than half, or is half and the
+  // upper one odd; with the upper one's last bit ORed into the lower one, where that is more than half. A NaN must have
+  // a lower half of zeros, as every one has that comes of bfloat16 or of the processor: it does not go up.
+  static void store_even_odd(BFloat16* y, Floats even, Floats odd) {
+    constexpr __mmask32 odd_halves = 0xaaaaaaaau;
+    constexpr int first_or_both_others = 0xf8;
+    const __m512i e = _mm512_castps_si512(even), o = _mm512_castps_si512(odd);
+    const __m512i upper = _mm512_mask_mov_epi16(_mm512_srli_epi32(e, 16), odd_halves, o);
+    const __m512i lower = _mm512_mask_mov_epi16(e, odd_halves, _mm512_slli_epi32(o, 16));
+    const __m512i one = _mm512_set1_epi16(1);
+    const __m512i sticky = _mm512_ternarylogic_epi32(lower, upper, one, first_or_both_others);
+    const __mmask32 up = _mm512_cmpgt_epu16_mask(sticky, _mm512_set1_epi16(INT16_MIN));
+    _mm512_storeu_si512(y, _mm512_mask_add_epi16(upper, up, upper, one));
+  }
+
   static Floats splat(float value) { return _mm512_set1_ps(value); }
   static Floats divide(Floats a, Floats b) { return _mm512_div_ps(a, b); }
   static Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
@@ -71,6 +95,36 @@ struct Avx512 {
   }
   // min and max give their second operand where either is a NaN.
   static Floats clamp(Floats a, Floats low, Floats high) { return _mm512_min_ps(high, _mm512_max_ps(low, a)); }
+
+  static Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+  // 2**floor(log2 |a|); 0 for subnormal numbers.
+  static Floats power_below(Floats a) { return _mm512_and_ps(a, _mm512_set1_ps(INFINITY)); }
+  // A function of one number, for the compiler to vectorize.
+  template <class F>
+  static Floats map(Floats a, F function) {
+    alignas(64) float at[width];
+    _mm512_store_ps(at, a);
+    for (float& value : at) value = function(value);
+    return _mm512_load_ps(at);
+  }
+
+  struct Book {
+    Floats values, tree;
+  };
+  static Book prepare(const Codebook& table) {
+    return {_mm512_loadu_ps(table.values), _mm512_loadu_ps(table.tree)};
+  }
+  // A permutation uses the low four bits of each index: those of the node, and after four steps of the index.
+  static Floats nearest(Floats a, const Book& book) {
+    const __m512i one = _mm512_set1_epi32(1);
+    __m512i node = one;
+    for (int level = 0; level < 4; ++level) {
+      const __mmask16 above = _mm512_cmp_ps_mask(a, _mm512_permutexvar_ps(node, book.tree), _CMP_GT_OQ);
+      node = _mm512_add_epi32(node, node);
+      node = _mm512_mask_add_epi32(node, above, node, one);
+    }
+    return _mm512_permutexvar_ps(node, book.values);
+  }
 
   static Bits no_bits() { return _mm512_setzero_si512(); }
   static Bits magnitudes32(Bits x) { return _mm512_and_si512(x, _mm512_set1_epi32(0x7fffffff)); }

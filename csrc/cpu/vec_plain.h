@@ -1,6 +1,7 @@
 // Sixteen floats in portable C++, the scalar arithmetic of numerics/ element by element.
 #pragma once
 
+#include "numerics/codebook.h"
 #include "numerics/float16.h"
 #include "numerics/int_quant.h"
 
@@ -11,6 +12,7 @@ struct Plain {
   static constexpr int64_t width = 16;
   static constexpr int64_t bytes = 64;
   static constexpr bool has_fma = false;
+  static constexpr bool has_even_odd = false;
   struct Floats {
     float at[width];
   };
@@ -58,6 +60,24 @@ struct Plain {
     return each([&](int i) {
       const float v = a.at[i] < low.at[i] ? low.at[i] : a.at[i];
       return v > high.at[i] ? high.at[i] : v;
+    });
+  }
+
+  static Floats with_sign_of(const Floats& a, const Floats& b) {
+    return each([&](int i) { return qscale::with_sign_of(a.at[i], b.at[i]); });
+  }
+  template <class F>
+  static Floats map(const Floats& a, F function) {
+    return each([&](int i) { return function(a.at[i]); });
+  }
+
+  using Book = Codebook;
+  static Book prepare(const Codebook& table) { return table; }
+  static Floats nearest(const Floats& a, const Book& table) {
+    return each([&](int i) {
+      int node = 1;
+      for (int level = 0; level < 4; ++level) node = 2 * node + (a.at[i] > table.tree[node] ? 1 : 0);
+      return table.values[node - 16];
     });
   }
 

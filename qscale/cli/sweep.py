@@ -31,8 +31,17 @@ def command() -> None:
 @click.option("--workers", type=click.IntRange(1), help="Processes; default: the study's, or one a core.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of each worker.")
 @click.option("--device", default="cpu", show_default=True, help="Where models train, as torch names it.")
+@click.option("--replace", is_flag=True, help="Replace the study in --out though finished runs leave it.")
 @_JSON
-def run(study: Path, out: Path | None, workers: int | None, threads: int, device: str, as_json: bool) -> None:
+def run(
+    study: Path,
+    out: Path | None,
+    workers: int | None,
+    threads: int,
+    device: str,
+    replace: bool,
+    as_json: bool,
+) -> None:
     """Run what a study still lacks; finished runs are not run again.
 
     Ctrl-C once finishes the current steps and writes checkpoints; twice stops at once. Either way the same
@@ -45,19 +54,20 @@ def run(study: Path, out: Path | None, workers: int | None, threads: int, device
     from qscale.sweep.stopping import StopSignal
 
     say = _progress.remarks(as_json)
-    store = _open_or_create(study, out)
+    store = _open_or_create(study, out, replace)
     store.say = say
     with StopSignal() as stop:
-        board, _ = begin(store, say)
+        board, _ = begin(store, say, threads=threads, device=device)
         count = workers or store.study().workers or default_workers()
         with display(board, as_json=as_json) as show:
             executor = LocalExecutor(board, show, workers=count, threads=threads, device=device)
             outcome = executor.run(stop)
-    code = _progress.end(store, outcome, as_json=as_json, resume=f"qscale sweep run {store.path}")
+    resume = _progress.resume(store, workers=workers, threads=threads, device=device)
+    code = _progress.end(store, outcome, as_json=as_json, resume=resume)
     click.get_current_context().exit(code)
 
 
-def _open_or_create(study: Path, out: Path | None) -> Store:
+def _open_or_create(study: Path, out: Path | None, replace: bool) -> Store:
     from qscale.errors import ConfigError
     from qscale.sweep.grid import Study, read_text
     from qscale.sweep.store import Store
@@ -70,7 +80,7 @@ def _open_or_create(study: Path, out: Path | None) -> Store:
     Study.parse(text, str(study))
     if out is None:
         raise ConfigError(f"name the study folder for {study}: --out FOLDER")
-    return Store.create(out, text)
+    return Store.create(out, text, replace=replace)
 
 
 @command.command(epilog="Example: qscale sweep status study")
@@ -80,7 +90,9 @@ def status(folder: Path, as_json: bool) -> None:
     """Show what is done, running, waiting and failed, and the losses so far; changes nothing."""
     from qscale.sweep.board import Board
     from qscale.sweep.jobs import jobs
+    from qscale.sweep.progress import LEGEND
     from qscale.sweep.store import Store
+    from qscale.sweep.words import plural
 
     store = Store(folder, lambda line: click.echo(f"note: {line}", err=True))
     board = Board(store, jobs(store.runs()))
@@ -95,11 +107,15 @@ def status(folder: Path, as_json: bool) -> None:
         click.echo(f"nothing has run yet; begin with: qscale sweep run {folder}")
         return
     width = max(len(row["label"]) for row in rows)
+    click.echo(f"{'state':<8} {'job':<{width}} {LEGEND}")
     for row in rows:
         click.echo(f"{row['state']:<8} {row['label']:<{width}} {_news(row, board)}".rstrip())
-    click.echo(f"{len(board.runs)} runs: " + ", ".join(f"{n} {state}" for state, n in sorted(runs.items())))
+    click.echo(
+        f"{plural(len(board.runs), 'run')}: " + ", ".join(f"{n} {state}" for state, n in sorted(runs.items()))
+    )
     if strangers:
-        click.echo(f"{strangers} records do not belong to the study as it is now; they stay")
+        do = "does" if strangers == 1 else "do"
+        click.echo(f"{plural(strangers, 'record')} {do} not belong to the study as it is now; kept on disk")
 
 
 def _news(row: dict[str, Any], board: Board) -> str:
@@ -125,14 +141,18 @@ def _news(row: dict[str, Any], board: Board) -> str:
 def export(folder: Path, out: Path, baselines: bool, as_json: bool) -> None:
     """Write the finished runs of a study as a table, one row a run."""
     from qscale.sweep import table
+    from qscale.sweep.words import plural
 
     def say(line: str) -> None:
         click.echo(f"note: {line}", err=True)
 
+    table.check_name(out)
     rows = table.observations(folder, baselines=baselines, say=say)
     table.export(rows, out)
     click.echo(
-        json.dumps({"rows": len(rows), "out": str(out)}) if as_json else f"{len(rows)} rows written to {out}"
+        json.dumps({"rows": len(rows), "out": str(out)})
+        if as_json
+        else f"{plural(len(rows), 'row')} written to {out}"
     )
 
 

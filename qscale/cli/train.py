@@ -36,12 +36,22 @@ _TRAINING = ("batch_sequences", "context", "learning_rate", "warmup_steps", "eva
 @click.option("--allow-repeat", is_flag=True, default=None, help="Let a small corpus repeat; recorded.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of this process.")
 @click.option("--device", default="cpu", show_default=True, help="Where the model trains.")
+@click.option("--replace", is_flag=True, help="Replace the study in --out though finished runs leave it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON event a line.")
-def command(config: Path | None, out: Path, threads: int, device: str, as_json: bool, **flags: Any) -> None:
+def command(
+    config: Path | None,
+    out: Path,
+    threads: int,
+    device: str,
+    replace: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
     """Train one ladder in this process: trunk, baseline, and a branch for each recipe and token count.
 
     Give flags, or a study file. Ctrl-C finishes the step and writes a checkpoint; the same command goes on
-    from there, and finished runs are not run again.
+    from there, and finished runs are not run again. Where --out holds the same ladder, the tokens, recipes
+    and modes given are added to it.
     """
     from qscale.cli import _progress
     from qscale.sweep import worker
@@ -51,26 +61,28 @@ def command(config: Path | None, out: Path, threads: int, device: str, as_json: 
     from qscale.sweep.stopping import StopSignal
 
     say = _progress.remarks(as_json)
-    store = _store(config, out, flags)
+    store = _store(config, out, flags, replace)
     store.say = say
     with StopSignal(insist=True) as stop:
-        board, corpus = begin(store, say)
+        board, corpus = begin(store, say, threads=threads, device=device)
         worker.set_threads(threads)
         with display(board, as_json=as_json) as show:
             worker.work(board, corpus, device=device, emit=show, should_stop=stop)
     ended = outcome(board, stopped=stop())
     if not as_json:
         _results(board)
-    code = _progress.end(store, ended, as_json=as_json, resume=f"qscale sweep run {store.path}")
+    resume = _progress.resume(store, threads=threads, device=device)
+    code = _progress.end(store, ended, as_json=as_json, resume=resume)
     click.get_current_context().exit(code)
 
 
-def _store(config: Path | None, out: Path, flags: dict[str, Any]) -> Store:
+def _store(config: Path | None, out: Path, flags: dict[str, Any], replace: bool) -> Store:
     """The store at ``out``, made from a study file or from the flags."""
     import yaml
 
     from qscale.errors import ConfigError
     from qscale.sweep.grid import Study, read_text
+    from qscale.sweep.merge import merged
     from qscale.sweep.store import Store
 
     if config is not None:
@@ -83,7 +95,7 @@ def _store(config: Path | None, out: Path, flags: dict[str, Any]) -> Store:
     else:
         if not flags["tokens"]:
             raise ConfigError("say how many tokens to train on: --tokens 1M")
-        study = {
+        axes = {
             "corpus": flags["corpus"],
             "sizes": [flags["size"]],
             "tokens": list(flags["tokens"]),
@@ -92,14 +104,18 @@ def _store(config: Path | None, out: Path, flags: dict[str, Any]) -> Store:
             "seeds": [flags["seed"]],
             "training": {name: flags[name] for name in _TRAINING if flags[name] is not None},
         }
-        text = yaml.safe_dump({key: value for key, value in study.items() if value}, sort_keys=False)
-    Study.parse(text, "flags" if config is None else str(config))
-    return Store.create(out, text)
+        text = yaml.safe_dump({key: value for key, value in axes.items() if value}, sort_keys=False)
+    study = Study.parse(text, "flags" if config is None else str(config))
+    if config is None and not replace and (out / "study.yaml").is_file():
+        text = merged(Store(out).study_file.read_text(encoding="utf-8"), study) or text
+    return Store.create(out, text, replace=replace)
 
 
 def _results(board: Any) -> None:
-    from qscale.sweep.progress import result
+    from qscale.sweep.progress import LEGEND, result
 
-    for row in board.overview():
-        if row["kind"] == "run" and row["state"] == "done":
-            click.echo(row["label"] + result(row))
+    rows = [row for row in board.overview() if row["kind"] == "run" and row["state"] == "done"]
+    if any(row["delta"] is not None for row in rows):
+        click.echo(LEGEND, err=True)
+    for row in rows:
+        click.echo(row["label"] + result(row))

@@ -54,30 +54,35 @@ DIALECTS: dict[str, Dialect] = {
         Dialect(
             name="torchao",
             source="torchao 0.18.0",
-            formats=_INT | _FP8 | _MX | {"nvfp4", "nf4"},
+            formats=_INT | _FP8 | (_MX - {"mxint8"}) | {"nvfp4"},
             options=frozenset({"asym", "noclip", "onelevel"}) | _MX_RULES,
         ),
         Dialect(
             name="compressed_tensors",
-            source="compressed-tensors 0.20",
-            formats=_INT | _FP8 | {"mxfp4", "mxfp8_e4m3", "nvfp4"},
+            source="compressed-tensors 0.20.0",
+            formats=_INT | {"fp8_e4m3", "mxfp4", "mxfp6_e2m3", "mxfp8_e4m3", "nvfp4"},
             options=frozenset({"asym"}),
         ),
         Dialect(
             name="modelopt",
-            source="nvidia-modelopt, 2026-08-21",
-            formats=_INT
-            | _FP8
-            | {"fp4_e2m1", "fp4_e1m2", "fp4_e3m0", "fp6_e2m3", "fp6_e3m2", "nvfp4", "nf4"},
+            source="nvidia-modelopt 0.47.0, eager on a CPU",
+            formats=_INT | {"fp8_e4m3", "mxfp4", "mxfp8_e4m3", "nvfp4", "nf4"},
         ),
-        Dialect(name="te", source="TransformerEngine, 2026-08-22", formats=_FP8 | {"mxfp8_e4m3", "nvfp4"}),
+        Dialect(
+            name="te",
+            source="TransformerEngine d0067d0 (2026-08-22), pure-torch reference",
+            formats=frozenset({"nvfp4"}),
+        ),
         Dialect(name="ocp", source="OCP Microscaling Formats 1.0", formats=_MX),
         Dialect(name="aten", source="torch 2.13.0 fake_quantize", formats=_INT, options=frozenset({"asym"})),
         Dialect(
-            name="microxcaling", source="microxcaling, 2024-08", formats=_MX, options=frozenset({"away"})
+            name="microxcaling",
+            source="microxcaling 7bc4195 (2024-08-19)",
+            formats=_MX,
+            options=frozenset({"away"}),
         ),
         Dialect(name="bitsandbytes", source="bitsandbytes 0.50.2", formats=frozenset({"nf4", "fp4_bnb"})),
-        Dialect(name="quest", source="QuEST, arXiv:2502.05003", formats=_INT),
+        Dialect(name="quest", source="QuEST c295afd (2025-05-30), arXiv:2502.05003", formats=_INT),
     )
 }
 

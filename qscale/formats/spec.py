@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from qscale.errors import SpecError
 from qscale.formats.dialects import DEFAULT_DIALECT, DIALECTS, IntArithmetic, int_arithmetic
-from qscale.formats.grids import FORMATS, Format
+from qscale.formats.grids import FORMATS, NAMED, Format
 
 Strategy = Literal["group", "channel", "token", "tensor"]
 
@@ -39,7 +39,8 @@ class QuantSpec:
     """A number format, the elements that share one scale, and the library whose arithmetic is meant.
 
     Grammar: ``format[:granularity][:option...][@dialect]``. Granularity is ``g<elements>``, ``channel``,
-    ``token`` or ``tensor``; formats with a block of their own (MX, NVFP4) take none. Options, in this order:
+    ``token`` or ``tensor``; formats with a block of their own (MX, NVFP4) take none. Beside the named formats
+    there are ``fp_e<exponent bits>m<mantissa bits>``, such as ``fp_e3m4``. Options, in this order:
     ``asym`` (integers with a zero point); how a scale is chosen where the dialect leaves it open, ``floor``,
     ``ceil``, ``rceil`` or ``even`` (the exponent of an MX scale), ``noclip`` (integers: the larger of both
     ends); ``onelevel`` (NVFP4 without its scale of the tensor); rounding of ties ``away`` from zero, or
@@ -193,7 +194,7 @@ class QuantSpec:
 
     def int_arithmetic(self) -> IntArithmetic | None:
         """Range and scale denominator where this is a symmetric integer that has a kernel, else None."""
-        plain = self.type == "int" and self.row.block is None and not self._options()
+        plain = self.type == "int" and self.row.block is None and self._options() in ([], ["away"])
         return int_arithmetic(self.dialect, self.num_bits) if plain else None
 
 
@@ -231,7 +232,8 @@ def _known(what: str, name: str, table: Any) -> Any:
         return table[name] if isinstance(table, Mapping) else name
     nearest = get_close_matches(str(name), list(table), n=1, cutoff=0.4)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    raise SpecError(f"unknown {what} {name!r}; {hint}known: {_join(table)}")
+    known = (*NAMED, "fp_e<0-8>m<0-10>") if table is FORMATS else table
+    raise SpecError(f"unknown {what} {name!r}; {hint}known: {_join(known)}")
 
 
 def _join(names: Iterable[str]) -> str:

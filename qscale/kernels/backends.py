@@ -18,6 +18,7 @@ from qscale.kernels.reference import DTYPES
 
 _AUTO = "auto"
 _NAMES = (_AUTO, "cpu", "reference")
+_ONLY_REFERENCE = "has no kernel for this dialect, which is plain torch"
 _REMEDY = "reinstall with torch present: pip install --no-build-isolation qscale (or . in a checkout)"
 
 
@@ -135,8 +136,10 @@ def use_isa(name: str) -> Iterator[None]:
         torch.ops.qscale.use_cpu_isa(previous)
 
 
-def on_reference(op: str, x: Tensor) -> bool:
+def on_reference(op: str, x: Tensor, *, compiled: bool = True) -> bool:
     """Whether a call goes to the plain torch reference by choice; registered kernels serve it otherwise.
+
+    ``compiled`` says whether what is asked has compiled kernels at all.
 
     Raises:
         BackendError: The chosen backend cannot serve ``x``.
@@ -148,17 +151,18 @@ def on_reference(op: str, x: Tensor) -> bool:
             return False
         if _chosen == "reference":
             return True
-        if x.device.type == "cpu":
+        if x.device.type == "cpu" and compiled:
             return False
-    raise no_backend(op, x)
+    raise no_backend(op, x, compiled)
 
 
-def no_backend(op: str, x: Tensor) -> BackendError:
+def no_backend(op: str, x: Tensor, compiled: bool = True) -> BackendError:
     """The call, the input, and what each backend has against it."""
     dtypes = "needs float32, bfloat16 or float16"
     bad_dtype = x.dtype not in DTYPES
     refusals: Mapping[str, str | None] = {
-        "cpu": _refusal or (dtypes if bad_dtype else f"needs a CPU tensor, not {x.device}"),
+        "cpu": _refusal
+        or (dtypes if bad_dtype else f"needs a CPU tensor, not {x.device}" if compiled else _ONLY_REFERENCE),
         "reference": dtypes if bad_dtype else None,
     }
     found = f"{x.dtype} {list(x.shape)} on {x.device}".replace("torch.", "")

@@ -11,37 +11,50 @@ from qscale.sweep.board import Board
 from qscale.sweep.executors import retry_failures
 from qscale.sweep.jobs import jobs
 from qscale.sweep.store import Store
+from qscale.sweep.words import plural
+from qscale.sweep.worker import check_device
 
 if TYPE_CHECKING:
     from qscale.data.corpus import Corpus
 
 
-def begin(store: Store, say: Callable[[str], None]) -> tuple[Board, Corpus]:
+def begin(
+    store: Store, say: Callable[[str], None], *, threads: int = 1, device: str = "cpu"
+) -> tuple[Board, Corpus]:
     """The board of a study that is about to run, and its corpus; remarks go to ``say``.
 
     Failures of earlier sessions are forgotten, so that those jobs are tried again.
 
     Raises:
         StoreError: Training is not installed, or the corpus has changed since the study began.
-        CorpusError: The corpus is missing, or too small for the longest run.
+        CorpusError: The corpus is missing, or too small for the longest run or the evaluation.
+        ConfigError: The device is not there.
+        StudyError: The study began with other threads or on another device.
     """
     for package in ("torch", "transformers", "safetensors"):
         if find_spec(package) is None:
             raise StoreError(f"training needs {package}, which is not installed: pip install 'qscale[train]'")
     from qscale.data import corpus as corpora
 
+    check_device(device)
     study = store.study()
-    corpus = corpora.load(study.corpus)
+    corpus = corpora.load(store.corpus_name())
     runs = study.runs(corpus.sha256)
     for run in runs:
         corpus.check(run.tokens, run.context, allow_repeat=run.allow_repeat)
-    store.begin(study.corpus, corpus.sha256)
+        corpus.check_evaluation(run.eval_windows, run.context)
+    store.begin(study.corpus, corpus.sha256, threads=threads, device=device)
     board = Board(store, jobs(runs))
     retry_failures(board)
     strangers = sum(1 for record in store.records() if record.run_id not in board.runs)
     if strangers:
-        say(f"{strangers} records in {store.path} do not belong to the study as it is now; they stay")
-    done = sum(board.done(job) for job in board.runs.values())
+        do = "does" if strangers == 1 else "do"
+        say(
+            f"{plural(strangers, 'record')} in {store.path} {do} not belong to the study as it is now; "
+            "what is on disk stays"
+        )
+    states = board.look()
+    done = sum(states[run] == "done" for run in board.runs)
     if done < len(board.runs):
         for warning in study.warnings():
             say(warning)

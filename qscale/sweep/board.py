@@ -25,52 +25,104 @@ class Board:
         self.jobs = jobs
         self.runs = {job.id: job for job in jobs if job.kind == "run"}
         self.trunks = {job.id: job for job in jobs if job.kind == "trunk"}
-        self._branches: dict[str, list[Job]] = {trunk_id: [] for trunk_id in self.trunks}
-        for job in self.runs.values():
-            self._branches[job.trunk_id].append(job)
-        self._done: set[str] = set()  # what is done stays done
+        self.diverged: set[str] = set()  #: runs whose record, as far as it was seen, says so
+        self._recorded: set[str] = set()  # runs with a record: it never goes away
+        self._paired: set[str] = set()  # baselines whose losses can be compared with
+
+    def look(self) -> dict[str, State]:
+        """The state of every job now, from one reading of the folders."""
+        folders = self.store.names("runs")
+        notes = {run: self._notes(run) for run in self.runs.keys() & folders - self._recorded}
+        for run, names in notes.items():
+            if "record.json" in names and (record := self.store.record(run)) is not None:
+                self._recorded.add(run)
+                if record.diverged:
+                    self.diverged.add(run)
+        done = self._recorded & self.runs.keys()
+        done -= self._without_losses(done)
+        needed: dict[str, set[int]] = {trunk: set() for trunk in self.trunks}
+        for run, job in self.runs.items():
+            if run not in done:
+                needed[job.trunk_id].add(job.steps[0])
+        missing = {trunk: self._missing(trunk, steps) for trunk, steps in needed.items()}
+        states: dict[str, State] = {}
+        for trunk, job in self.trunks.items():
+            failed = bool(missing[trunk]) and self.store.failure(job) is not None
+            states[trunk] = "done" if not missing[trunk] else "failed" if failed else "ready"
+        # A baseline before the runs that are compared with it.
+        for run, job in sorted(self.runs.items(), key=lambda item: item[1].baseline_id is not None):
+            needs = [] if job.steps[0] not in missing[job.trunk_id] else [states[job.trunk_id]]
+            if job.baseline_id is not None and job.baseline_id not in done:
+                needs.append(states[job.baseline_id])
+            if run in done:
+                states[run] = "done"
+            elif "failure.json" in notes.get(run, ()):
+                states[run] = "failed"
+            elif {"failed", "blocked"} & set(needs):
+                states[run] = "blocked"
+            else:
+                states[run] = "waiting" if needs else "ready"
+        return {job.id: states[job.id] for job in self.jobs}
+
+    def state(self, job: Job) -> State:
+        """The state of one job now; for more than one, look once."""
+        return self.look()[job.id]
 
     def done(self, job: Job) -> bool:
         """A run with a record; a trunk that nothing undone still needs."""
-        if job.id not in self._done:
-            ready = not self.missing_steps(job) if job.kind == "trunk" else self._has_record(job)
-            if ready:
-                self._done.add(job.id)
-        return job.id in self._done
-
-    def _has_record(self, job: Job) -> bool:
-        return self.store.record(job.id) is not None
-
-    def _has_branch(self, trunk_id: str, step: int) -> bool:
-        return paths.branch_checkpoint(self.store.trunk_folder(trunk_id), step).is_dir()
+        return self.state(job) == "done"
 
     def missing_steps(self, trunk: Job) -> list[int]:
         """Where branches of undone runs leave the trunk and no checkpoint is there yet."""
-        needed = {job.steps[0] for job in self._branches[trunk.id] if not self.done(job)}
-        return sorted(step for step in needed if not self._has_branch(trunk.id, step))
+        return sorted(self._missing(trunk.id, {job.steps[0] for job in self.stranded(trunk)}))
 
-    def state(self, job: Job) -> State:
-        """The job's state now."""
-        if self.done(job):
-            return "done"
-        if self.store.failure(job) is not None:
-            return "failed"
-        needs = []
-        if job.kind == "run":
-            if not self._has_branch(job.trunk_id, job.steps[0]):
-                needs.append(self.trunks[job.trunk_id])
-            if job.baseline_id is not None and not self.done(self.runs[job.baseline_id]):
-                needs.append(self.runs[job.baseline_id])
-        states = {self.state(need) for need in needs}
-        if states & {"failed", "blocked"}:
-            return "blocked"
-        return "waiting" if needs else "ready"
+    def stranded(self, trunk: Job) -> list[Job]:
+        """The undone runs that a trunk has no checkpoint for yet, baselines first."""
+        states = self.look()
+        undone = [job for job in self.runs.values() if job.trunk_id == trunk.id and states[job.id] != "done"]
+        missing = self._missing(trunk.id, {job.steps[0] for job in undone})
+        return sorted(
+            (job for job in undone if job.steps[0] in missing), key=lambda job: job.baseline_id is not None
+        )
+
+    def repair(self, run: Job) -> None:
+        """Move a record that this run cannot be done with aside; the caller holds the run's lock."""
+        self.store.repair(run.id, losses=run.config.eval_windows if self._is_compared(run) else None)
+
+    def _notes(self, run: str) -> set[str]:
+        return self.store.names(f"runs/{run}") & {"record.json", "failure.json"}
+
+    def _missing(self, trunk: str, steps: set[int]) -> set[int]:
+        if not steps:
+            return set()
+        folder = self.store.trunk_folder(trunk)
+        there = self.store.names(str(paths.branch_checkpoint(folder, 0).parent.relative_to(self.store.path)))
+        return {step for step in steps if paths.branch_checkpoint(folder, step).name not in there}
+
+    def _without_losses(self, done: set[str]) -> set[str]:
+        """Baselines with a record that undone runs cannot be compared with; their records are read again."""
+        compared = {job.baseline_id for job in self.runs.values() if job.id not in done} & done
+        found = set()
+        for run in compared - self._paired - self.diverged:
+            assert run is not None
+            if self.store.has_losses(run, self.runs[run].config.eval_windows):
+                self._paired.add(run)
+            else:
+                found.add(run)
+        self._recorded -= found
+        return found
+
+    def _is_compared(self, run: Job) -> bool:
+        if run.baseline_id is not None:
+            return False
+        return any(job.baseline_id == run.id for job in self.runs.values())
 
     def overview(self) -> list[dict[str, Any]]:
         """Every job with its state; ``running`` where a process holds its lock."""
         rows = []
+        states = self.look()
         for job in self.jobs:
-            state: str = self.state(job)
+            state: str = states[job.id]
             folder = self.store.folder(job)
             row: dict[str, Any] = {"kind": job.kind, "id": job.id, "label": job.label}
             if state == "ready" and files.is_locked(folder):

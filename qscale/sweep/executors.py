@@ -41,6 +41,7 @@ class Outcome:
     failed: int  #: runs and trunks that failed in this or another process
     blocked: int  #: runs that need something that failed
     died: int  #: workers that ended by no wish of ours
+    diverged: int  #: of those done; they are left out of fits
     stopped: bool
 
     @property
@@ -53,7 +54,7 @@ class Outcome:
 
 def outcome(board: Board, *, stopped: bool, died: int = 0) -> Outcome:
     """Count the jobs by their states now."""
-    states = {job.id: board.state(job) for job in board.jobs}
+    states = board.look()
     runs = [states[run_id] for run_id in board.runs]
     return Outcome(
         runs=len(runs),
@@ -61,6 +62,7 @@ def outcome(board: Board, *, stopped: bool, died: int = 0) -> Outcome:
         failed=list(states.values()).count("failed"),
         blocked=runs.count("blocked"),
         died=died,
+        diverged=len(board.diverged),
         stopped=stopped,
     )
 
@@ -126,11 +128,13 @@ class LocalExecutor:
 
     def run(self, stop: StopSignal) -> Outcome:
         """Work until nothing is left to do; ``stop`` is entered by the caller."""
-        undone = sum(not self.board.done(job) for job in self.board.jobs)
+        undone = sum(state != "done" for state in self.board.look().values())
         alive: set[_Worker] = set()
         told = 0
         try:
-            for index in range(min(self.count, undone)):
+            if count := min(self.count, undone):
+                self.show({"event": "starting", "workers": count})
+            for index in range(count):
                 alive.add(self._start(index))
             while alive:
                 if stop.count > told:
@@ -218,8 +222,9 @@ class LocalExecutor:
         if job is not None:
             event |= {"id": job.id, "kind": job.kind, "label": job.label}
             try:
-                if self.board.state(job) != "done":
-                    self.board.store.write_failure(job, error, tail)
+                with self.board.store.lock(job) as held:  # else another worker has taken it over
+                    if held and self.board.state(job) != "done":
+                        self.board.store.write_failure(job, error, tail)
             except StoreError as fault:
                 event["error"] = f"{error}; {fault}"
         self.show(event)

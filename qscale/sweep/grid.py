@@ -36,7 +36,9 @@ class Study:
     tokens: Mapping[str, tuple[int, ...]]  #: by size; as asked, before rounding to whole steps
     recipes: Mapping[str, tuple[str, ...]]  #: by size; canonical text with its granularity
     modes: tuple[str, ...]
-    seeds: tuple[int, ...]  #: each is both the seed of the weights and of the token order
+    seeds: Mapping[
+        str, tuple[int, ...]
+    ]  #: by size; each is both the seed of the weights and of the token order
     training: Mapping[str, Mapping[str, Any]]  #: by size; fields of RunConfig
     workers: int | None = None  #: does not change any number
 
@@ -69,7 +71,7 @@ class Study:
         """The points of the grid: size, tokens, mode, recipe, seed."""
         for size in self.sizes:
             for tokens in self.tokens[size]:
-                for seed in self.seeds:
+                for seed in self.seeds[size]:
                     base = {"size": size, "tokens": tokens, "seed": seed}
                     if not self.recipes[size]:
                         yield {**base, "mode": "baseline", "recipe": None}

@@ -10,9 +10,12 @@ from typing import Any, TextIO
 
 from qscale.sweep.board import Board
 from qscale.sweep.jobs import Job
+from qscale.sweep.words import plural
 from qscale.units import short_count, short_time
 
 Event = dict[str, Any]
+#: What the numbers of :func:`result` are.
+LEGEND = "delta +- evaluation s.e., loss in nats per token"
 
 
 class Meter:
@@ -21,7 +24,7 @@ class Meter:
     def __init__(self, board: Board) -> None:
         self.jobs: dict[str, Job] = {job.id: job for job in board.jobs}
         self.total = sum(job.flops for job in board.jobs)
-        done = {job.id for job in board.jobs if board.done(job)}
+        done = {job for job, state in board.look().items() if state == "done"}
         self.runs = len(board.runs)
         self.runs_done = sum(run in done for run in board.runs)
         self._began = time.monotonic()
@@ -36,6 +39,9 @@ class Meter:
         if event["event"] == "finished":
             self._share[job.id] = 1.0
             self.runs_done += job.kind == "run"
+        elif event["event"] == "diverged":
+            self._share |= dict.fromkeys(event["runs"], 1.0)
+            self.runs_done += len(event["runs"])
         elif event["event"] == "step":
             start, end = (0, job.steps[-1]) if job.kind == "trunk" else (job.steps[0], job.config.steps)
             self._share[job.id] = min(1.0, (event["step"] - start) / max(1, end - start))
@@ -84,12 +90,16 @@ class TextLines(JsonLines):
     def __init__(self, out: TextIO, board: Board) -> None:
         super().__init__(out)
         self.meter = Meter(board)
+        self.explained = False
 
     def __call__(self, event: Event) -> None:
         self.meter.hear(event)
         text = sentence(event)
         if text is None:
             return
+        if event["event"] == "finished" and event.get("delta") is not None and not self.explained:
+            self.explained = True
+            self.line(f"note      {LEGEND}")
         if event["event"] == "finished":
             text += f"  [{self.meter.runs_done} of {self.meter.runs} runs, about {self.meter.eta} left]"
         self.line(text)
@@ -163,10 +173,15 @@ def display(board: Board, *, as_json: bool) -> JsonLines:
 def sentence(event: Event) -> str | None:
     """An event in one line for people; None where it is not worth one."""
     name, label = event["event"], event.get("label", "")
+    if name == "starting":
+        return f"starting  {plural(event['workers'], 'worker')}"
     if name == "started":
         return f"started   {label}"
     if name == "finished":
         return f"finished  {label}{result(event)}, {short_time(event['seconds'])}"
+    if name == "diverged":
+        many = plural(len(event["runs"]), "run")
+        return f"diverged  {label}, at step {event['step']}: {many} marked as diverged, left out of fits"
     if name == "failed":
         return f"FAILED    {label}: {event['error']}"
     if name == "stopped":

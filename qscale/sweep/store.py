@@ -1,7 +1,7 @@
 """The run store: a folder is the database, and a run is done exactly when its record can be read. No torch.
 
 study.yaml                  the grid as given
-corpus.json                 name and hash of the corpus, so that ids can be made without it
+corpus.json                 name and hash of the corpus, so that ids can be made without it; threads, device
 runs/<run_id>/              config.json, curve.jsonl, checkpoint/, eval_losses.npy, and last record.json
 trunks/<trunk_id>/          config.json, curve.jsonl, checkpoint/, branches/
 logs/                       what workers said on stderr
@@ -10,16 +10,20 @@ logs/                       what workers said on stderr
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from typing import Any
 
-from qscale.errors import StoreError
-from qscale.records import Record
+from qscale.errors import ConfigError, StoreError, StudyError
+from qscale.records import Record, RecordVersionError
 from qscale.sweep import files
 from qscale.sweep.grid import Study
 from qscale.sweep.jobs import Job
+from qscale.sweep.words import plural
+from qscale.training import paths
 from qscale.training.config import RunConfig
 
 
@@ -43,13 +47,13 @@ class Store:
         self.say = say
         try:
             if not self.path.is_dir():
-                raise StoreError(
+                raise StudyError(
                     f"{self.path} is not a folder; name a study folder, made by 'qscale sweep run'"
                 )
             with self.study_file.open("rb"):
                 pass
         except FileNotFoundError as error:
-            raise StoreError(
+            raise StudyError(
                 f"{self.path} holds no study.yaml: it is not a study folder; make one with "
                 "'qscale sweep run STUDY.yaml --out FOLDER'"
             ) from error
@@ -57,17 +61,38 @@ class Store:
             raise files.store_error("read the study folder", self.path, error) from error
 
     @classmethod
-    def create(cls, path: Path | str, text: str, say: Callable[[str], None] = quiet) -> Store:
-        """A study folder with ``text`` as its study.yaml, new or extended; what is in it stays."""
+    def create(
+        cls, path: Path | str, text: str, say: Callable[[str], None] = quiet, *, replace: bool = False
+    ) -> Store:
+        """A study folder with ``text`` as its study.yaml, new or extended; what is in it stays.
+
+        Args:
+            path: The folder.
+            text: The study.
+            say: As for :class:`Store`.
+            replace: Take ``text`` even where finished runs then no longer belong to the study.
+
+        Raises:
+            StudyError: The folder is something else, or finished runs would no longer belong.
+        """
         path = Path(path)
-        Study.parse(text)
+        study = Study.parse(text)
         try:
             if not (path / "study.yaml").exists() and path.is_dir() and any(path.iterdir()):
-                raise StoreError(f"{path} is not empty and holds no study: name a new folder")
+                raise StudyError(f"{path} is not empty and holds no study: name a new folder")
             path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise StudyError(f"{path} is a file, or lies below one: name a new folder") from error
         except OSError as error:
             raise files.store_error("make the study folder", path, error) from error
-        if _text(path / "study.yaml") != text:
+        there = _text(path / "study.yaml")
+        if there is not None and there != text and not replace and (lost := cls(path).orphans(study)):
+            raise StudyError(
+                f"{path} holds another study, and {plural(lost, 'finished run')} of it would no longer "
+                "belong: name a new folder, keep those points in the study, or give --replace "
+                "(records stay on disk)"
+            )
+        if there != text:
             files.write_whole(path / "study.yaml", text)
         return cls(path, say)
 
@@ -85,29 +110,76 @@ class Store:
         study, begun = self.study(), self.corpus()
         return study.runs(begun["sha256"]) if begun.get("name") == study.corpus else []
 
-    def corpus(self) -> dict[str, str]:
-        """Name and sha256 of the corpus that the study was begun with; empty before that."""
-        text = _text(self.path / "corpus.json")
+    def corpus(self) -> dict[str, Any]:
+        """Name and sha256 of the corpus that the study was begun with; empty before that.
+
+        Also ``path`` of a corpus in files, and ``threads`` and ``device``, which change the bits of a run.
+
+        Raises:
+            StoreError: The note is there and cannot be read.
+        """
+        path = self.path / "corpus.json"
+        if not path.exists():
+            return {}
         with suppress(ValueError):
-            data = json.loads(text or "{}")
+            data = json.loads(_text(path) or "")
             if isinstance(data, dict) and all(isinstance(data.get(k), str) for k in ("name", "sha256")):
                 return data
-        return {}
+        raise StoreError(
+            f"{path} is damaged: restore it, or delete it and run the study again, which writes it anew"
+        )
 
-    def begin(self, name: str, sha256: str) -> None:
-        """Note the corpus.
+    def corpus_name(self) -> str:
+        """The corpus as ``data.corpus.load`` takes it here, wherever the current folder is."""
+        begun, name = self.corpus(), self.study().corpus
+        path = begun.get("path")
+        here = begun.get("name") == name and isinstance(path, str) and Path(path).exists()
+        return f"file:{path}" if here else name
+
+    def begin(self, name: str, sha256: str, *, threads: int = 1, device: str = "cpu") -> None:
+        """Note the corpus, and the threads and device that all runs of the study share.
 
         Raises:
             StoreError: The same corpus had other bytes when the study began.
+            StudyError: The study began with other threads or on another device.
         """
         begun = self.corpus()
-        if begun.get("name") == name and begun["sha256"] != sha256:
+        same = begun.get("name") == name
+        if same and begun["sha256"] != sha256:
             raise StoreError(
                 f"{self.path}: the corpus {name!r} has changed since this study began (sha256 {sha256[:12]}, "
                 f"then {begun['sha256'][:12]}); restore it, or start a study in a new folder"
             )
-        if not begun or begun["name"] != name:
-            files.write_whole(self.path / "corpus.json", json.dumps({"name": name, "sha256": sha256}) + "\n")
+        if same and {"threads", "device"} <= begun.keys():
+            then, device_then = begun["threads"], begun["device"]
+            if (then, _kind(device_then)) != (threads, _kind(device)):
+                raise StudyError(
+                    f"{self.path}: this study began with {plural(then, 'thread')} on {device_then}; pairs "
+                    f"must share both: give --threads {then} --device {device_then}, or start in a new folder"
+                )
+            device = device_then
+        note = {"name": name, "sha256": sha256, "threads": threads, "device": device}
+        if name.startswith("file:"):
+            path = Path(name.removeprefix("file:")).expanduser().absolute()
+            noted = begun.get("path") if same else None
+            note["path"] = noted if noted and Path(noted).exists() else str(path)
+        if note != begun:
+            files.write_whole(self.path / "corpus.json", json.dumps(note) + "\n")
+
+    def orphans(self, study: Study) -> int:
+        """How many finished runs of the study as it is now would not belong to ``study``.
+
+        Of a study.yaml that cannot be read, all that ``study`` does not ask for.
+        """
+        begun = self.corpus()
+        if not begun:
+            return 0
+        finished = {record.run_id for record in self.records()}
+        with suppress(ConfigError):
+            finished &= {run.run_id for run in self.runs()}
+        if study.corpus == begun["name"] or _file(study.corpus) == begun.get("path", ""):
+            finished -= {run.run_id for run in study.runs(begun["sha256"])}
+        return len(finished)
 
     def run_folder(self, run_id: str) -> Path:
         """Where a run's files lie."""
@@ -135,9 +207,15 @@ class Store:
     # Records
 
     def record(self, run_id: str) -> Record | None:
-        """The record of a finished run; None where there is none, or one that cannot be used."""
+        """The record of a finished run; None where there is none, or one that cannot be used.
+
+        Raises:
+            RecordVersionError: Another version of qscale made it: it is good, and not ours to do again.
+        """
         try:
             return self._read(run_id)
+        except RecordVersionError:
+            raise
         except StoreError:
             return None
 
@@ -151,18 +229,39 @@ class Store:
             raise StoreError("not text") from error
         except OSError as error:
             raise files.store_error("read", path, error) from error
-        record = Record.loads(text)
+        try:
+            record = Record.loads(text)
+        except RecordVersionError as error:
+            raise RecordVersionError(f"{path} was made by another version of qscale: {error}") from error
         if record.run_id != run_id:
             raise StoreError(f"it is the record of run {record.run_id}")
         return record
 
-    def repair(self, run_id: str) -> None:
+    def has_losses(self, run_id: str, count: int) -> bool:
+        """Whether a run's losses by sequence, ``count`` of them, can be read."""
+        import numpy as np
+
+        try:
+            losses = np.load(paths.eval_losses(self.run_folder(run_id)), allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return False
+        return isinstance(losses, np.ndarray) and losses.shape == (count,)
+
+    def repair(self, run_id: str, *, losses: int | None = None) -> None:
         """Move a record that cannot be used aside; the caller holds the run's lock.
 
         Without the lock, a record that another process has just put right could be moved.
+
+        Args:
+            run_id: The run.
+            losses: So many losses by sequence are needed as well.
         """
         try:
-            self._read(run_id)
+            record = self._read(run_id)
+            if record and losses is not None and not record.diverged and not self.has_losses(run_id, losses):
+                raise StoreError("the losses by sequence beside it cannot be read")
+        except RecordVersionError:
+            raise
         except StoreError as error:
             path = self.run_folder(run_id) / "record.json"
             number = 1
@@ -188,6 +287,8 @@ class Store:
         for folder in sorted(self._folders("runs")):
             try:
                 record = self._read(folder.name)
+            except RecordVersionError:
+                raise
             except StoreError as error:
                 self.say(
                     f"{folder / 'record.json'} is damaged ({error}): left out; the next run does it again"
@@ -195,6 +296,15 @@ class Store:
                 continue
             if record is not None:
                 yield record
+
+    def names(self, folder: str) -> set[str]:
+        """What a folder of the store holds; nothing where it is missing."""
+        try:
+            return set(os.listdir(self.path / folder))  # noqa: PTH208 - names, and many of them
+        except FileNotFoundError:
+            return set()
+        except OSError as error:
+            raise files.store_error("read", self.path / folder, error) from error
 
     def _folders(self, kind: str) -> list[Path]:
         try:
@@ -228,6 +338,18 @@ class Store:
             (self.folder(job) / "failure.json").unlink(missing_ok=True)
         except OSError as error:
             raise files.store_error("clear the failure of", self.folder(job), error) from error
+
+
+def _kind(device: str) -> str:
+    """``cuda`` of ``cuda:1``: cards of one machine are taken as equal."""
+    return device.partition(":")[0]
+
+
+def _file(corpus: str) -> str | None:
+    """The absolute path of a corpus in files."""
+    if not corpus.startswith("file:"):
+        return None
+    return str(Path(corpus.removeprefix("file:")).expanduser().absolute())
 
 
 def _text(path: Path) -> str | None:

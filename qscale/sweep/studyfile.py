@@ -5,19 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from functools import partial
 from reprlib import repr as short_repr
 from typing import Any, TypeVar
 
 from qscale.errors import ConfigError, SpecError
-from qscale.formats import Recipe
+from qscale.formats import Recipe, has_kernel
+from qscale.formats.calls import served
 from qscale.models.ladder import ModelShape, shape_of
 from qscale.sweep.grid import Study, name_of
 from qscale.units import parse_count, short_count
 
 KEYS = ("corpus", "sizes", "tokens", "recipes", "group_sizes", "modes", "seeds", "training", "workers")
 STUDY_MODES = ("cooldown", "scratch")
+CORPORA = ("python", "file:PATH")
 
 #: Fields of RunConfig that ``training`` may set, and the type of each.
 TRAINING: dict[str, type] = {
@@ -38,6 +41,8 @@ TRAINING: dict[str, type] = {
 
 _BARE_RECIPE = re.compile(r"w\d+a\d+")
 _MOST_RUNS = 100_000
+#: Fields of a model's shape that have no default.
+_SHAPE = tuple(f.name for f in fields(ModelShape) if f.default is MISSING)
 T = TypeVar("T")
 
 
@@ -48,8 +53,8 @@ def _no_kernel(recipe: Recipe) -> str | None:
     if recipe.quantizer != "absmax":
         return f"quantizer {recipe.quantizer!r} is not there yet; known: absmax"
     for spec in (recipe.weight, recipe.input, *recipe.overrides.values()):
-        if spec is not None and spec.int_arithmetic() is None:
-            return f"{spec} has no kernel yet; int2 to int8 have one: symmetric, without stochastic rounding"
+        if spec is not None and not has_kernel(spec):
+            return f"{spec} has no kernel yet; there are kernels for {served()}"
     return None
 
 
@@ -73,12 +78,12 @@ class Reader:
                 self.problem(f"the key {key!r} is missing")
         sizes = self.sizes()
         study = Study(
-            corpus=self.text("corpus", self.data.get("corpus", "python")),
+            corpus=self.corpus(),
             sizes=sizes,
             tokens=self.by_size("tokens", self.data.get("tokens", []), sizes, parse_count),
             recipes=self.recipes(sizes),
             modes=self.modes(),
-            seeds=tuple(self.each("seeds", self.data.get("seeds", [0]), _seed)),
+            seeds=self.by_size("seeds", self.data.get("seeds", [0]), sizes, _seed),
             training=self.training(sizes),
             workers=self.workers(),
         )
@@ -93,16 +98,36 @@ class Reader:
 
     def check(self, study: Study) -> None:
         """Every point makes a valid run; a seed changes nothing about that."""
-        runs = sum(len(study.tokens[s]) * (len(study.recipes[s]) + 1) for s in study.sizes)
-        if runs * len(study.modes) * len(study.seeds) > _MOST_RUNS:
+        runs = sum(
+            len(study.tokens[s]) * (len(study.recipes[s]) + 1) * len(study.seeds[s]) for s in study.sizes
+        )
+        if runs * len(study.modes) > _MOST_RUNS:
             self.problem(f"more than {_MOST_RUNS} runs; split the study")
             return
+        for size, shape in study.sizes.items():
+            for recipe in study.recipes[size]:
+                self.overrides(size, shape, Recipe.parse(recipe))
         for point in study.points():
-            if point["seed"] == study.seeds[0]:
+            if point["seed"] == study.seeds[point["size"]][0]:
                 try:
                     study.config("", **point)
                 except (ConfigError, SpecError) as error:
                     self.problem(f"{point['size']} with {short_count(point['tokens'])} tokens: {error}")
+
+    def overrides(self, size: str, shape: ModelShape, recipe: Recipe) -> None:
+        """Every override names a linear layer: of all blocks, or of one, such as layers.0.mlp.down_proj."""
+        names = [name for name, _, _ in shape.linears()]
+        full = [f".model.layers.{block}.{name}" for block in range(shape.num_layers) for name in names]
+        for key in recipe.overrides:
+            layer, _, operand = key.rpartition(".")
+            if not any(name.endswith(f".{layer}") for name in full):
+                short = [name.rpartition(".")[2] for name in names]
+                nearest = get_close_matches(layer, [*short, *names], n=1, cutoff=0.4)
+                hint = f"did you mean {f'{nearest[0]}.{operand}'!r}? " if nearest else ""
+                self.problem(
+                    f"recipes: the override {key!r} names no linear layer of {size}; {hint}"
+                    f"known: {', '.join(short)}"
+                )
 
     def known(self, what: str, name: object, names: Iterable[str]) -> bool:
         names = list(names)
@@ -118,6 +143,12 @@ class Reader:
             self.problem(f"{key}: {short_repr(value)} is not a name")
             return ""
         return value
+
+    def corpus(self) -> str:
+        name = self.text("corpus", self.data.get("corpus", "python"))
+        if name and not re.match("file:.", name):
+            self.known("corpus", name, CORPORA)
+        return name
 
     def each(self, key: str, value: object, read: Callable[[Any], T]) -> list[T]:
         """Every value of a list (or the one value), read; problems are noted under the key."""
@@ -140,7 +171,7 @@ class Reader:
     ) -> dict[str, tuple[T, ...]]:
         """A list for all sizes, or a mapping from size to list that names every size."""
         if not isinstance(value, dict):
-            shared = tuple(self.each(key, value, read)) if key in self.data else ()
+            shared = tuple(self.each(key, value, read)) if key in self.data or value != [] else ()
             return dict.fromkeys(sizes, shared)
         for size in value:
             self.known(f"size in {key}", size, sizes)
@@ -151,15 +182,22 @@ class Reader:
 
     def sizes(self) -> dict[str, ModelShape]:
         value = self.data.get("sizes", [])
+        if value is None:
+            self.problem("sizes: nothing is given; name sizes such as tiny-20k")
+            return {}
         found: dict[str, ModelShape] = {}
         for item in value if isinstance(value, list) else [value]:
             try:
                 if isinstance(item, dict):
-                    fields = {key: field for key, field in item.items() if key != "name"}
-                    for key, field in fields.items():
+                    given = {key: field for key, field in item.items() if key != "name"}
+                    for key, field in given.items():
                         if type(field) not in (int, bool, str):
                             raise ConfigError(f"{key}={short_repr(field)} is not a whole number")
-                    shape = ModelShape.from_json(fields)
+                    if lacking := [name for name in _SHAPE if name not in given]:
+                        raise ConfigError(
+                            f"a shape needs {', '.join(_SHAPE)}; {', '.join(lacking)} not given"
+                        )
+                    shape = ModelShape.from_json(given)
                     name = self.text("sizes: name", item.get("name", name_of(shape)))
                 else:
                     name, shape = str(item), shape_of(str(item))
@@ -216,6 +254,12 @@ class Reader:
             else:
                 by_size = dict.fromkeys(sizes, value)
             for size, single in by_size.items():
+                if isinstance(single, list):
+                    self.problem(
+                        f"training: {field}={short_repr(single)} is a list; give one value, or one for each "
+                        "size as a mapping"
+                    )
+                    continue
                 for typed in self.each("training", single, partial(_typed, field)):
                     found[size][field] = typed
         return found

@@ -12,6 +12,7 @@ from qscale.errors import ConfigError, StoreError
 from qscale.records import Record
 from qscale.sweep import files
 from qscale.sweep.store import Store, quiet
+from qscale.sweep.words import plural
 from qscale.training.config import RunConfig
 
 COLUMNS = (
@@ -53,7 +54,8 @@ def observations(
     Args:
         path: A study folder.
         baselines: Also a row for each baseline, with no delta.
-        say: Told in one line of damaged records and of records that no longer belong to the study.
+        say: Told in one line of runs still to come, of damaged records and of records that no longer
+            belong to the study.
 
     Raises:
         StoreError: Not a study folder.
@@ -62,7 +64,12 @@ def observations(
     wanted = {run.run_id: run for run in store.runs()}
     records = {record.run_id: record for record in store.records()}
     if strangers := len(records.keys() - wanted.keys()):
-        say(f"{strangers} records do not belong to study.yaml as it is now: left out")
+        do = "does" if strangers == 1 else "do"
+        say(f"{plural(strangers, 'record')} {do} not belong to study.yaml as it is now: left out")
+    quantized = [run_id for run_id, run in wanted.items() if run.recipe is not None]
+    done = sum(run_id in records for run_id in quantized)
+    if done < len(quantized):
+        say(f"{done} of {plural(len(quantized), 'quantized run')} {'is' if done == 1 else 'are'} done")
     return [
         _row(records[run_id], run, records.get(records[run_id].baseline_run_id or ""))
         for run_id, run in wanted.items()
@@ -90,8 +97,7 @@ def export(rows: list[dict[str, Any]], out: Path) -> None:
         ConfigError: Another ending.
         StoreError: pyarrow is missing, or the file cannot be written.
     """
-    if out.suffix not in (".csv", ".parquet"):
-        raise ConfigError(f"cannot export to {out.name}: end the name with .csv or .parquet")
+    check_name(out)
     try:
         if out.suffix == ".csv":
             text = io.StringIO()
@@ -103,6 +109,16 @@ def export(rows: list[dict[str, Any]], out: Path) -> None:
             _write_parquet(rows, out)
     except OSError as error:
         raise files.store_error("write", out, error) from error
+
+
+def check_name(out: Path) -> None:
+    """Make sure that a table can be written to a file of this name.
+
+    Raises:
+        ConfigError: Another ending.
+    """
+    if out.suffix not in (".csv", ".parquet"):
+        raise ConfigError(f"cannot export to {out.name}: end the name with .csv or .parquet")
 
 
 def _write_parquet(rows: list[dict[str, Any]], out: Path) -> None:

@@ -17,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qscale.errors import QScaleError, StoreError
+from qscale.errors import ConfigError, QScaleError, StoreError
+from qscale.records import RecordVersionError
 from qscale.sweep import files
 from qscale.sweep.board import Board
 from qscale.sweep.jobs import Job, jobs
@@ -34,7 +35,8 @@ ShouldStop = Callable[[], bool]
 #: Does one job; False when it was stopped before its end.
 Execute = Callable[[Job, Board, "Corpus", str, Emit, ShouldStop], bool]
 
-_POLL = 0.2  # seconds between two looks for a job
+_POLL = 0.2  # seconds between two looks for a job; longer while there is none
+_LONGEST_POLL = 2.0
 
 
 def run_job(job: Job, board: Board, corpus: Corpus, device: str, emit: Emit, should_stop: ShouldStop) -> bool:
@@ -44,11 +46,10 @@ def run_job(job: Job, board: Board, corpus: Corpus, device: str, emit: Emit, sho
     store = board.store
     trunk = store.trunk_folder(job.trunk_id)
     if job.kind == "trunk":
-        steps = board.missing_steps(job)
-        return loop.run_trunk(
-            job.config, steps, trunk, corpus, device=device, emit=emit, should_stop=should_stop
-        )
+        return _run_trunk(job, board, corpus, device, emit, should_stop)
     baseline = None if job.baseline_id is None else store.record(job.baseline_id)
+    if job.baseline_id is not None and baseline is None:
+        raise StoreError(f"the record of the baseline {job.baseline_id} is gone; run again")
     losses = None
     if baseline is not None and not baseline.diverged:
         losses = paths.eval_losses(store.run_folder(baseline.run_id))
@@ -69,6 +70,30 @@ def run_job(job: Job, board: Board, corpus: Corpus, device: str, emit: Emit, sho
     return True
 
 
+def _run_trunk(
+    job: Job, board: Board, corpus: Corpus, device: str, emit: Emit, should_stop: ShouldStop
+) -> bool:
+    """Train a trunk; where it diverges, so did every run that has yet to leave it."""
+    from qscale.training import loop
+    from qscale.training.result import diverged_record
+
+    steps, folder = board.missing_steps(job), board.store.trunk_folder(job.id)
+    if not steps:  # what needed them was done by another worker meanwhile
+        return True
+    try:
+        return loop.run_trunk(
+            job.config, steps, folder, corpus, device=device, emit=emit, should_stop=should_stop
+        )
+    except loop.DivergedError as error:
+        stranded = board.stranded(job)
+        for run in stranded:
+            board.store.write_config(run)
+            board.store.write_record(diverged_record(run.config, corpus, device, error.step))
+        runs = [run.id for run in stranded]
+        emit({"event": "diverged", "label": job.label, "step": error.step, "runs": runs})
+        return True
+
+
 def work(
     board: Board,
     corpus: Corpus,
@@ -83,16 +108,26 @@ def work(
     Raises:
         StoreError: The store cannot be written, for one a full disk: no other job could do better.
     """
+    pause = _POLL
     while not should_stop():
-        states = {job.id: board.state(job) for job in board.jobs}
+        states = board.look()
         for job in board.jobs:
             if states[job.id] == "ready" and _take(job, board, corpus, device, emit, should_stop, execute):
+                pause = _POLL
                 break
         else:
             # A job that waits needs one that is ready, and another worker has that one.
             if not {"ready", "waiting"} & set(states.values()):
                 return
-            time.sleep(_POLL)
+            _rest(pause, should_stop)
+            pause = min(2 * pause, _LONGEST_POLL)
+
+
+def _rest(seconds: float, should_stop: ShouldStop) -> None:
+    """Sleep, unless a stop is asked for."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not should_stop():
+        time.sleep(_POLL)
 
 
 def _take(
@@ -113,12 +148,14 @@ def _take(
         if not held or board.state(job) != "ready":  # it may have changed before the lock was ours
             return False
         if job.kind == "run":
-            board.store.repair(job.id)
+            board.repair(job)
         board.store.write_config(job)
         tell({"event": "started", "kind": job.kind, "label": job.label})
         began = time.monotonic()
         try:
             finished = execute(job, board, corpus, device, tell, should_stop)
+        except RecordVersionError:  # no failure of this job: nobody should go on here
+            raise
         except Exception as error:  # whatever one job dies of, the others go on
             _fail(job, board, error, tell)
             return True
@@ -187,13 +224,37 @@ def _main(options: argparse.Namespace, emit: Emit, should_stop: ShouldStop) -> i
     set_threads(options.threads)
     work(
         board,
-        corpora.load(store.study().corpus),
+        corpora.load(store.corpus_name()),
         device=options.device,
         emit=emit,
         should_stop=should_stop,
     )
     emit({"event": "exit", "error": None})
     return 0
+
+
+def check_device(device: str) -> None:
+    """Make sure that models can train on a device, named as torch names it.
+
+    Raises:
+        ConfigError: No such device here.
+    """
+    if device == "cpu":
+        return
+    import torch
+
+    try:
+        parsed = torch.device(device)
+        module = torch.get_device_module(parsed)
+        if parsed.type != "cpu" and not module.is_available():
+            raise ConfigError(
+                f"device {device!r}: torch finds none here; 'qscale doctor' shows what is there"
+            )
+        if (parsed.index or 0) >= (count := module.device_count()):
+            raise ConfigError(f"device {device!r}: torch finds {count} here, counted from 0")
+    except (RuntimeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device {device!r} cannot be used: {reason}; use cpu or cuda") from error
 
 
 def set_threads(count: int) -> None:

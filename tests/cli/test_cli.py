@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from sweep.studies import TEXT, board_at, record_of, write_text
+from sweep.studies import TEXT, board_at, finish, write_text
 
 from qscale.cli import COMMANDS, main
 
@@ -102,8 +102,30 @@ BAD = {
         "cannot read the study missing",
     ),
     "no-out": (("sweep", "run", "study.yaml"), "", "", 2, "--out FOLDER"),
-    "not-a-study": (("sweep", "status", "cache"), "", "", 1, "is not a folder"),
-    "not-a-study-run": (("sweep", "run", "empty"), "", "", 1, "holds no study.yaml"),
+    "not-a-study": (("sweep", "status", "cache"), "", "", 2, "is not a folder"),
+    "not-a-study-run": (("sweep", "run", "empty"), "", "", 2, "holds no study.yaml"),
+    "not-a-study-export": (("sweep", "export", "empty", "--out", "x.csv"), "", "", 2, "holds no study.yaml"),
+    "not-a-study-fit": (("fit", "empty"), "", "", 2, "holds no study.yaml"),
+    "out-is-a-file": (("sweep", "run", "study.yaml", "--out", "text.txt"), "", "", 2, "text.txt is a file"),
+    "few-windows": (
+        *edit("eval_windows: 8", "eval_windows: 100000"),
+        2,
+        "eval_windows=100000: ask for fewer",
+    ),
+    "no-device": (
+        ("sweep", "run", "study.yaml", "--out", "out", "--device", "quantum"),
+        "",
+        "",
+        2,
+        "device 'quantum' cannot be used",
+    ),
+    "no-such-card": (
+        ("train", "--tokens", "1M", "--corpus", "file:text.txt", "--out", "out", "--device", "cuda:77"),
+        "",
+        "",
+        2,
+        "device 'cuda:77'",
+    ),
     "wrong-ending": (("sweep", "export", "done", "--out", "x.xls"), "", "", 2, ".csv or .parquet"),
     "no-tokens": (("train", "--out", "out"), "", "", 2, "--tokens 1M"),
     "train-twice": (("train", "study.yaml", "--seed", "1", "--out", "out"), "", "", 2, "one or the other"),
@@ -141,7 +163,7 @@ def test_bad_usage_has_exit_code_2(folder):
 def test_an_unknown_failure_in_a_process_has_no_traceback(folder):
     command = [sys.executable, "-m", "qscale", "sweep", "status", "nowhere"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert result.stderr == (
         "error: nowhere is not a folder; name a study folder, made by 'qscale sweep run'\n"
     )
@@ -170,8 +192,8 @@ def test_plan_prints_counts_on_stdout_and_remarks_on_stderr(folder):
 def test_status_and_export_of_a_half_done_study(folder):
     board = board_at(folder / "half")
     first, second, *_ = board.runs.values()
-    board.store.write_record(record_of(first.config))
-    board.store.write_record(record_of(second.config))
+    finish(board.store, first.config)
+    finish(board.store, second.config)
     board.store.write_failure(board.jobs[0], "went wrong")
     result = call("sweep", "status", "half")
     assert result.exit_code == 0
@@ -200,14 +222,23 @@ def test_train_trains_a_ladder_here_and_a_second_time_trains_nothing(folder):
     try:
         first = call(*arguments, "--out", "trained")
         again = call(*arguments, "--out", "trained", "--json")
+        arguments[arguments.index("w4a4:g32")] = "w8a8:g32"
+        second = call(*arguments, "--out", "trained")
+        threaded = call(*arguments, "--out", "trained", "--threads", "2")
     finally:
         torch.set_num_threads(threads)
     assert first.exit_code == 0, first.output
     assert "tiny-20k 4.1k w4a4:g32 cooldown seed 0: delta " in first.stdout and " +- " in first.stdout
     assert "started   tiny-20k trunk seed 0" in first.stderr
+    assert "delta +- evaluation s.e." in first.stderr
     assert again.exit_code == 0
     events = [json.loads(line) for line in again.stdout.splitlines()]
     assert [event["event"] for event in events] == ["note", "end"]
+    assert second.exit_code == 0, second.output
+    assert "2 of 3 runs already done" in second.stderr
+    assert second.stdout.endswith("3 of 3 runs done in trained\n")
+    assert threaded.exit_code == 2
+    assert "this study began with 1 thread on cpu; pairs must share both" in threaded.stderr
 
 
 def test_doctor_says_what_works(folder):
@@ -218,3 +249,44 @@ def test_doctor_says_what_works(folder):
     assert "reference" in {row["name"] for row in found["kernels"] if row["available"]}
     assert {row["name"] for row in found["corpora"]} == {"python", "file:PATH"}
     assert call("doctor").stdout.startswith("qscale ")
+
+
+def test_the_remedy_repeats_the_options_given_and_quotes_the_folder(tmp_path, monkeypatch):
+    from qscale.sweep.executors import LocalExecutor, outcome
+    from qscale.sweep.store import Store
+
+    Store.create(tmp_path / "my study", TEXT)
+    monkeypatch.setattr("qscale.sweep.begin.begin", lambda store, *_, **__: (board_at(store.path), None))
+
+    def fail(executor, _stop):
+        executor.board.store.write_failure(executor.board.jobs[0], "went wrong")
+        return outcome(executor.board, stopped=False)
+
+    monkeypatch.setattr(LocalExecutor, "run", fail)
+    result = call("sweep", "run", tmp_path / "my study", "--threads", "2", "--workers", "1")
+    assert result.exit_code == 1
+    folder = f"'{tmp_path}/my study'"
+    assert result.stderr.strip() == (
+        "error: 1 failed job, 6 runs that cannot go on without; "
+        f"see: qscale sweep status {folder}; try again with: "
+        f"qscale sweep run {folder} --workers 1 --threads 2"
+    )
+
+
+def test_replace_is_asked_for_and_given(folder):
+    board = board_at(folder / "out", (folder / "study.yaml").read_text())
+    for job in board.runs.values():
+        finish(board.store, job.config)
+    path = folder / "study.yaml"
+    path.write_text(path.read_text().replace("8192, ", ""))
+    refused = call("sweep", "run", "study.yaml", "--out", "out")
+    assert refused.exit_code == 2 and "3 finished runs of it would no longer belong" in refused.stderr
+    refused = call("train", "--tokens", "1M", "--corpus", "file:text.txt", "--out", "out")
+    assert refused.exit_code == 2 and "6 finished runs of it would no longer belong" in refused.stderr
+
+
+def test_status_of_a_damaged_corpus_note_says_so(folder):
+    board_at(folder / "done")
+    (folder / "done" / "corpus.json").write_text("{")
+    result = call("sweep", "status", "done")
+    assert result.exit_code == 1 and "corpus.json is damaged" in result.stderr

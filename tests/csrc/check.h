@@ -13,3 +13,4 @@ inline void check_equal(uint32_t got, uint32_t wanted, const char* what, long lo
 
 void test_numerics();
 void test_fake_quant();
+void test_hadamard();

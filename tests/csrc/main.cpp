@@ -6,6 +6,7 @@ int failures = 0;
 int main() {
   test_numerics();
   test_fake_quant();
+  test_hadamard();
   std::printf("%d failures\n", failures);
   return failures == 0 ? 0 : 1;
 }

@@ -4,7 +4,9 @@
 #include <limits>
 
 #include "check.h"
+#include "numerics/codebook.h"
 #include "numerics/float16.h"
+#include "numerics/float_quant.h"
 #include "numerics/int_quant.h"
 
 namespace {
@@ -50,9 +52,60 @@ void check_conversions(uint16_t infinity, const char* name) {
   }
 }
 
+void check_number(float got, float wanted, const char* what) { check_equal(bits_of(got), bits_of(wanted), what, 0); }
+
+// E2M1 at its ties, OCP MX 1.0: .25 .75 1.25 1.75 2.5 3.5 5.
+void check_elements() {
+  const float ties[] = {0.25f, 0.75f, 1.25f, 1.75f, 2.5f, 3.5f, 5.0f};
+  const float even[] = {0.0f, 1.0f, 1.0f, 2.0f, 2.0f, 4.0f, 4.0f};
+  const float away[] = {0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f};
+  for (int i = 0; i < 7; ++i) {
+    check_number(round_to_grid(-ties[i], FloatGrid{1, 0, 6.0f, Rounding::even}), -even[i], "tie to even");
+    check_number(round_to_grid(-ties[i], FloatGrid{1, 0, 6.0f, Rounding::away}), -away[i], "tie away");
+  }
+  check_number(round_to_grid(1e9f, kE4M3), 448.0f, "saturation");
+  check_number(round_to_grid(-0.0f, kE4M3), -0.0f, "negative zero");
+  check_equal(is_nan(round_to_grid(quiet_nan(), kE4M3)), 1, "NaN", 0);
+  check_number(round_away(0x1.fffffep-2f), 0.0f, "just below a half");
+  check_number(round_away(-2.5f), -3.0f, "half away");
+}
+
+void check_scales() {
+  const FloatGrid e2m1{1, 0, 6.0f};
+  const auto exponent = [&](float absmax, ScaleRule rule) {
+    return static_cast<uint32_t>(mx_exponent(absmax, e2m1, rule) + 127);
+  };
+  check_equal(exponent(7.0f, ScaleRule::floor), 127, "floor", 0);
+  check_equal(exponent(7.0f, ScaleRule::ceil), 128, "ceil", 0);
+  check_equal(exponent(6.0f, ScaleRule::rceil), 127, "rceil", 0);
+  check_equal(exponent(6.5f, ScaleRule::rceil), 128, "rceil", 1);
+  check_equal(exponent(7.0f, ScaleRule::even), 128, "even", 0);
+  check_equal(exponent(6.9f, ScaleRule::even), 127, "even", 1);
+  check_equal(exponent(0.0f, ScaleRule::rceil), 0, "zero", 0);
+  check_equal(exponent(0x1p-149f, ScaleRule::floor), 0, "subnormal", 0);
+  check_number(power_of_two(-149), 0x1p-149f, "power of two");
+  check_number(power_of_two(127), 0x1p127f, "power of two");
+}
+
+void check_codebooks() {
+  for (int64_t index = 0; index < kCodebookCount; ++index) {
+    const Codebook table = codebook(index);
+    for (int i = 0; i < 15; ++i) {
+      const float low = table.values[i], high = table.values[i + 1];
+      const float middle = static_cast<float>((static_cast<double>(low) + high) / 2.0);
+      check_number(std::fabs(codebook_round_trip(middle, 1.0f, table)), std::fabs(low), "codebook tie");
+      const float above = codebook_round_trip(std::nextafter(middle, 2.0f), 1.0f, table);
+      check_number(std::fabs(above), std::fabs(high), "codebook above a tie");
+    }
+  }
+}
+
 }  // namespace
 
 void test_numerics() {
+  check_elements();
+  check_scales();
+  check_codebooks();
   check_conversions<BFloat16>(0x7f80, "bfloat16");
   check_conversions<Half>(0x7c00, "half");
   check_equal(narrow<BFloat16>(float_of(0xffffffffu)) & 0x7fffu, 0x7fc0, "bfloat16 of the last NaN", 0);

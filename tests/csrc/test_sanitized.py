@@ -40,8 +40,8 @@ def test_objects_when_built_for_an_instruction_set_then_they_share_no_symbol(tmp
     # A weak symbol would be merged with its twin from another unit: AVX-512 code on a machine without it.
     # Nothing is inlined in a debug build, so nothing hides.
     build(tmp_path, "-DCMAKE_BUILD_TYPE=Debug", target="qscale_cpu")
-    for isa in ("avx2", "avx512"):
-        (unit,) = tmp_path.rglob(f"fake_quant_{isa}.cpp.o")
+    for source in ("fake_quant_avx2", "fake_quant_avx512", "hadamard_avx2", "hadamard_avx512"):
+        (unit,) = tmp_path.rglob(f"{source}.cpp.o")
         listing = subprocess.run(
             ["nm", "-C", "--defined-only", unit], capture_output=True, text=True, check=True
         )

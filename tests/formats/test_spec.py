@@ -29,6 +29,7 @@ CANONICAL = [
     "nvfp4:onelevel",
     "int4:g32:noclip@torchao",
     "mxfp4:away@microxcaling",
+    "fp_e3m4:g64:away",
 ]
 
 
@@ -57,6 +58,7 @@ def test_json_uses_the_field_names_of_compressed_tensors():
     ("text", "message"),
     [
         ("int9:g32", "unknown format 'int9'; did you mean 'int"),
+        ("fp_e9m1:g32", "unknown format 'fp_e9m1'; .*fp_e<0-8>m<0-10>"),
         ("int4", "needs a granularity, such as int4:g128"),
         ("int4:g0", "needs a granularity"),
         ("int4:g32:asim", "did you mean 'asym'"),

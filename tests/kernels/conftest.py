@@ -1,4 +1,4 @@
-"""Every implementation that this machine can run, each as a function like ``fake_quant``."""
+"""Every implementation that this machine can run, each as a function like ``fake_quant`` or ``hadamard``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from torch import Tensor
 
 from qscale.errors import BackendError
-from qscale.kernels import fake_quant, use_backend, use_isa
+from qscale.kernels import fake_quant, hadamard, use_backend, use_isa
 
 
 def _runs(isa: str) -> bool:
@@ -32,5 +32,19 @@ def quantize(request: pytest.FixtureRequest) -> Callable[[Tensor, str], Tensor]:
                 return fake_quant(x, spec)
         with use_backend("cpu"), use_isa(name):
             return fake_quant(x, spec)
+
+    return run
+
+
+@pytest.fixture(params=IMPLEMENTATIONS, scope="session")
+def rotate(request: pytest.FixtureRequest) -> Callable[..., Tensor]:
+    name = request.param
+
+    def run(x: Tensor, block: int | None = None, signs: Tensor | None = None, **more: bool) -> Tensor:
+        if name == "reference":
+            with use_backend("reference"):
+                return hadamard(x, block, signs, **more)
+        with use_backend("cpu"), use_isa(name):
+            return hadamard(x, block, signs, **more)
 
     return run

@@ -100,7 +100,7 @@ f = torch.compile(lambda t: fake_quant(t, "int4:g3"), fullgraph=True, backend="a
 assert torch.equal(f(x), y)
 for op in (torch.ops.qscale.fake_quant_int.default, torch.ops.qscale.fake_quant_int_forward.default):
     for grad in (False, True):
-        result = torch.library.opcheck(op, (torch.randn(3, 10, requires_grad=grad), -7, 7, 7, 4))
+        result = torch.library.opcheck(op, (torch.randn(3, 10, requires_grad=grad), -7, 7, 7, 4, 0))
         assert set(result.values()) == {"SUCCESS"} and len(result) == 4
 try:
     with use_backend("cpu"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from bits import assert_same_bits
+from definitions import rounded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,20 +40,6 @@ def definition(x: torch.Tensor, text: str) -> torch.Tensor:
             product = np.clip(codes, arithmetic.qmin, arithmetic.qmax) * scale
             out[:, start : start + group] = np.where(np.isfinite(largest), product, np.nan)
         return rounded(out.astype(np.float32), x.dtype).reshape(x.shape)
-
-
-def rounded(values: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-    """float32 to another dtype, ties to even, without torch's own conversion."""
-    if dtype is torch.float16:
-        return torch.from_numpy(values.astype(np.float16))
-    if dtype is torch.bfloat16:
-        wide = values.astype(np.float64)
-        _, exponent = np.frexp(np.where(np.isfinite(wide), wide, 0.0))
-        spacing = np.ldexp(1.0, np.maximum(exponent - 8, -133))
-        nearest = np.where(np.isfinite(wide), np.copysign(np.rint(wide / spacing) * spacing, wide), wide)
-        nearest = np.where(np.abs(nearest) >= 2.0**128, np.copysign(np.inf, nearest), nearest)
-        return torch.from_numpy(nearest.astype(np.float32)).to(torch.bfloat16)  # exact by now
-    return torch.from_numpy(values)
 
 
 def every_pattern(dtype: torch.dtype) -> torch.Tensor:

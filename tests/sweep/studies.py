@@ -2,11 +2,14 @@
 
 import random
 
+import numpy as np
+
 from qscale.records import Record
 from qscale.sweep.board import Board
 from qscale.sweep.grid import Study
 from qscale.sweep.jobs import jobs
 from qscale.sweep.store import Store
+from qscale.training import paths
 
 SHA = "ab" * 32
 
@@ -55,6 +58,16 @@ def record_of(config, **changes):
         "delta_se": 0.001 if quantized else None,
     }
     return Record(**fields | changes)
+
+
+def finish(store, config, **changes):
+    """Leave what a finished run leaves: losses by sequence, then the record."""
+    record = record_of(config, **changes)
+    if not record.diverged:
+        folder = store.run_folder(config.run_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(paths.eval_losses(folder), np.full(config.eval_windows, 1.5))
+    store.write_record(record)
 
 
 def write_text(path, kilobytes=400):

@@ -130,6 +130,7 @@ def test_running_a_finished_study_starts_nothing(history):
     assert history.again.code == 0
     assert [event["event"] for event in history.again.events] == ["note", "end"]
     assert history.again.events[0]["text"] == "8 of 8 runs already done"
+    assert names(history.finished, "starting")[0]["workers"] >= 1
 
 
 def test_interrupted_and_undisturbed_studies_have_the_same_bytes(history, undisturbed, place):

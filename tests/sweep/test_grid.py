@@ -62,6 +62,20 @@ def test_values_by_size_reach_their_size_only():
     assert got == {(32, 8, "w4a4:g16"), (48, 4, "w4a4:g48"), (48, 4, "w4a4:channel")}
 
 
+def test_seeds_by_size_reach_their_size_only():
+    grid = study(sizes=["tiny-20k", "tiny-46k"], seeds={"tiny-20k": [0, 1], "tiny-46k": 2}, group_sizes=[16])
+    got = {(run.model.hidden_size, run.init_seed) for run in grid.runs(SHA)}
+    assert got == {(32, 0), (32, 1), (48, 2)}
+    assert len(grid.runs(SHA)) == 2 * 2 * 3
+    assert len(grid.warnings()) == 4
+
+
+def test_an_override_of_one_block_is_taken():
+    texts = ["w4a4:g32,down_proj.input=int8:g32", "w4a4:g32,layers.1.mlp.up_proj.weight=none"]
+    text = TEXT.replace("[w4a4]", str(texts)).replace("group_sizes: [16, 32]\n", "")
+    assert {run.recipe for run in Study.parse(text).runs(SHA)} == {None, *texts}
+
+
 def test_an_inline_shape_may_have_a_name():
     shape = {
         "name": "mine",
@@ -106,7 +120,7 @@ REFUSED = {
     "missing-key": ("recipes: [w4a4:g32]", "the key 'sizes' is missing; the key 'tokens' is missing"),
     "zero-group": (TEXT.replace("[16, 32]", "[0]"), "0 is not a positive group size"),
     "unknown-format": (TEXT.replace("[w4a4]", "[w4a4, 'w=int44:g32']"), "unknown format 'int44'"),
-    "no-kernel": (TEXT.replace("[w4a4]", "[w4a4, 'w=fp4_e2m1:g32']"), "no kernel yet; int2 to int8"),
+    "no-kernel": (TEXT.replace("[w4a4]", "[w4a4, 'w=int4:g8:stochastic']"), "no kernel yet; there are"),
     "no-granularity": (TEXT.replace("group_sizes: [16, 32]\n", ""), "'w4a4' has no granularity"),
     "idle-groups": (TEXT.replace("w4a4", "w4a4:g32"), "group_sizes: no recipe takes them"),
     "unknown-mode": (TEXT + "modes: [cooldwn]", "did you mean 'cooldown'"),
@@ -120,6 +134,23 @@ REFUSED = {
     "wrong-value": (TEXT.replace("eval_windows: 8", "eval_windows: -8"), "eval_windows=-8: must be positive"),
     "zero-batch": (TEXT.replace("batch_sequences: 2", "batch_sequences: 0"), "batch_sequences=0"),
     "long-warmup": (TEXT.replace("warmup_steps: 2", "warmup_steps: 2000"), "the cooldown begins at step"),
+    "list-in-training": (TEXT.replace("0.003", "[1.0e-3, 2.0e-3]"), "learning_rate=[0.001, 0.002] is a list"),
+    "unknown-corpus": (TEXT.replace("python", "pyton"), "unknown corpus 'pyton'; did you mean 'python'"),
+    "corpus-path": (TEXT.replace("python", "file.txt"), "known: python, file:PATH"),
+    "unknown-layer": (
+        TEXT.replace("[w4a4]", "[w4a4, 'w4a4:g32,down_prj.input=int8:g32']"),
+        "'down_prj.input' names no linear layer of tiny-20k; did you mean 'down_proj.input'",
+    ),
+    "layer-beyond-the-last": (
+        TEXT.replace("[w4a4]", "[w4a4, 'w4a4:g32,layers.2.mlp.up_proj.input=int8:g32']"),
+        "'layers.2.mlp.up_proj.input' names no linear layer",
+    ),
+    "null-sizes": (TEXT.replace("[tiny-20k]", "null"), "sizes: nothing is given"),
+    "half-a-shape": (
+        TEXT.replace("[tiny-20k]", "[{hidden_size: 33}]"),
+        "intermediate_size, num_layers, num_heads, num_kv_heads not given",
+    ),
+    "seed-of-no-size": (TEXT + "seeds: {tiny-20: [0]}", "did you mean 'tiny-20k'"),
     "too-many": (TEXT + f"seeds: {list(range(20_000))}", "more than 100000 runs; split the study"),
     "deep": ("sizes: " + "[" * 2000, "not readable"),
 }

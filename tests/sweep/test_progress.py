@@ -4,9 +4,9 @@ import io
 import json
 
 import pytest
-from sweep.studies import board_at, record_of
+from sweep.studies import board_at, finish
 
-from qscale.sweep.progress import JsonLines, LiveBars, Meter, TextLines
+from qscale.sweep.progress import LEGEND, JsonLines, LiveBars, Meter, TextLines
 
 
 @pytest.fixture
@@ -19,6 +19,7 @@ def story(board):
     trunk, run, other = board.jobs[:3]
     ids = {"worker": 0, "id": trunk.id}
     step = {"event": "step", "step": 100, "steps": 205, "loss": 2.5, "tokens_per_second": 20_000.0}
+    yield {"event": "starting", "workers": 1}
     yield {"event": "worker", "worker": 0, "pid": 1}
     yield {"event": "started", **ids, "kind": "trunk", "label": trunk.label}
     yield {**step, **ids}
@@ -30,6 +31,8 @@ def story(board):
     result = {"loss": 1.5, "delta": 0.05, "delta_se": 0.001, "diverged": False, "seconds": 65}
     yield {"event": "finished", **ids, "kind": "run", "label": run.label, **result}
     ids["id"] = other.id
+    lost = [job.id for job in board.jobs[-2:]]
+    yield {"event": "diverged", **ids, "label": trunk.label, "step": 7, "runs": lost}
     yield {"event": "failed", **ids, "kind": "run", "label": other.label, "error": "went wrong [bold]"}
     yield {"event": "stopped", **ids, "label": other.label}
     yield {"event": "died", "worker": 1, "error": "worker 1 was killed"}
@@ -45,10 +48,13 @@ def test_lines_tell_what_starts_ends_and_fails_and_no_steps(board):
         for event in story(board):
             show(event)
     lines = out.getvalue().splitlines()
-    assert len(lines) == 10
-    assert lines[0] == "started   tiny-20k trunk seed 0"
-    assert "delta 0.0500 +- 0.0010, loss 1.5000, 1 min 05 s  [1 of 6 runs" in lines[3]
-    assert lines[4].endswith("went wrong [bold]") and lines[4].startswith("FAILED")
+    assert len(lines) == 13
+    assert lines[0] == "starting  1 worker"
+    assert lines[1] == "started   tiny-20k trunk seed 0"
+    assert lines[4].split() == ["note", *LEGEND.split()]
+    assert "at step 7: 2 runs marked as diverged" in lines[6]
+    assert "delta 0.0500 +- 0.0010, loss 1.5000, 1 min 05 s  [1 of 6 runs" in lines[5]
+    assert lines[7].endswith("went wrong [bold]") and lines[7].startswith("FAILED")
     assert lines[-1] == "FAILED    worker 0: the disk is full"
 
 
@@ -75,7 +81,7 @@ def test_bars_print_what_ends_and_take_every_event(board):
 def test_the_meter_counts_work_done_before_but_not_in_its_rate(board):
     baselines = [job for job in board.runs.values() if job.baseline_id is None]
     for job in baselines:
-        board.store.write_record(record_of(job.config))
+        finish(board.store, job.config)
     meter = Meter(board)
     assert meter.runs_done == 2
     assert meter.share == pytest.approx(sum(job.flops for job in baselines) / meter.total)

@@ -9,11 +9,13 @@ import threading
 from pathlib import Path
 
 import pytest
-from sweep.studies import SHA, TEXT, board_at, record_of
+from sweep.studies import SHA, TEXT, board_at, finish, record_of
 
-from qscale.errors import ConfigError, StoreError
+from qscale.errors import ConfigError, StoreError, StudyError
 from qscale.sweep import files, table
 from qscale.sweep.begin import begin
+from qscale.sweep.grid import Study
+from qscale.sweep.merge import merged
 from qscale.sweep.store import Store
 
 
@@ -36,7 +38,7 @@ def baseline_of(board):
 def test_a_record_is_read_back_as_written(board):
     job = baseline_of(board)
     assert board.store.record(job.id) is None
-    board.store.write_record(record_of(job.config))
+    finish(board.store, job.config)
     assert board.store.record(job.id) == record_of(job.config)
     assert board.done(job)
 
@@ -63,7 +65,7 @@ def test_a_damaged_record_is_moved_aside_said_and_not_done(board, said, damage):
     job = baseline_of(board)
     path = board.store.run_folder(job.id) / "record.json"
     for number in (1, 2):  # a second damaged one does not replace the first that was moved
-        board.store.write_record(record_of(job.config))
+        finish(board.store, job.config)
         damaged = damage(path.read_text())
         path.write_bytes(damaged if isinstance(damaged, bytes) else damaged.encode())
         assert board.store.record(job.id) is None
@@ -76,7 +78,7 @@ def test_a_damaged_record_is_moved_aside_said_and_not_done(board, said, damage):
 
 def test_repair_leaves_a_good_record_alone(board, said):
     job = baseline_of(board)
-    board.store.write_record(record_of(job.config))
+    finish(board.store, job.config)
     board.store.repair(job.id)
     assert board.done(job) and not said
 
@@ -177,26 +179,116 @@ def test_a_corpus_that_changed_is_refused_and_another_one_is_not(board):
     with pytest.raises(StoreError, match="has changed since this study began"):
         board.store.begin("python", "cd" * 32)
     board.store.begin("file:other", "cd" * 32)
-    assert board.store.corpus() == {"name": "file:other", "sha256": "cd" * 32}
+    assert board.store.corpus() == {
+        "name": "file:other",
+        "sha256": "cd" * 32,
+        "threads": 1,
+        "device": "cpu",
+        "path": str(Path("other").absolute()),
+    }
+
+
+def test_threads_and_device_are_those_that_the_study_began_with(board):
+    for changed in ({"threads": 2}, {"device": "cuda"}, {"threads": 2, "device": "cuda:1"}):
+        with pytest.raises(
+            StudyError, match=r"began with 1 thread on cpu; pairs must share both.*--threads 1"
+        ):
+            board.store.begin("python", SHA, **changed)
+    board.store.begin("python", SHA)
+
+
+def test_a_damaged_note_of_the_corpus_is_an_error_that_says_so(board):
+    (board.store.path / "corpus.json").write_text('{"name": "pyt')
+    with pytest.raises(StoreError, match=r"corpus\.json is damaged"):
+        board.store.runs()
+
+
+def test_a_corpus_in_a_file_is_found_from_another_folder(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "text.txt").write_text("text")
+    monkeypatch.chdir(tmp_path)
+    store = Store.create(tmp_path / "study", TEXT.replace("python", "file:text.txt"))
+    assert store.corpus_name() == "file:text.txt"
+    store.begin("file:text.txt", SHA)
+    monkeypatch.chdir(tmp_path / "here")
+    assert store.corpus_name() == f"file:{tmp_path / 'text.txt'}"
+    store.begin("file:text.txt", SHA)  # a second session, from here, keeps the path
+    assert store.corpus_name() == f"file:{tmp_path / 'text.txt'}"
+
+
+def test_another_study_is_refused_where_finished_runs_would_leave_it(board):
+    for job in board.runs.values():
+        finish(board.store, job.config)
+    path = board.store.path
+    for text, lost in (
+        (TEXT.replace("8192, ", ""), "3 finished runs"),
+        (TEXT.replace("[16, 32]", "[16]"), "2 finished runs"),
+        (TEXT.replace("python", "file:other"), "6 finished runs"),
+    ):
+        with pytest.raises(StudyError, match=f"{lost} of it would no longer belong.*--replace") as caught:
+            Store.create(path, text)
+        assert caught.value.exit_code == 2
+        assert (path / "study.yaml").read_text() == TEXT
+    larger = TEXT + "seeds: [0, 1]\n"
+    Store.create(path, larger)
+    Store.create(path, TEXT)  # nothing of the second seed had finished
+    Store.create(path, TEXT.replace("8192, ", ""), replace=True)
+    assert len(list(board.store.records())) == 6
+
+
+def test_a_folder_in_the_way_is_bad_input(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file", tmp_path / "file" / "below", tmp_path):
+        with pytest.raises(StudyError, match="name a new folder"):
+            Store.create(path, TEXT)
+
+
+def test_a_second_recipe_extends_a_ladder_and_other_ladders_do_not_merge():
+    first = TEXT.replace("[w4a4]", "[w4a4:g32]").replace("group_sizes: [16, 32]\n", "")
+    second = first.replace("w4a4:g32", "w8a8:g32").replace("8192, 16384", "16k, 32k")
+    text = merged(first, Study.parse(second))
+    study = Study.parse(text)
+    assert study.recipes == {"tiny-20k": ("w4a4:g32", "w8a8:g32")}
+    assert {run.run_id for each in (first, second) for run in Study.parse(each).runs(SHA)} <= {
+        run.run_id for run in study.runs(SHA)
+    }
+    assert merged(text, Study.parse(first)) == text
+    for other in (
+        second.replace("20k]", "46k]"),
+        second.replace("python", "file:other"),
+        second + "seeds: [1]",
+        second + "seeds: [0, 1]",
+        second.replace("0.003", "0.002"),
+    ):
+        assert merged(first, Study.parse(other)) is None
 
 
 def test_extending_a_study_keeps_its_records_and_counts_those_left_out(board, said, monkeypatch):
     for job in board.runs.values():
-        board.store.write_record(record_of(job.config))
-    Store.create(board.store.path, TEXT.replace("8192, ", "4096, "))
+        finish(board.store, job.config)
+    Store.create(board.store.path, TEXT.replace("8192, ", "4096, "), replace=True)
     board.store.begin("python", SHA)
     assert len(table.observations(board.store.path, say=said.append)) == 2
-    assert said == ["3 records do not belong to study.yaml as it is now: left out"]
+    assert said == [
+        "3 records do not belong to study.yaml as it is now: left out",
+        "2 of 4 quantized runs are done",
+    ]
     monkeypatch.setattr("qscale.data.corpus.load", lambda _: FakeCorpus())
     said.clear()
     extended, _ = begin(board.store, said.append)
     assert sum(extended.done(job) for job in extended.runs.values()) == 3
-    assert f"3 records in {board.store.path} do not belong to the study as it is now; they stay" in said
+    assert (
+        f"3 records in {board.store.path} do not belong to the study as it is now; what is on disk stays"
+        in said
+    )
     assert "3 of 6 runs already done" in said
 
 
 class FakeCorpus:
     sha256 = SHA
+
+    def check_evaluation(self, windows, context):
+        assert windows > 0 and context > 0
 
     def check(self, tokens, context, *, allow_repeat):
         assert tokens > 0 and context > 0 and not allow_repeat
@@ -204,7 +296,7 @@ class FakeCorpus:
 
 def test_observations_hold_one_row_for_each_quantized_run(board, said):
     for job in board.runs.values():
-        board.store.write_record(record_of(job.config))
+        finish(board.store, job.config)
     path = board.store.run_folder(baseline_of(board).id) / "record.json"
     path.write_text("{")
     rows = table.observations(board.store.path, say=said.append)

@@ -1,16 +1,22 @@
 """The loop of a worker, with jobs that only pretend to train."""
 
 import errno
+import io
 import os
 import threading
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from sweep.studies import TEXT, board_at, record_of
+from sweep.studies import TEXT, board_at, finish, record_of
 
 from qscale.errors import StoreError
+from qscale.records import RecordVersionError
 from qscale.sweep.board import Board, last_step
-from qscale.sweep.executors import outcome, retry_failures
-from qscale.sweep.worker import work
+from qscale.sweep.executors import LocalExecutor, outcome, retry_failures
+from qscale.sweep.progress import sentence
+from qscale.sweep.store import Store
+from qscale.sweep.worker import run_job, work
 from qscale.training import paths
 
 
@@ -20,7 +26,7 @@ def pretend(job, board, corpus, device, emit, should_stop):
         for step in board.missing_steps(job):
             paths.branch_checkpoint(board.store.folder(job), step).mkdir(parents=True)
     else:
-        board.store.write_record(record_of(job.config))
+        finish(board.store, job.config)
     return True
 
 
@@ -160,3 +166,106 @@ def test_status_shows_a_locked_job_as_running_with_its_last_whole_line(board):
     assert {row["state"] for row in board.overview()[2:]} == {"waiting"}
     paths.curve(board.store.folder(trunk)).write_text("\x00[]\n")
     assert last_step(board.store.folder(trunk)) == {}
+
+
+def test_a_look_lists_folders_and_reads_no_record_twice(tmp_path, monkeypatch):
+    board = board_at(tmp_path / "large", TEXT + "seeds: [0, 1, 2, 3, 4, 5, 6, 7]\n")
+    play(board)
+    board = Board(board.store, board.jobs)
+    (undone,) = list(board.runs.values())[-1:]
+    (board.store.run_folder(undone.id) / "record.json").unlink()
+    assert board.look()[undone.id] == "ready"
+    reads = []
+    monkeypatch.setattr(Store, "record", lambda *_: reads.append("record"))
+    names = Store.names
+    monkeypatch.setattr(Store, "names", lambda *a: reads.append("names") or names(*a))
+    board.look()
+    assert reads == ["names"] * 3  # the runs, the undone run, the branches of its trunk
+
+
+def test_an_idle_worker_looks_ever_more_rarely(board, monkeypatch):
+    pauses = []
+    monkeypatch.setattr("qscale.sweep.worker._rest", lambda seconds, _: pauses.append(seconds))
+    with board.store.lock(board.jobs[0]), board.store.lock(board.jobs[1]):
+        play(board, should_stop=lambda: len(pauses) >= 6)
+    assert pauses == [0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+
+
+def test_a_trunk_that_diverges_marks_its_runs_and_the_study_ends(board, monkeypatch):
+    from qscale.training import loop, result
+
+    def run_trunk(config, steps, folder, *_, **__):
+        paths.branch_checkpoint(folder, min(steps)).mkdir(parents=True)
+        raise loop.DivergedError(7)
+
+    monkeypatch.setattr(loop, "run_trunk", run_trunk)
+    monkeypatch.setattr(
+        result,
+        "diverged_record",
+        lambda config, _corpus, _device, step: record_of(
+            config, diverged=True, diverged_step=step, loss=None, delta=None, delta_se=None
+        ),
+    )
+
+    def execute(job, *rest):
+        return (run_job if job.kind == "trunk" else pretend)(job, *rest)
+
+    events = play(board, execute)
+    first = next(event for event in events if event["event"] == "diverged")
+    assert len(first["runs"]) == 3 and board.runs[first["runs"][0]].baseline_id is None
+    ended = outcome(board, stopped=False)
+    assert (ended.done, ended.diverged, ended.exit_code) == (12, 6, 0)
+    assert {board.store.record(run).diverged_step for run in first["runs"]} == {7}
+    assert "3 runs marked as diverged" in sentence(first)
+
+
+@pytest.mark.parametrize("damage", ["missing", "torn", "of-another-count"])
+def test_a_baseline_without_its_losses_is_run_again_where_it_is_needed(board, damage):
+    play(board)
+    baselines = [job for job in board.runs.values() if job.baseline_id is None]
+    needed = next(job for job in board.runs.values() if job.baseline_id == baselines[0].id)
+    for job in baselines:
+        path = paths.eval_losses(board.store.run_folder(job.id))
+        if damage == "missing":
+            path.unlink()
+        elif damage == "torn":
+            path.write_bytes(path.read_bytes()[:90])
+        else:
+            np.save(path, np.zeros(3))
+    again = Board(board.store, board.jobs)
+    assert play(again) == []
+    (board.store.run_folder(needed.id) / "record.json").unlink()
+    assert of(play(Board(board.store, board.jobs)), "finished") == [baselines[0].label, needed.label]
+
+
+def test_a_record_of_another_version_stops_the_work_and_is_left_alone(board):
+    play(board)
+    job = next(iter(board.runs.values()))
+    path = board.store.run_folder(job.id) / "record.json"
+    text = path.read_text().replace('"schema_version": 1', '"schema_version": 2')
+    path.write_text(text)
+    with pytest.raises(RecordVersionError, match="made by another version of qscale"):
+        play(Board(board.store, board.jobs))
+    with pytest.raises(RecordVersionError):
+        board.store.repair(job.id)
+    with pytest.raises(RecordVersionError):
+        list(board.store.records())
+    assert path.read_text() == text and len(list(path.parent.glob("record.json*"))) == 1
+    assert board.store.failure(job) is None
+
+
+def test_a_dead_workers_job_that_another_has_taken_is_not_marked_as_failed(board):
+    executor = LocalExecutor(board, lambda _: None, workers=1)
+    job = board.jobs[0]
+    dead = SimpleNamespace(
+        index=0,
+        process=SimpleNamespace(stdout=io.StringIO(), returncode=-9),
+        job=job.id,
+        said_exit=False,
+        tail=lambda: "",
+    )
+    with board.store.lock(job):
+        executor._ended(dead, False)
+    assert board.store.failure(job) is None and executor.died == 1
+    executor._ended(dead, False)
+    assert "SIGKILL" in board.store.failure(job)

@@ -1,0 +1,188 @@
+// hadamard on CPU tensors: what may be asked, threads, and registration. Schemas are in qscale/kernels/hadamard.py.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <memory>
+#include <new>
+#include <optional>
+#include <vector>
+
+#include "cpu/hadamard_job.h"
+#include "cpu/kernels.h"
+#include "numerics/host_device.h"
+
+namespace {
+
+using qscale::cpu::DType;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+constexpr int64_t kElementsPerThread = 32768;  // below it a second thread costs more than it saves
+constexpr std::align_val_t kAlignment{64};
+
+struct Matrices {
+  std::vector<float> forward, transposed;
+};
+
+// Written while qscale.kernels is imported, read after that.
+std::map<int64_t, Matrices>& matrices() {
+  static std::map<int64_t, Matrices> kept;
+  return kept;
+}
+
+void keep_hadamard_matrix(const Tensor& matrix) {
+  const int64_t order = matrix.dim() == 2 ? matrix.size(0) : 0;
+  STD_TORCH_CHECK(order > 0 && matrix.size(1) == order && matrix.is_contiguous() &&
+                      matrix.scalar_type() == ScalarType::Float,
+                  "keep_hadamard_matrix: wanted a square contiguous Float matrix");
+  const float* rows = static_cast<const float*>(matrix.const_data_ptr());
+  Matrices made;
+  for (int64_t i = 0; i < order * order; ++i) {
+    made.forward.push_back(rows[i]);
+    made.transposed.push_back(rows[i % order * order + i / order]);
+  }
+  matrices().emplace(order, std::move(made));
+}
+
+DType dtype_of(const Tensor& x) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float:
+      return DType::float32;
+    case ScalarType::BFloat16:
+      return DType::bfloat16;
+    case ScalarType::Half:
+      return DType::float16;
+    default:
+      STD_TORCH_CHECK(false, "hadamard: x has dtype ", torch::headeronly::toString(x.scalar_type()),
+                      "; wanted Float, BFloat16 or Half");
+  }
+}
+
+// The sign bits of `signs`, in words of the dtype, over and over until a tile of small blocks is covered.
+template <class Word>
+std::vector<Word> flips_of(const Tensor& signs) {
+  constexpr int down = 8 * (sizeof(float) - sizeof(Word));
+  const float* values = static_cast<const float*>(signs.const_data_ptr());
+  const int64_t length = signs.numel();
+  const int64_t times = std::max<int64_t>(1, qscale::cpu::hadamard_tile / length);
+  std::vector<Word> flips(static_cast<size_t>(length * times));
+  uint32_t wrong = 0;
+  for (int64_t i = 0; i < length; ++i) {
+    const uint32_t bits = qscale::bits_of(values[i]);
+    wrong |= (bits & 0x7fffffffu) ^ 0x3f800000u;
+    flips[static_cast<size_t>(i)] = static_cast<Word>((bits & 0x80000000u) >> down);
+  }
+  STD_TORCH_CHECK(wrong == 0, "hadamard: signs holds a value other than 1 and -1");
+  for (int64_t i = length; i < length * times; ++i) {
+    flips[static_cast<size_t>(i)] = flips[static_cast<size_t>(i - length)];
+  }
+  return flips;
+}
+
+// The largest power of two that leaves `size` a multiple of an order that there is; 0 where there is none.
+int64_t inner_of(int64_t size) {
+  const int64_t twos = size & -size, odd = size / twos;
+  if (odd == 1) return size;
+  return twos >= 4 && matrices().count(4 * odd) != 0 ? twos / 4 : 0;
+}
+
+void check_signs(const Tensor& signs, int64_t size, int64_t axis) {
+  const int64_t length = signs.dim() == 1 ? signs.numel() : -1;
+  STD_TORCH_CHECK(signs.scalar_type() == ScalarType::Float && (length == size || length == axis),
+                  "hadamard: signs has dtype ", torch::headeronly::toString(signs.scalar_type()), ", ", signs.dim(),
+                  " dimensions and ", signs.numel(), " elements; wanted float32, one dimension, length ", size, " or ",
+                  axis);
+}
+
+void run_blocks(qscale::cpu::Hadamard job, int64_t blocks, DType dtype) {
+  const auto kernel = qscale::cpu::hadamard_kernel(static_cast<int>(dtype));
+  const size_t floats = static_cast<size_t>(qscale::cpu::hadamard_scratch(job));
+  const auto run = [&](int64_t first, int64_t last) {
+    struct Free {
+      void operator()(float* p) const { ::operator delete[](p, kAlignment); }
+    };
+    const std::unique_ptr<float[], Free> scratch(new (kAlignment) float[floats]);
+    kernel(job, first, last, scratch.get());
+  };
+  const int64_t grain = std::max<int64_t>(1, kElementsPerThread / (job.base * job.inner));
+  if (blocks <= grain) {
+    run(0, blocks);
+  } else {
+    torch::stable::parallel_for(0, blocks, grain, run);
+  }
+}
+
+void run(const Tensor& x, Tensor& y, int64_t block, const std::optional<Tensor>& signs, bool transpose) {
+  const DType dtype = dtype_of(x);
+  const int64_t axis = x.dim() == 0 ? 1 : x.size(-1), size = block == -1 ? axis : block;
+  STD_TORCH_CHECK(size > 0 || (block == -1 && size == 0), "hadamard: block=", block,
+                  "; wanted at least 1, or -1 for the whole last axis");
+  const int64_t inner = size == 0 ? 0 : inner_of(size);
+  STD_TORCH_CHECK(size == 0 || (inner > 0 && axis % size == 0), "hadamard: blocks of ", size, " on a last axis of ",
+                  axis, "; wanted a supported size that divides it");
+  if (signs) check_signs(*signs, size, axis);
+  const int64_t count = x.numel();
+  if (count == 0) return;
+  const int64_t base = size / inner;
+  const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(size)));
+  const float* matrix = nullptr;
+  if (base > 1) matrix = transpose ? matrices().at(base).transposed.data() : matrices().at(base).forward.data();
+  qscale::cpu::Hadamard job{x.const_data_ptr(), y.mutable_data_ptr(), base, inner, matrix, scale, nullptr, 0,
+                            transpose};
+  const auto flipped = [&](const auto& flips) {
+    job.flips = flips.data();
+    job.period = static_cast<int64_t>(flips.size());
+    run_blocks(job, count / size, dtype);
+  };
+  if (!signs) {
+    run_blocks(job, count / size, dtype);
+    return;
+  }
+  const Tensor values = signs->is_contiguous() ? *signs : torch::stable::contiguous(*signs);
+  if (dtype == DType::float32) {
+    flipped(flips_of<uint32_t>(values));
+  } else {
+    flipped(flips_of<uint16_t>(values));
+  }
+}
+
+// torch::stable::empty_like looks its operator up by name on every call; this costs a third of it.
+Tensor uninitialized_like(const Tensor& x) {
+  AtenTensorHandle y = nullptr;
+  int32_t dtype = 0;
+  aoti_torch_get_dtype(x.get(), &dtype);
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(x.dim(), x.sizes().data(), x.strides().data(), dtype,
+                                                         aoti_torch_device_type_cpu(), 0, &y));
+  return Tensor(y);
+}
+
+Tensor hadamard(const Tensor& x, int64_t block, std::optional<Tensor> signs, bool transpose) {
+  const Tensor source = x.is_contiguous() ? x : torch::stable::contiguous(x);
+  Tensor y = uninitialized_like(source);
+  run(source, y, block, signs, transpose);
+  return y;
+}
+
+void hadamard_out(const Tensor& x, int64_t block, std::optional<Tensor> signs, bool transpose, Tensor out) {
+  STD_TORCH_CHECK(out.scalar_type() == x.scalar_type() && out.sizes().equals(x.sizes()) && out.is_contiguous(),
+                  "hadamard_out: out has dtype ", torch::headeronly::toString(out.scalar_type()), " and ", out.numel(),
+                  " elements", out.is_contiguous() ? "" : ", not contiguous",
+                  "; wanted a contiguous tensor of x's shape and dtype ",
+                  torch::headeronly::toString(x.scalar_type()), ", ", x.numel(), " elements");
+  const Tensor source = x.is_contiguous() ? x : torch::stable::contiguous(x);
+  run(source, out, block, signs, transpose);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(qscale, CPU, m) {
+  m.impl("hadamard", TORCH_BOX(&hadamard));
+  m.impl("hadamard_forward", TORCH_BOX(&hadamard));
+  m.impl("hadamard_out", TORCH_BOX(&hadamard_out));
+  m.impl("keep_hadamard_matrix", TORCH_BOX(&keep_hadamard_matrix));
+}

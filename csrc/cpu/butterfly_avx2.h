@@ -1,0 +1,58 @@
+// What a Hadamard transform needs of AVX2 beyond vec_avx2.h.
+#pragma once
+
+#include "cpu/vec_avx2.h"
+
+namespace qscale::cpu {
+namespace {
+
+struct ButterflyAvx2 : Avx2 {
+  static constexpr int log_chunk = 6;  // 4 vectors, 8 of 16 registers
+  static constexpr int log_radix = 2;
+  static constexpr int mix_rows = 2;
+
+  static Floats add(Floats a, Floats b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
+  static Floats subtract(Floats a, Floats b) { return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)}; }
+
+  // Lanes i and i + h become their sum and difference. The product with +-1 is exact: one rounding, that of the sum.
+  template <int h>
+  static Floats butterfly(Floats v) {
+    if constexpr (h == 8) {
+      return {_mm256_add_ps(v.low, v.high), _mm256_sub_ps(v.low, v.high)};
+    } else {
+      constexpr auto sign = [](int lane) { return (lane & h) != 0 ? -1.0f : 1.0f; };
+      const __m256 signs = _mm256_setr_ps(sign(0), sign(1), sign(2), sign(3), sign(4), sign(5), sign(6), sign(7));
+      return {_mm256_fmadd_ps(v.low, signs, swapped<h>(v.low)), _mm256_fmadd_ps(v.high, signs, swapped<h>(v.high))};
+    }
+  }
+  template <int h>
+  static __m256 swapped(__m256 v) {
+    if constexpr (h == 1) return _mm256_permute_ps(v, 0xb1);
+    if constexpr (h == 2) return _mm256_permute_ps(v, 0x4e);
+    if constexpr (h == 4) return _mm256_permute2f128_ps(v, v, 0x01);
+  }
+
+  // Thirty-two elements: the even ones, then the odd ones. Widening needs no shuffle that way.
+  static void load_even_odd(const BFloat16* x, Floats& even, Floats& odd) {
+    const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+    const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + 16));
+    const __m256i upper = _mm256_set1_epi32(INT32_MIN >> 15);
+    even = {_mm256_castsi256_ps(_mm256_slli_epi32(first, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(second, 16))};
+    odd = {_mm256_castsi256_ps(_mm256_and_si256(first, upper)), _mm256_castsi256_ps(_mm256_and_si256(second, upper))};
+  }
+  static __m256i rounded(__m256 v) {
+    const __m256i bits = _mm256_castps_si256(v);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    return _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+  }
+  static __m256i interleaved(__m256 even, __m256 odd) {
+    return _mm256_blend_epi16(_mm256_srli_epi32(rounded(even), 16), rounded(odd), 0xaa);
+  }
+  static void store_even_odd(BFloat16* y, Floats even, Floats odd) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), interleaved(even.low, odd.low));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + 16), interleaved(even.high, odd.high));
+  }
+};
+
+}  // namespace
+}  // namespace qscale::cpu

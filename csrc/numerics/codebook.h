@@ -1,0 +1,54 @@
+// Tables of sixteen values, the largest magnitude 1, as in bitsandbytes: each element goes to the nearest one.
+#pragma once
+
+#include "numerics/rounding.h"
+
+namespace qscale {
+
+// Ascending. `tree` holds the fifteen midpoints in the order of a binary search: from node 1, the next node is
+// 2 * node + (v > tree[node]), and after four steps node - 16 is the index. A tie takes the lower value.
+struct Codebook {
+  float values[16];
+  float tree[16];
+};
+
+// The tables of qscale/formats/grids.py, in the order of CODEBOOKS there; tests hold them together.
+constexpr float kCodebooks[][16] = {
+    {-1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f,
+     -0.18477343022823334f, -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f,
+     0.24611230194568634f, 0.33791524171829224f, 0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f,
+     1.0f},
+    // Fifteen values: zero stands twice.
+    {-1.0f, -0.6666666865348816f, -0.5f, -0.3333333432674408f, -0.25f, -0.1666666716337204f, -0.0052083334885537624f,
+     0.0f, 0.0f, 0.0052083334885537624f, 0.1666666716337204f, 0.25f, 0.3333333432674408f, 0.5f, 0.6666666865348816f,
+     1.0f},
+};
+constexpr int64_t kCodebookCount = 2;
+
+// Midpoints rounded to float32: the sum of two table values is exact as a double, and so is its half.
+QSCALE_HD Codebook codebook(int64_t index) {
+  const float* values = kCodebooks[index];
+  Codebook made{};
+  for (int i = 0; i < 16; ++i) made.values[i] = values[i];
+  for (int node = 1; node < 16; ++node) {
+    int first = node, levels = 0;  // the leftmost leaf below the node
+    for (; first < 16; first *= 2) ++levels;
+    const int middle = first - 16 + (1 << (levels - 1)) - 1;
+    made.tree[node] = static_cast<float>((static_cast<double>(values[middle]) + values[middle + 1]) / 2.0);
+  }
+  return made;
+}
+
+QSCALE_HD float codebook_scale(float absmax) {
+  return !is_finite(absmax) ? quiet_nan() : absmax == 0.0f ? 1.0f : absmax;
+}
+
+// The value's sign is that of x or it is zero.
+QSCALE_HD float codebook_round_trip(float x, float scale, const Codebook& table) {
+  const float quotient = x / scale;
+  int node = 1;
+  for (int level = 0; level < 4; ++level) node = 2 * node + (quotient > table.tree[node] ? 1 : 0);
+  return with_sign_of(table.values[node - 16], x) * scale;
+}
+
+}  // namespace qscale

@@ -1,0 +1,106 @@
+"""Which op computes a spec, and with what numbers. No torch: planners ask here whether it has a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from qscale.formats.dialects import DEFAULT_DIALECT, DIALECTS
+from qscale.formats.grids import FORMATS, NAMED
+from qscale.formats.spec import QuantSpec
+
+#: For ``group_size``: the whole last axis is one group.
+WHOLE_AXIS = -1
+
+#: Options as the ops take them.
+ROUNDINGS = {"even": 0, "away": 1}
+SCALE_RULES = {"free": 0, "floor": 1, "ceil": 2, "rceil": 3, "even": 4}
+EMULATED = "fake_quant_emulated"
+CODEBOOKS = {"nf4": 0, "fp4_bnb": 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """An op of the namespace ``qscale`` and its arguments after the tensor."""
+
+    op: str
+    arguments: tuple[int | float | str, ...]
+    whole_tensor: bool = False  #: the tensor is taken as one axis
+
+
+def call_for(spec: QuantSpec) -> Call | None:
+    """The op that computes ``spec`` bit for bit, or None where none does.
+
+    >>> call_for(QuantSpec.parse("int4:g32"))
+    Call(op='fake_quant_int', arguments=(-7, 7, 7, 32, 0), whole_tensor=False)
+    """
+    found = _op_and_numbers(spec)
+    if found is None:
+        return None
+    op, numbers = found
+    return Call(op=op, arguments=numbers, whole_tensor=spec.strategy == "tensor" and op != EMULATED)
+
+
+#: Specs that ``qscale.kernels.dialects`` computes, by dialect; a test holds the two together.
+_EMULATED: Mapping[str, Callable[[QuantSpec], bool]] = {
+    **dict.fromkeys(("torchao", "compressed_tensors", "microxcaling", "te", "ocp"), lambda _: True),
+    "modelopt": lambda spec: spec.format != "nf4" or spec.group_size is not None,
+    "bitsandbytes": lambda spec: spec.group_size is not None,
+    "quest": lambda spec: spec.strategy in ("channel", "token"),
+}
+
+
+def _op_and_numbers(spec: QuantSpec) -> tuple[str, tuple[int | float | str, ...]] | None:
+    row, grid = spec.row, spec.row.grid
+    group = WHOLE_AXIS if spec.group_size is None else spec.group_size
+    rounding = ROUNDINGS.get(spec.rounding)
+    if spec.dialect in _EMULATED:
+        return (EMULATED, (str(spec),)) if _EMULATED[spec.dialect](spec) else None
+    if rounding is None:
+        return None
+    if (integers := spec.int_arithmetic()) is not None:
+        return "fake_quant_int", (
+            integers.qmin,
+            integers.qmax,
+            integers.denominator,
+            group,
+            rounding,
+        )
+    if spec.dialect != DEFAULT_DIALECT:
+        return None
+    if row.scale_type == "e4m3":
+        return "fake_quant_nvfp4", (group, int(spec.tensor_scale), rounding)
+    if row.codebook:
+        return "fake_quant_codebook", (CODEBOOKS[row.name], group)
+    if grid is not None:
+        rule = SCALE_RULES["free" if row.scale_type == "free" else spec.scale_rule or "floor"]
+        return "fake_quant_float", (
+            grid.mantissa_bits,
+            grid.min_exponent,
+            grid.max,
+            group,
+            rule,
+            rounding,
+        )
+    return None
+
+
+def has_kernel(spec: QuantSpec) -> bool:
+    """Whether ``fake_quant`` computes ``spec``."""
+    return call_for(spec) is not None
+
+
+def served() -> str:
+    """What has kernels, dialect by dialect, for messages."""
+    lines = []
+    for dialect in DIALECTS.values():
+        names = [name for name in NAMED if name in dialect.formats and _is_served(name, dialect.name)]
+        if names:
+            lines.append(f"{dialect.name}: {', '.join(names)}")
+    return "; ".join(lines)
+
+
+def _is_served(name: str, dialect: str) -> bool:
+    """Whether there is a kernel for some granularity, without options."""
+    spans = [""] if FORMATS[name].block else [":g32", ":channel"]
+    return any(has_kernel(QuantSpec.parse(f"{name}{span}@{dialect}")) for span in spans)

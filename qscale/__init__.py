@@ -43,7 +43,15 @@ def __getattr__(name: str) -> Any:
         value: Any = _version()
     elif name in _PUBLIC:
         module, attribute = _PUBLIC[name]
-        found = import_module(module)
+        try:
+            found = import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            raise ModuleNotFoundError(
+                f"qscale.{name} needs torch: pip install torch, then qscale with its train extra",
+                name="torch",
+            ) from error
         value = getattr(found, attribute) if attribute else found
     else:
         raise AttributeError(f"module 'qscale' has no attribute {name!r}; it has {', '.join(__all__)}")

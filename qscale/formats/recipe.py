@@ -63,6 +63,8 @@ class Recipe:
         """Read a recipe from its text; a recipe is returned as it is."""
         if isinstance(text, Recipe):
             return text
+        if not isinstance(text, str):
+            raise SpecError(f"a recipe is a text such as w4a4:g128, or a Recipe, not {text!r}")
         head, *rest = text.split(",")
         fields: dict[str, Any] = {"overrides": {}}
         if "=" not in head:

@@ -73,8 +73,8 @@ class QuantSpec:
             raise SpecError(f"granularity {self.strategy!r}: use g<elements>, channel, token or tensor")
         if (self.strategy == "group") != (self.group_size is not None):
             raise SpecError(f"group_size={self.group_size} does not go with granularity {self.strategy!r}")
-        if self.group_size is not None and self.group_size < 1:
-            raise SpecError(f"group_size={self.group_size}: a group has at least one element")
+        if self.group_size is not None and not 1 <= self.group_size < 2**63:
+            raise SpecError(f"group_size={self.group_size}: a group has 1 to 2**63 - 1 elements")
         if row.block is not None and self.group_size != row.block:
             raise SpecError(f"{self.format} fixes its own block of {row.block} elements: give no granularity")
         for option in self._options():
@@ -97,6 +97,8 @@ class QuantSpec:
         """Read a spec from its text; a spec is returned as it is."""
         if isinstance(text, QuantSpec):
             return text
+        if not isinstance(text, str):
+            raise SpecError(f"a spec is a text or a QuantSpec, not {text!r}: the form is {_HELP}")
         body, at, dialect = text.partition("@")
         name, *parts = body.split(":")
         if not name or (at and not dialect) or "" in parts:
@@ -109,7 +111,11 @@ class QuantSpec:
             strategy, group_size = span
             parts = parts[1:]
         if strategy is None:
-            raise SpecError(f"{text!r}: {name} needs a granularity, such as {name}:g128 or {name}:channel")
+            came = f", not {parts[0]!r}" if parts and parts[0] not in _OPTIONS else ""
+            raise SpecError(
+                f"{text!r}: {name} needs a granularity, such as {name}:g128, {name}:channel, {name}:token or "
+                f"{name}:tensor{came}"
+            )
         for option in parts:
             _known("option", option, _OPTIONS)
         fields = dict(_OPTIONS[option] for option in parts)

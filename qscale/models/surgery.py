@@ -22,7 +22,7 @@ def quantize_model(model: nn.Module, recipe: Recipe | str) -> list[str]:
     """
     recipe = Recipe.parse(recipe)
     if recipe.rotation is not None:
-        raise ConfigError(f"recipe {str(recipe)!r}: rotations have no kernel yet; leave out the rotation")
+        raise ConfigError(f"recipe {str(recipe)!r}: rotations are not trained yet; leave out the rotation")
     layers = {
         name: layer
         for name, layer in model.named_modules()

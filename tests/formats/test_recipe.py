@@ -61,6 +61,7 @@ def test_override_wins_for_the_layers_it_names():
         ("w4a4:g32,down_proj=int8:g32", "name a layer and its operand"),
         ("w4a4:g32,q=", "not of the form name=value"),
         ("", "cannot be read"),
+        (None, "not None"),
     ],
 )
 def test_text_that_cannot_be_read_says_why(text, message):

@@ -60,7 +60,10 @@ def test_json_uses_the_field_names_of_compressed_tensors():
         ("int9:g32", "unknown format 'int9'; did you mean 'int"),
         ("fp_e9m1:g32", "unknown format 'fp_e9m1'; .*fp_e<0-8>m<0-10>"),
         ("int4", "needs a granularity, such as int4:g128"),
-        ("int4:g0", "needs a granularity"),
+        ("int4:g0", "needs a granularity, .*, not 'g0'"),
+        ("int4:asym", "needs a granularity, .*int4:tensor$"),
+        ("int4:g99999999999999999999", "1 to 2\\*\\*63"),
+        (None, "not None"),
         ("int4:g32:asim", "did you mean 'asym'"),
         ("int4:g32:stochastic:asym", "in the order asym, .*stochastic"),
         ("mxfp4:floor:ceil", "one of a kind"),
@@ -91,7 +94,7 @@ def test_text_that_cannot_be_read_says_why(text, message):
         ({"format": "int4", "strategy": "channel", "num_bits": 8}, "has num_bits=4, not 8"),
         ({"format": "int4", "strategy": "channel", "groupsize": 8}, "did you mean 'group_size'"),
         ({"format": "int4", "strategy": "row"}, "granularity 'row'"),
-        ({"format": "int4", "strategy": "group", "group_size": -1}, "at least one element"),
+        ({"format": "int4", "strategy": "group", "group_size": -1}, "a group has 1 to"),
     ],
 )
 def test_json_that_does_not_fit_says_why(fields, message):

@@ -84,7 +84,7 @@ def test_override_changes_one_layer_of_every_block(model):
     ("recipe", "error", "message"),
     [
         ("w4a4:g32,up_prj.input=int8:g32", ConfigError, "names no linear layer"),
-        ("w4a4:g32,rot=hadamard:32", ConfigError, "rotations have no kernel"),
+        ("w4a4:g32,rot=hadamard:32", ConfigError, "rotations are not trained yet"),
         ("w4a4:g32,q=lsq", SpecError, "unknown quantizer 'lsq'"),
         ("w=mxfp4:stochastic", SpecError, "mxfp4:stochastic"),
     ],

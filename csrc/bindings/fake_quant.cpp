@@ -9,6 +9,7 @@
 #include <atomic>
 #include <string>
 
+#include "bindings/tensors.h"
 #include "cpu/kernels.h"
 
 namespace {
@@ -24,36 +25,12 @@ using qscale::cpu::FakeQuant;
 using qscale::cpu::FakeQuantFn;
 using qscale::cpu::Kernels;
 using qscale::cpu::ScaledFloat;
-using torch::headeronly::ScalarType;
+using qscale::dtype_of;
+using qscale::kElementsPerThread;
+using qscale::uninitialized_like;
 using torch::stable::Tensor;
 
-// Below this many elements a second thread costs more than it saves.
-constexpr int64_t kElementsPerThread = 32768;
 constexpr int64_t kLargestCode = 1 << 20;  // codes and denominators stay exact in float32, with room to round
-
-DType dtype_of(const char* op, const Tensor& x) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return DType::float32;
-    case ScalarType::BFloat16:
-      return DType::bfloat16;
-    case ScalarType::Half:
-      return DType::float16;
-    default:
-      STD_TORCH_CHECK(false, op, ": x has dtype ", torch::headeronly::toString(x.scalar_type()),
-                      "; wanted Float, BFloat16 or Half");
-  }
-}
-
-// torch::stable::empty_like looks its operator up by name on every call; this costs a third of it.
-Tensor uninitialized_like(const Tensor& x) {
-  AtenTensorHandle y = nullptr;
-  int32_t dtype = 0;
-  aoti_torch_get_dtype(x.get(), &dtype);
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(x.dim(), x.sizes().data(), x.strides().data(), dtype,
-                                                         aoti_torch_device_type_cpu(), 0, &y));
-  return Tensor(y);
-}
 
 // Where each format finds its kernels.
 FakeQuantFn<IntGrid> kernel(const Kernels& k, int dtype, const IntGrid&) { return k.fake_quant_int[dtype]; }

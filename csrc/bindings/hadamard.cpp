@@ -12,6 +12,7 @@
 #include <optional>
 #include <vector>
 
+#include "bindings/tensors.h"
 #include "cpu/hadamard_job.h"
 #include "cpu/kernels.h"
 #include "numerics/host_device.h"
@@ -19,10 +20,12 @@
 namespace {
 
 using qscale::cpu::DType;
+using qscale::dtype_of;
+using qscale::kElementsPerThread;
+using qscale::uninitialized_like;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-constexpr int64_t kElementsPerThread = 32768;  // below it a second thread costs more than it saves
 constexpr std::align_val_t kAlignment{64};
 
 struct Matrices {
@@ -47,20 +50,6 @@ void keep_hadamard_matrix(const Tensor& matrix) {
     made.transposed.push_back(rows[i % order * order + i / order]);
   }
   matrices().emplace(order, std::move(made));
-}
-
-DType dtype_of(const Tensor& x) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return DType::float32;
-    case ScalarType::BFloat16:
-      return DType::bfloat16;
-    case ScalarType::Half:
-      return DType::float16;
-    default:
-      STD_TORCH_CHECK(false, "hadamard: x has dtype ", torch::headeronly::toString(x.scalar_type()),
-                      "; wanted Float, BFloat16 or Half");
-  }
 }
 
 // The sign bits of `signs`, in words of the dtype, over and over until a tile of small blocks is covered.
@@ -118,7 +107,7 @@ void run_blocks(qscale::cpu::Hadamard job, int64_t blocks, DType dtype) {
 }
 
 void run(const Tensor& x, Tensor& y, int64_t block, const std::optional<Tensor>& signs, bool transpose) {
-  const DType dtype = dtype_of(x);
+  const DType dtype = dtype_of("hadamard", x);
   const int64_t axis = x.dim() == 0 ? 1 : x.size(-1), size = block == -1 ? axis : block;
   STD_TORCH_CHECK(size > 0 || (block == -1 && size == 0), "hadamard: block=", block,
                   "; wanted at least 1, or -1 for the whole last axis");
@@ -149,16 +138,6 @@ void run(const Tensor& x, Tensor& y, int64_t block, const std::optional<Tensor>&
   } else {
     flipped(flips_of<uint16_t>(values));
   }
-}
-
-// torch::stable::empty_like looks its operator up by name on every call; this costs a third of it.
-Tensor uninitialized_like(const Tensor& x) {
-  AtenTensorHandle y = nullptr;
-  int32_t dtype = 0;
-  aoti_torch_get_dtype(x.get(), &dtype);
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(x.dim(), x.sizes().data(), x.strides().data(), dtype,
-                                                         aoti_torch_device_type_cpu(), 0, &y));
-  return Tensor(y);
 }
 
 Tensor hadamard(const Tensor& x, int64_t block, std::optional<Tensor> signs, bool transpose) {

@@ -31,27 +31,6 @@ struct ButterflyAvx2 : Avx2 {
     if constexpr (h == 2) return _mm256_permute_ps(v, 0x4e);
     if constexpr (h == 4) return _mm256_permute2f128_ps(v, v, 0x01);
   }
-
-  // Thirty-two elements: the even ones, then the odd ones. Widening needs no shuffle that way.
-  static void load_even_odd(const BFloat16* x, Floats& even, Floats& odd) {
-    const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
-    const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + 16));
-    const __m256i upper = _mm256_set1_epi32(INT32_MIN >> 15);
-    even = {_mm256_castsi256_ps(_mm256_slli_epi32(first, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(second, 16))};
-    odd = {_mm256_castsi256_ps(_mm256_and_si256(first, upper)), _mm256_castsi256_ps(_mm256_and_si256(second, upper))};
-  }
-  static __m256i rounded(__m256 v) {
-    const __m256i bits = _mm256_castps_si256(v);
-    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    return _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
-  }
-  static __m256i interleaved(__m256 even, __m256 odd) {
-    return _mm256_blend_epi16(_mm256_srli_epi32(rounded(even), 16), rounded(odd), 0xaa);
-  }
-  static void store_even_odd(BFloat16* y, Floats even, Floats odd) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), interleaved(even.low, odd.low));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + 16), interleaved(even.high, odd.high));
-  }
 };
 
 }  // namespace

@@ -30,26 +30,6 @@ struct ButterflyAvx512 : Avx512 {
     if constexpr (h == 4) return _mm512_shuffle_f32x4(v, v, neighbours);
     if constexpr (h == 8) return _mm512_shuffle_f32x4(v, v, halves);
   }
-
-  // Thirty-two elements: the even ones, then the odd ones. Widening needs no shuffle that way.
-  static void load_even_odd(const BFloat16* x, Floats& even, Floats& odd) {
-    const __m512i both = _mm512_loadu_si512(x);
-    even = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
-    odd = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(INT32_MIN >> 15)));
-  }
-  // Both at once in halves of 16 bits: the upper half goes up where the lower one is more than half, or is half and the
-  // upper one odd; with the upper one's last bit ORed into the lower one, where that is more than half.
-  static void store_even_odd(BFloat16* y, Floats even, Floats odd) {
-    constexpr __mmask32 odd_halves = 0xaaaaaaaau;
-    constexpr int first_or_both_others = 0xf8;
-    const __m512i e = _mm512_castps_si512(even), o = _mm512_castps_si512(odd);
-    const __m512i upper = _mm512_mask_mov_epi16(_mm512_srli_epi32(e, 16), odd_halves, o);
-    const __m512i lower = _mm512_mask_mov_epi16(e, odd_halves, _mm512_slli_epi32(o, 16));
-    const __m512i one = _mm512_set1_epi16(1);
-    const __m512i sticky = _mm512_ternarylogic_epi32(lower, upper, one, first_or_both_others);
-    const __mmask32 up = _mm512_cmpgt_epu16_mask(sticky, _mm512_set1_epi16(INT16_MIN));
-    _mm512_storeu_si512(y, _mm512_mask_add_epi16(upper, up, upper, one));
-  }
 };
 
 }  // namespace

@@ -66,6 +66,7 @@ struct Avx2 {
     memcpy(y, padded, static_cast<size_t>(n) * sizeof(T));
   }
 
+  // Thirty-two elements: the even ones, then the odd ones. Widening needs no shuffle that way.
   static void load_even_odd(const BFloat16* x, Floats& even, Floats& odd) {
     const __m256i* parts = reinterpret_cast<const __m256i*>(x);
     const __m256i low = _mm256_loadu_si256(parts), high = _mm256_loadu_si256(parts + 1);

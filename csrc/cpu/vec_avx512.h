@@ -59,6 +59,7 @@ struct Avx512 {
     _mm256_mask_storeu_epi16(y, first(n), narrow(v, T{}));
   }
 
+  // Thirty-two elements: the even ones, then the odd ones. Widening needs no shuffle that way.
   static void load_even_odd(const BFloat16* x, Floats& even, Floats& odd) {
     const __m512i both = _mm512_loadu_si512(x);
     even = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));

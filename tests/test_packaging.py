@@ -81,7 +81,7 @@ def test_wheel_serves_every_python_from_3_10_and_holds_kernels_and_data(wheel):
 
 def test_plain_install_without_torch_fits_and_predicts(plain, tmp_path):
     _run(str(plain), "-c", FIT_AND_PREDICT, cwd=tmp_path)
-    with pytest.raises(AssertionError, match=r"qscale\.fake_quant needs torch: install it"):
+    with pytest.raises(AssertionError, match=r"qscale\.fake_quant needs torch"):
         _run(str(plain), "-c", "from qscale import fake_quant", cwd=tmp_path)
 
 

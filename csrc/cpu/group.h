@@ -1,8 +1,5 @@
-// What all formats do with a group: its largest magnitude, and a function of every element.
-// V is one of vec_plain.h, vec_avx2.h, vec_avx512.h.
+// Groups a tile at a time, and what the elements of a group span. V is one of vec_plain.h, vec_avx2.h, vec_avx512.h.
 #pragma once
-
-#include <type_traits>
 
 #include "cpu/kernels.h"
 #include "numerics/float16.h"
@@ -10,72 +7,98 @@
 namespace qscale::cpu {
 namespace {
 
+// Scales are computed for as many groups at once, so that one does not wait for the other.
+constexpr int64_t kTileGroups = 16;
+// The elements of a tile are read twice: they should stay in the first cache.
+constexpr int64_t kTileElements = 4096;
+// Options that have no vector code of their own go through a buffer of this many floats.
+constexpr int64_t kChunk = 256;
+
+// Neighbouring groups of a row, or of a band of rows.
+struct Tile {
+  int64_t number;  // of the first group
+  int64_t count;
+  int64_t start;   // the first element
+  int64_t group;
+  int64_t last;    // elements of the last group
+  int64_t rows;
+  int64_t stride;  // elements from a row to the next
+
+  int64_t length(int64_t g) const { return g + 1 < count ? group : last; }
+};
+
+template <class Use>
+void for_tiles(const Layout& layout, int64_t first, int64_t last, Use use) {
+  const int64_t per_row = layout.groups_per_row(), bands = layout.bands_per_matrix();
+  const int64_t fit = kTileElements / layout.group, most = fit < 1 ? 1 : fit < kTileGroups ? fit : kTileGroups;
+  for (int64_t number = first; number < last;) {
+    const int64_t band = number / per_row, place = number - band * per_row;
+    const int64_t matrix = band / bands, row = (band - matrix * bands) * layout.block_rows;
+    int64_t count = per_row - place < last - number ? per_row - place : last - number;
+    count = count < most ? count : most;
+    const int64_t rows_left = layout.matrix_rows - row, start = place * layout.group;
+    const int64_t left = layout.axis - start - (count - 1) * layout.group;
+    use(Tile{number, count, (matrix * layout.matrix_rows + row) * layout.axis + start, layout.group,
+             left < layout.group ? left : layout.group,
+             rows_left < layout.block_rows ? rows_left : layout.block_rows, layout.axis});
+    number += count;
+  }
+}
+
 // Magnitudes are compared as integers: their order is that of the floats, with NaN above infinity, so a NaN stays.
 // 16-bit elements are compared before they are widened, twice as many at a time.
 template <class V, class T>
-float absmax(const T* x, int64_t n) {
+[[gnu::always_inline]] inline typename V::Bits max_magnitude(typename V::Bits seen, const T* x, int64_t n) {
   constexpr int64_t step = V::bytes / static_cast<int64_t>(sizeof(T));
-  typename V::Bits even = V::no_bits(), odd = V::no_bits();
   int64_t i = 0;
-  for (; i + 2 * step <= n; i += 2 * step) {
-    even = V::max_magnitude(even, x + i);
-    odd = V::max_magnitude(odd, x + i + step);
-  }
-  for (; i + step <= n; i += step) even = V::max_magnitude(even, x + i);
-  if (i < n) odd = V::max_magnitude_first(odd, x + i, n - i);
-  return V::largest(even, odd, T{});
+  for (; i + step <= n; i += step) seen = V::max_magnitude(seen, x + i);
+  return i < n ? V::max_magnitude_first(seen, x + i, n - i) : seen;
 }
 
+// The largest magnitude of each group of a tile.
 template <class V, class T>
-uint32_t absmax_bits(const void* x, int64_t n) {
-  return bits_of(absmax<V>(static_cast<const T*>(x), n));
-}
-
-// bfloat16 is taken 32 elements at a time as its even and its odd ones: widening and narrowing are cheaper so.
-template <class V, class T, class Function>
-void transform(const T* x, T* y, int64_t n, Function function) {
-  int64_t i = 0;
-  if constexpr (V::has_even_odd && std::is_same_v<T, BFloat16>) {
-    for (; i + 2 * V::width <= n; i += 2 * V::width) {
-      typename V::Floats even, odd;
-      V::load_even_odd(x + i, even, odd);
-      V::store_even_odd(y + i, function(even), function(odd));
-    }
+void absmaxes(const T* x, const Tile& tile, float* absmax) {
+  typename V::Bits seen[kTileGroups];
+  for (int64_t g = 0; g < kTileGroups; ++g) seen[g] = V::no_bits();
+  for (int64_t row = 0; row < tile.rows; ++row) {
+    const T* at = x + tile.start + row * tile.stride;
+    for (int64_t g = 0; g < tile.count; ++g) seen[g] = max_magnitude<V>(seen[g], at + g * tile.group, tile.length(g));
   }
-  for (; i + V::width <= n; i += V::width) V::store(y + i, function(V::load(x + i)));
-  if (i < n) V::store_first(y + i, function(V::load_first(x + i, n - i)), n - i);
+  V::largest(seen, absmax, T{});
 }
 
-// x / scale at a fifth of the division's cost, correctly rounded down to the quotient whose remainder underflows. Two
-// Newton steps on the quotient: the first makes it faithful, and by Markstein's theorem (IBM J. Res. Dev. 34, 1990) the
-// second then makes it exact, given a correctly rounded reciprocal and remainders that are multiples of 2**-149.
-template <class V>
-typename V::Floats quotient(typename V::Floats x, typename V::Floats scale, typename V::Floats reciprocal) {
-  auto q = V::multiply(x, reciprocal);
-  q = V::multiply_add(V::negative_multiply_add(q, scale, x), reciprocal, q);
-  q = V::multiply_add(V::negative_multiply_add(q, scale, x), reciprocal, q);
-  return V::with_sign_of(q, x);
-}
-
-// From this scale on, quotients down to 2**exponent are exact; smaller ones must not matter beyond their sign.
-QSCALE_HD float smallest_fast_scale(int exponent) {
-  const int lowest = -103 - exponent;
-  return power_of_two(lowest < -100 ? -100 : lowest);
-}
-
-// y = function(x / scale); a quotient has the sign of x, and may be inexact where smallest_fast_scale says.
-template <class V, class T, class Function>
-void transform_quotients(const T* x, T* y, int64_t n, float scale, float smallest_fast, Function function) {
-  using Floats = typename V::Floats;
-  const Floats divisor = V::splat(scale);
-  if constexpr (V::has_fma) {
-    if (scale >= smallest_fast && scale <= 0x1p100f) {
-      const Floats reciprocal = V::splat(1.0f / scale);
-      transform<V>(x, y, n, [&](Floats v) { return function(quotient<V>(v, divisor, reciprocal)); });
-      return;
-    }
+// The ends of n elements, beyond those seen so far.
+template <class T>
+void widen_range(const T* x, int64_t n, float* low, float* high) {
+  float least = *low, most = *high;
+  uint32_t top = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const float v = to_float(x[i]);
+    const uint32_t magnitude = bits_of(v) & 0x7fffffffu;
+    least = v < least ? v : least;
+    most = v > most ? v : most;
+    top = magnitude > top ? magnitude : top;
   }
-  transform<V>(x, y, n, [&](Floats v) { return function(V::divide(v, divisor)); });
+  const bool has_nan = top > 0x7f800000u;
+  *low = has_nan || is_nan(*low) ? quiet_nan() : least;
+  *high = has_nan || is_nan(*high) ? quiet_nan() : most;
+}
+
+template <class T>
+void range_of(const void* x, int64_t n, float* low, float* high) {
+  const T* at = static_cast<const T*>(x);
+  *low = *high = to_float(at[0]);
+  widen_range(at, n, low, high);
+}
+
+// The ends of each group of a tile.
+template <class T>
+void ranges(const T* x, const Tile& tile, float* low, float* high) {
+  for (int64_t g = 0; g < tile.count; ++g) {
+    const T* at = x + tile.start + g * tile.group;
+    low[g] = high[g] = to_float(*at);
+    for (int64_t row = 0; row < tile.rows; ++row) widen_range(at + row * tile.stride, tile.length(g), low + g, high + g);
+  }
 }
 
 }  // namespace

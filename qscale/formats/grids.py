@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+import numpy as np
+
 from qscale.errors import SpecError
 
 Kind = Literal["int", "float", "codebook"]
@@ -134,6 +136,11 @@ _FP4_BNB_POSITIVE = (
 )
 _FP4_BNB = (*(-value for value in reversed(_FP4_BNB_POSITIVE[1:])), *_FP4_BNB_POSITIVE)
 
+#: Lee et al. 2023 (dINT4), as far as its summary goes: integers with a code on either side of zero for small
+#: values, half a step from it (the half is unverified). Sign and magnitude: 0, 1/2, 1, 2, ..., 6, over 6.
+_DINT4_POSITIVE = tuple(float(np.float32(value / 6)) for value in (0, 0.5, 1, 2, 3, 4, 5, 6))
+_DINT4 = (*(-value for value in reversed(_DINT4_POSITIVE[1:])), *_DINT4_POSITIVE)
+
 #: The formats that have names of their own.
 NAMED: dict[str, Format] = {
     row.name: row
@@ -156,6 +163,7 @@ NAMED: dict[str, Format] = {
         _float("nvfp4", 2, 1, block=16, scale_type="e4m3"),
         Format(name="nf4", kind="codebook", num_bits=4, codebook=_NF4),
         Format(name="fp4_bnb", kind="codebook", num_bits=4, codebook=_FP4_BNB),
+        Format(name="dint4", kind="codebook", num_bits=4, codebook=_DINT4),
     )
 }
 

@@ -12,9 +12,9 @@ from qscale.errors import SpecError
 from qscale.formats import QuantSpec
 from qscale.kernels import hadamard_reference
 from qscale.kernels.backends import on_reference
+from qscale.kernels.fake_quantize import fake_quant
 from qscale.kernels.hadamard_matrices import BASES, base_matrix, decompose, nearest_sizes
 from qscale.kernels.hadamard_reference import WHOLE_AXIS
-from qscale.kernels.ops import fake_quant
 
 # As in ops.py: `hadamard` has a gradient, `_forward` is the same without, `_reference` has no compiled
 # kernel.

@@ -1,0 +1,275 @@
+"""``fake_quant``: what people call, and its gradients."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from qscale.errors import SpecError
+from qscale.formats import QuantSpec
+from qscale.formats.calls import EMULATED, WHOLE_AXIS, Call, call_for, served
+from qscale.formats.grids import values
+from qscale.kernels.backends import on_reference
+from qscale.kernels.ops import StraightThrough, implementation
+from qscale.kernels.reference import GATES
+
+Gradient = Literal["straight_through", "clipped", "lsq", "trust"]
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def plan(spec: QuantSpec | str) -> tuple[str, tuple[Any, ...], bool]:
+    """The op that computes a spec, its arguments, and whether the tensor is one axis."""
+    call = _remembered_call(spec)
+    return call.op, call.arguments, call.whole_tensor
+
+
+@lru_cache(maxsize=1024)
+def _remembered_call(spec: QuantSpec | str) -> Call:
+    parsed = QuantSpec.parse(spec)
+    call = call_for(parsed)
+    if call is None:
+        raise SpecError(f"fake_quant has no kernel for {parsed}; it has kernels for {served()}")
+    return call
+
+
+def fake_quant(
+    x: Tensor,
+    spec: QuantSpec | str,
+    *,
+    scale: Tensor | None = None,
+    zero_point: Tensor | None = None,
+    gradient: Gradient = "straight_through",
+    gradient_scale: float | Literal["lsq"] = 1.0,
+    trust: float = 1.0,
+    seed: int = 0,
+) -> Tensor:
+    """Round ``x`` to a number format and back, group by group.
+
+    In dialect ``qscale`` each step below is one float32 operation. ``s`` is the scale of a group whose
+    largest magnitude is ``a``; ``q`` is the value of the format nearest to ``x / s`` (true division; a tie
+    goes to the even code, with ``away`` to the larger magnitude), saturated; ``y = q * s`` is rounded to
+    ``x.dtype``, ties to even. Values and codes: ``qscale.formats.grids``.
+
+    - ``int<b>``: ``s = a / (2**(b-1) - 1)``, codes ``-(2**(b-1) - 1)`` to ``2**(b-1) - 1``; with ``full``
+      ``s = a / (2**(b-1) - 1/2)``, codes from ``-2**(b-1)``. Dialect ``chen2025``: ``s = a / 2**(b-1)``, codes
+      from ``-2**(b-1)``: a largest element above zero is clipped.
+    - ``int<b>`` with ``asym``: ``s = h / (2**b - 1) * 2`` with ``h = max/2 - min/2``, min and max taking in 0;
+      ``z = clamp(-rint(min / s))``, codes ``clamp(round(x / s) + z)`` from 0 to ``2**b - 1``, ``y = (q - z) *
+      s``. With ``floatzero`` 0 need not be in the range, ``z = -min / s``, codes ``clamp(round(x / s + z))``; a
+      group of one value v has ``h = |v|``.
+    - ``fp<bits>_e<E>m<M>``, ``fp_e<E>m<M>``: ``s = a / max``, subnormals kept.
+    - ``mx*``, blocks of 32: ``s = 2**e``, ``e`` clamped to -127 to 127 (E8M0). With ``emax`` the exponent of
+      ``max``: ``floor`` (the default) ``e = floor(log2 a) - emax``; ``ceil`` ``ceil(log2 a) - emax``;
+      ``rceil`` ``ceil(log2(a / max))``; ``even`` as floor, of ``a`` rounded, halves up, to the element's
+      mantissa.
+    - ``nvfp4``, blocks of 16: ``t = max|x| / 2688`` over the tensor, ``s = e4m3((a / 6) / t) * t``, ties to
+      even whatever the option; ``onelevel`` has ``t = 1``.
+    - ``nf4``, ``fp4_bnb``, ``dint4``: ``s = a``, the nearest of 16 values by float32 midpoints; a midpoint
+      goes down. The half step of ``dint4`` is unverified.
+    - ``scale_input``, ``scale_fp16``, ``scale_bf16``: ``s`` rounded to that type, saturating, ties to even;
+      ``scale_e4m3``: as for nvfp4, with the format's own largest value for 6; ``scale_e8m0``: ``rceil``.
+    - ``stochastic``: with ``v`` between two values, the larger magnitude is taken with the probability of the
+      way gone to it, in steps of 2**-24, by word ``i`` of Philox under ``seed`` for element ``i`` of the
+      tensor, counted row by row (``qscale.kernels.philox``).
+
+    Where ``s`` is zero, every element becomes a zero; where ``t`` is, it is 1. Zeros keep the sign of ``x``
+    in formats that have two; integers, fixed point and codebooks have one. A group that holds a NaN or an
+    infinity gives NaN throughout, and so does the tensor where it has a scale. ``y`` may exceed the largest
+    ``|x|`` by a rounding, and so be infinite where that is within a rounding of the largest float32.
+
+    Other dialects follow their libraries bit by bit (``qscale.kernels.dialects``).
+
+    Args:
+        x: ``(..., K)``, float32, bfloat16 or float16, any shape and strides. Not modified. A tensor of no
+            dimensions has one element on its last axis.
+        spec: Such as ``"int4:g128"``. Groups run along the last axis, whose last group may be short;
+            ``channel`` and ``token`` make the whole last axis one group, ``tensor`` the whole of ``x``;
+            ``b<edge>`` are squares of the last two axes, cut off at the ends.
+        scale: The scales, in place of those above: a shape that expands to ``(..., groups)``, for squares
+            ``(..., bands, groups)``; computed with in float32. Meant to be positive. A NaN among ``x`` then
+            stays alone, an infinity saturates.
+        zero_point: With ``asym`` and ``scale``: likewise. Rounded to an integer, ties to even, unless
+            ``floatzero``.
+        gradient: What passes to ``x``: ``straight_through`` all of it; ``clipped`` where the rounded code is in
+            range; ``lsq`` where the code before rounding is; ``trust`` where ``|y - x|`` is at most ``trust``
+            half steps at the largest value. Own scales have no gradient. A given scale gets the sum over its
+            group of ``g * (q - x / s)`` in range and ``g * q`` beyond (with a zero point ``q - z`` for ``q``),
+            a zero point that of ``-g * s`` beyond: float32 products, added in float64.
+        gradient_scale: A factor of the gradients of scale and zero point; ``"lsq"``: ``1 / sqrt(numel * qmax)``.
+        trust: For ``gradient="trust"``, in half steps.
+        seed: Of stochastic rounding, any int64. The same seed gives the same bits on every device.
+
+    Returns:
+        Shape, dtype and device of ``x``, contiguous. ``straight_through`` with own scales saves nothing for
+        backward, other gradients ``x`` itself and the given scales.
+
+    Raises:
+        SpecError: ``spec`` cannot be read, its dialect does not define the format, there is no kernel, or an
+            argument does not go with it.
+        BackendError: The dtype is another, or the backend that ``use_backend`` names cannot serve ``x``.
+
+    Example:
+        >>> fake_quant(torch.tensor([0.14, -0.7, 0.3]), "int4:g128")
+        tensor([ 0.1000, -0.7000,  0.3000])
+        >>> fake_quant(torch.tensor([0.14, -0.7, 0.3]), "mxfp4")
+        tensor([ 0.1250, -0.7500,  0.2500])
+        >>> fake_quant(torch.tensor([0.1, -3.0, 0.9]), "int4:g128", scale=torch.tensor(0.25))
+        tensor([ 0.0000, -1.7500,  1.0000])
+
+    Source: Jacob et al. 2018 (arXiv:1712.05877), section 3; OCP Microscaling Formats 1.0; nf4, Dettmers et
+    al. 2023 (arXiv:2305.14314); dint4, Lee et al. 2023 (EMNLP); gradients: Bengio et al. 2013
+    (arXiv:1308.3432), Esser et al. 2020 (LSQ, arXiv:1902.08153), Panferov et al. 2025 (QuEST,
+    arXiv:2502.05003).
+    """
+    op, arguments, whole_tensor = plan(spec)
+    reference = on_reference("fake_quant", x, compiled=op != EMULATED)
+    if scale is not None or zero_point is not None or gradient != "straight_through" or seed:
+        return _with_options(
+            x, QuantSpec.parse(spec), scale, zero_point, gradient, gradient_scale, trust, seed, reference
+        )
+    run = implementation(op, "", reference)
+    shape = x.shape
+    if whole_tensor:
+        x = x.reshape(-1)
+    if torch.is_grad_enabled() and x.requires_grad:
+        y = StraightThrough.apply(x, arguments, run)  # type: ignore[no-untyped-call]
+    else:
+        y = run(x, *arguments)
+    return y.reshape(shape) if whole_tensor else y  # type: ignore[no-any-return]
+
+
+def _with_options(
+    x: Tensor,
+    spec: QuantSpec,
+    scale: Tensor | None,
+    zero_point: Tensor | None,
+    gradient: Gradient,
+    gradient_scale: float | Literal["lsq"],
+    trust: float,
+    seed: int,
+    reference: bool,
+) -> Tensor:
+    op, arguments, whole_tensor = plan(spec)
+    if op == EMULATED:
+        raise SpecError(f"{spec}: dialect {spec.dialect!r} has its own scales, rounding and gradient")
+    if gradient not in GATES:
+        raise SpecError(f"unknown gradient {gradient!r}; known: {', '.join(GATES)}")
+    if seed and spec.rounding != "stochastic":
+        raise SpecError(f"{spec} rounds without chance: a seed goes with :stochastic")
+    arguments = (*arguments[:-1], seed)
+    gate, reach = GATES[gradient], trust * half_step(spec)
+    shape = x.shape
+    if whole_tensor:
+        x = x.reshape(-1)
+    if scale is None:
+        if zero_point is not None:
+            raise SpecError("fake_quant: a zero point is given and no scale")
+        y = _Gated.apply(x, op, arguments, gate, reach, reference)  # type: ignore[no-untyped-call]
+        return y.reshape(shape)  # type: ignore[no-any-return]
+    if spec.has_tensor_scale:
+        raise SpecError(f"{spec}: a given scale is the whole of it; give the spec with :onelevel")
+    if (zero_point is None) != spec.symmetric:
+        raise SpecError(f"{spec}: a zero point is given with the scale where the spec is :asym, else not")
+    if gradient_scale == "lsq":
+        gradient_scale = 1 / math.sqrt(max(1, x.numel()) * values_end(spec))
+    wanted = scale_shape(x.shape, *arguments[-4:-2])
+    one_each = [None if t is None else one_each(t, wanted, x) for t in (scale, zero_point)]
+    y = _Given.apply(  # type: ignore[no-untyped-call]
+        x, *one_each, op, arguments, gate, reach, gradient_scale, reference
+    )
+    return y.reshape(shape)  # type: ignore[no-any-return]
+
+
+def scale_shape(shape: torch.Size, group_size: int, block_rows: int) -> tuple[int, ...]:
+    """The shape of the scales beside a tensor: groups in place of the last axis, bands in place of rows."""
+    axis = shape[-1] if shape else 1
+    group = max(1, axis if group_size == WHOLE_AXIS else min(group_size, axis))
+    groups = -(-axis // group)
+    if block_rows == 1 or len(shape) < 2:
+        return (*shape[:-1], groups)
+    edge = max(1, min(block_rows, shape[-2]))
+    return (*shape[:-2], -(-shape[-2] // edge), groups)
+
+
+def one_each(given: Tensor, shape: tuple[int, ...], x: Tensor) -> Tensor:
+    """One float32 for each group, flat."""
+    try:
+        spread = given.expand(shape)
+    except RuntimeError:
+        raise SpecError(
+            f"fake_quant: scales or zero points of shape {list(given.shape)} beside x of shape "
+            f"{list(x.shape)}; wanted {list(shape)}, or what can be expanded to it"
+        ) from None
+    return spread.to(torch.float32).reshape(-1).contiguous()
+
+
+def values_end(spec: QuantSpec) -> float:
+    """The largest value of the format in units of its scale."""
+    integers = spec.int_arithmetic()
+    return values(spec.format)[-1] if integers is None else float(integers.qmax)
+
+
+def half_step(spec: QuantSpec) -> float:
+    """Half the distance between the two largest values, in units of the scale."""
+    if spec.int_arithmetic() is not None:
+        return 0.5
+    last = values(spec.format)[-2:]
+    return (last[1] - last[0]) / 2
+
+
+class _Gated(torch.autograd.Function):
+    """Scales of the groups' own, which have no gradient; they are computed again for backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, op: str, arguments: tuple[Any, ...], gate: int, trust: float, reference: bool
+    ) -> Tensor:
+        ctx.save_for_backward(x if gate else None)
+        ctx.arguments = (op, arguments, gate, trust, reference)
+        return implementation(op, "", reference)(x, *arguments)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        op, arguments, gate, trust, reference = ctx.arguments
+        (x,) = ctx.saved_tensors
+        if gate:
+            scale, zero, level = implementation(op, "_scales", reference)(x, *arguments)
+            run = implementation(op, "_gradient", reference)
+            grad, _, _ = run(grad, x, scale * level, zero, gate, trust, *arguments)
+        return grad, None, None, None, None, None
+
+
+class _Given(torch.autograd.Function):
+    """Scales of the caller, and their gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        scale: Tensor,
+        zero_point: Tensor | None,
+        op: str,
+        arguments: tuple[Any, ...],
+        gate: int,
+        trust: float,
+        gradient_scale: float,
+        reference: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(x, scale, zero_point)
+        ctx.arguments = (op, arguments, gate, trust, gradient_scale, reference)
+        run = implementation(op, "_given", reference)
+        return run(x, scale, zero_point, *arguments)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        op, arguments, gate, trust, gradient_scale, reference = ctx.arguments
+        x, scale, zero_point = ctx.saved_tensors
+        run = implementation(op, "_gradient", reference)
+        grad_x, grad_scale, grad_zero = run(grad, x, scale, zero_point, gate, trust, *arguments)
+        if gradient_scale != 1.0:
+            grad_scale, grad_zero = grad_scale * gradient_scale, grad_zero * gradient_scale
+        return (grad_x, grad_scale, None if zero_point is None else grad_zero, *[None] * 6)

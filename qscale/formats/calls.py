@@ -81,7 +81,7 @@ def _op_and_numbers(spec: QuantSpec) -> tuple[str, tuple[int | float | str, ...]
 
 
 def _options(spec: QuantSpec) -> tuple[int, ...]:
-    """What all ops are asked beside the element: scale_kind, tensor_level, group_size, block_rows, rounding, seed."""
+    """scale_kind, tensor_level, group_size, block_rows, rounding, seed: what every op is asked."""
     kind = {"free": spec.scale_dtype or "float32", "e8m0": spec.scale_rule or "floor", "e4m3": "e4m3"}
     scale = kind[spec.row.scale_type]
     return (

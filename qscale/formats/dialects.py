@@ -30,7 +30,7 @@ class Dialect:
     source: str  #: where the arithmetic is defined
     formats: frozenset[str]
     options: frozenset[str] = field(default_factory=frozenset)
-    #: Of symmetric integers, what the largest magnitude is divided by, less 2**(b-1); None: not said in a spec.
+    #: Symmetric integers: the largest magnitude is divided by this and 2**(b-1); None: no kernel.
     int_denominator: float | None = None
     full_range: bool = False  #: symmetric integers: codes down to -2**(b-1)
     square_blocks: bool = False

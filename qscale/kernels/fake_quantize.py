@@ -54,13 +54,13 @@ def fake_quant(
     goes to the even code, with ``away`` to the larger magnitude), saturated; ``y = q * s`` is rounded to
     ``x.dtype``, ties to even. Values and codes: ``qscale.formats.grids``.
 
-    - ``int<b>``: ``s = a / (2**(b-1) - 1)``, codes ``-(2**(b-1) - 1)`` to ``2**(b-1) - 1``; with ``full``
-      ``s = a / (2**(b-1) - 1/2)``, codes from ``-2**(b-1)``. Dialect ``chen2025``: ``s = a / 2**(b-1)``, codes
-      from ``-2**(b-1)``: a largest element above zero is clipped.
-    - ``int<b>`` with ``asym``: ``s = h / (2**b - 1) * 2`` with ``h = max/2 - min/2``, min and max taking in 0;
-      ``z = clamp(-rint(min / s))``, codes ``clamp(round(x / s) + z)`` from 0 to ``2**b - 1``, ``y = (q - z) *
-      s``. With ``floatzero`` 0 need not be in the range, ``z = -min / s``, codes ``clamp(round(x / s + z))``; a
-      group of one value v has ``h = |v|``.
+    - ``int<b>``: ``s = a / (2**(b-1) - 1)``, codes from ``-(2**(b-1) - 1)`` to ``2**(b-1) - 1``; with
+      ``full`` ``s = a / (2**(b-1) - 1/2)``, codes from ``-2**(b-1)``. Dialect ``chen2025``: ``s = a /
+      2**(b-1)``, codes from ``-2**(b-1)``: a largest element above zero is clipped.
+    - ``int<b>`` with ``asym``: ``s = h / (2**b - 1) * 2`` with ``h = max/2 - min/2``, min and max taking in
+      0; ``z = clamp(-rint(min / s))``, codes ``clamp(round(x / s) + z)`` from 0 to ``2**b - 1``, ``y = (q -
+      z) * s``. With ``floatzero`` 0 need not be in the range, ``z = -min / s``, codes ``clamp(round(x / s +
+      z))``; a group of one value v has ``h = |v|``.
     - ``fp<bits>_e<E>m<M>``, ``fp_e<E>m<M>``: ``s = a / max``, subnormals kept.
     - ``mx*``, blocks of 32: ``s = 2**e``, ``e`` clamped to -127 to 127 (E8M0). With ``emax`` the exponent of
       ``max``: ``floor`` (the default) ``e = floor(log2 a) - emax``; ``ceil`` ``ceil(log2 a) - emax``;
@@ -94,12 +94,13 @@ def fake_quant(
             stays alone, an infinity saturates.
         zero_point: With ``asym`` and ``scale``: likewise. Rounded to an integer, ties to even, unless
             ``floatzero``.
-        gradient: What passes to ``x``: ``straight_through`` all of it; ``clipped`` where the rounded code is in
-            range; ``lsq`` where the code before rounding is; ``trust`` where ``|y - x|`` is at most ``trust``
-            half steps at the largest value. Own scales have no gradient. A given scale gets the sum over its
-            group of ``g * (q - x / s)`` in range and ``g * q`` beyond (with a zero point ``q - z`` for ``q``),
-            a zero point that of ``-g * s`` beyond: float32 products, added in float64.
-        gradient_scale: A factor of the gradients of scale and zero point; ``"lsq"``: ``1 / sqrt(numel * qmax)``.
+        gradient: What passes to ``x``: ``straight_through`` all of it; ``clipped`` where the rounded code is
+            in range; ``lsq`` where the code before rounding is; ``trust`` where ``|y - x|`` is at most
+            ``trust`` half steps at the largest value. Own scales have no gradient. A given scale gets the sum
+            over its group of ``g * (q - x / s)`` in range and ``g * q`` beyond (with a zero point ``q - z``
+            for ``q``), a zero point that of ``-g * s`` beyond: float32 products, added in float64.
+        gradient_scale: A factor of the gradients of scale and zero point; ``"lsq"``:
+            ``1 / sqrt(numel * qmax)``.
         trust: For ``gradient="trust"``, in half steps.
         seed: Of stochastic rounding, any int64. The same seed gives the same bits on every device.
 

@@ -29,8 +29,9 @@ class QuantizedTensor:
     """A tensor as codes and scales; :func:`dequantize` has the values.
 
     Two codes of up to 4 bits share a byte: element ``2i`` of the last axis in the lower half, ``2i + 1`` in
-    the upper, the upper half of a last odd one 0. Wider codes take a byte each. Integers are two's complement,
-    or unsigned with a zero point; floats are sign, exponent, mantissa; codebooks are places in their table.
+    the upper, the upper half of a last odd one 0. Wider codes take a byte each. Integers and fixed point are
+    two's complement, or unsigned with a zero point; floats are sign, exponent, mantissa; codebooks are places
+    in their table.
     """
 
     codes: Tensor  #: uint8, ``(..., K)`` or ``(..., ceil(K / 2))``
@@ -56,13 +57,13 @@ def quantize(
     zero_point: Tensor | None = None,
     seed: int = 0,
 ) -> QuantizedTensor:
-    """The codes and scales of ``x``: ``dequantize(quantize(x, spec))`` has the bits of ``fake_quant(x, spec)``.
+    """The codes and scales of ``x``: ``dequantize`` makes of them the bits of ``fake_quant(x, spec)``.
 
     Args:
         x: ``(..., K)``, float32, bfloat16 or float16, any shape and strides.
         spec: As for ``fake_quant``, in dialect ``qscale`` or ``chen2025``, of at most 8 bits.
-        scale, zero_point, seed: As for ``fake_quant``; a given scale is kept in float32. A NaN of ``x`` that has
-            a given scale has no code and becomes a code of zero, or a codebook's first.
+        scale, zero_point, seed: As for ``fake_quant``; a given scale is kept in float32. A NaN of ``x`` that
+            has a given scale has no code: it becomes that of zero, or a codebook's first.
 
     Raises:
         SpecError: As ``fake_quant``; or elements have more than 8 bits, or the dialect keeps its codes itself

@@ -1,4 +1,4 @@
-"""Every fake_quant op in plain torch: what the compiled kernels must equal, and what runs where there are none.
+"""The fake_quant ops in plain torch: what the compiled kernels must equal, what runs where there are none.
 
 An op is an element (integers, floats, a codebook) under scales. Elements say how a quotient ``x / s`` becomes
 a value in units of the scale; scales come of each group's range, or of the caller. Scales and products are
@@ -277,9 +277,9 @@ def with_two_zeros(table: tuple[float, ...]) -> tuple[float, ...]:
 
 
 class Groups:
-    """A tensor as ``(matrices, bands, rows of a band, groups of a row, group)`` of float32, zeros at the ends.
+    """A tensor as float32 in ``(matrices, bands, rows of a band, groups of a row, group)``.
 
-    Zeros change no maximum; ``real`` says which elements are the tensor's own.
+    Zeros fill up what is cut off at the ends: they change no maximum.
     """
 
     def __init__(self, op: str, x: Tensor, o: Options) -> None:
@@ -344,11 +344,12 @@ class Groups:
         return self._split(words.double()).long()
 
     def summed(self, terms: Tensor) -> Tensor:
-        """Over each group in float64: rows one after another, in a row chunks, in a chunk halves to halves."""
+        """Over each group in float64: row by row, in a row chunk by chunk, in a chunk halves to halves."""
         wide = terms.double()
         own = wide.shape[-1]
         size = min(_SUM_CHUNK, 1 << max(own - 1, 0).bit_length())
-        chunks = torch.nn.functional.pad(wide, (0, -own % size)).unflatten(-1, (-1, size))
+        padded = torch.nn.functional.pad(wide, (0, -own % size))
+        chunks = padded.reshape(*padded.shape[:-1], -1, size)
         while size > 1:
             size //= 2
             chunks = chunks[..., :size] + chunks[..., size:]

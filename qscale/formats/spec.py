@@ -55,8 +55,8 @@ class QuantSpec:
     ``-2**(b-1)``); how a scale is chosen where the dialect leaves it open, ``floor``, ``ceil``, ``rceil`` or
     ``even`` (the exponent of an MX scale), ``noclip`` (integers: the larger of both ends); the type that a
     free scale is rounded to, ``scale_input`` (that of the tensor), ``scale_fp16``, ``scale_bf16``,
-    ``scale_e4m3`` or ``scale_e8m0``; ``onelevel`` (E4M3 scales without one of the tensor beside them, NVFP4's
-    among them); rounding of ties ``away`` from zero, or ``stochastic``. ``str(QuantSpec.parse(text)) == text``
+    ``scale_e4m3`` or ``scale_e8m0``; ``onelevel`` (E4M3 scales, NVFP4's among them, without one of the
+    tensor); rounding of ties ``away`` from zero, or ``stochastic``. ``str(QuantSpec.parse(text)) == text``
     for canonical text: the default dialect left out.
 
     Raises:

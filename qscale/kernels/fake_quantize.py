@@ -178,9 +178,9 @@ def _with_options(
     if gradient_scale == "lsq":
         gradient_scale = 1 / math.sqrt(max(1, x.numel()) * values_end(spec))
     wanted = scale_shape(x.shape, *arguments[-4:-2])
-    one_each = [None if t is None else one_each(t, wanted, x) for t in (scale, zero_point)]
+    given = [None if t is None else one_each(t, wanted, x) for t in (scale, zero_point)]
     y = _Given.apply(  # type: ignore[no-untyped-call]
-        x, *one_each, op, arguments, gate, reach, gradient_scale, reference
+        x, *given, op, arguments, gate, reach, gradient_scale, reference
     )
     return y.reshape(shape)  # type: ignore[no-any-return]
 

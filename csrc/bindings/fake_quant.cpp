@@ -6,6 +6,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <mutex>
 #include <optional>
@@ -82,6 +83,16 @@ Layout without_rows(const Layout& layout, int64_t count) {
   return whole ? Layout{count, layout.group} : layout;
 }
 
+template <class Run>
+void over_groups(int64_t groups, int64_t elements_each, const Run& run) {
+  const int64_t grain = std::max<int64_t>(1, kElementsPerThread / elements_each);
+  if (groups <= grain) {
+    run(0, groups);
+  } else {
+    torch::stable::parallel_for(0, groups, grain, run);
+  }
+}
+
 struct Range {
   float ends[2];
 };
@@ -101,15 +112,24 @@ Range range_of(const Tensor& x, DType dtype) {
     all.ends[0] = has_nan ? quiet_nan() : std::min(all.ends[0], found.ends[0]);
     all.ends[1] = has_nan ? quiet_nan() : std::max(all.ends[1], found.ends[1]);
   };
-  if (x.numel() <= kElementsPerThread) {
-    part(0, x.numel());
-  } else {
-    torch::stable::parallel_for(0, x.numel(), kElementsPerThread, part);
-  }
+  over_groups(x.numel(), 1, part);
   return all;
 }
 
-float absmax_of(const Range& range) { return std::max(std::fabs(range.ends[0]), std::fabs(range.ends[1])); }
+float absmax_of(const Tensor& x, DType dtype) {
+  const auto run = cpu::kernels().absmax[static_cast<int>(dtype)];
+  const char* data = static_cast<const char*>(x.const_data_ptr());
+  const int64_t size = dtype == DType::float32 ? 4 : 2;
+  std::atomic<uint32_t> largest{0};  // patterns of magnitudes are ordered as they are, a NaN above infinity
+  const auto part = [&](int64_t first, int64_t last) {
+    const uint32_t found = bits_of(run(data + first * size, last - first));
+    uint32_t seen = largest.load(std::memory_order_relaxed);
+    while (found > seen && !largest.compare_exchange_weak(seen, found, std::memory_order_relaxed)) {
+    }
+  };
+  over_groups(x.numel(), 1, part);
+  return float_of(largest.load());
+}
 
 // An element and how its scale follows from a range: what each family of ops is registered for.
 struct Ints {
@@ -186,16 +206,6 @@ FakeQuant<Element> job_of(const char* op, const Tensor& x, const Format<Element>
   return job;
 }
 
-template <class Run>
-void over_groups(int64_t groups, int64_t elements_each, const Run& run) {
-  const int64_t grain = std::max<int64_t>(1, kElementsPerThread / elements_each);
-  if (groups <= grain) {
-    run(0, groups);
-  } else {
-    torch::stable::parallel_for(0, groups, grain, run);
-  }
-}
-
 Tensor as_contiguous(const Tensor& x) { return x.is_contiguous() ? x : torch::stable::contiguous(x); }
 
 Tensor floats_like(const Tensor& x, std::initializer_list<int64_t> sizes) {
@@ -211,10 +221,7 @@ void run(const Tensor& x, void* y, const Format<typename Family::Element>& forma
   job.y = y;
   int64_t groups = groups_of(x, job.layout);
   Range whole{};
-  if (options.tensor_level == 1) {
-    whole = range_of(x, dtype);
-    job.scaling.tensor_scale = tensor_scale_of(absmax_of(whole), format.largest);
-  }
+  if (options.tensor_level == 1) job.scaling.tensor_scale = tensor_scale_of(absmax_of(x, dtype), format.largest);
   job.layout = without_rows(job.layout, count);
   if (groups == 1 && count > kElementsPerThread) {  // too few for the threads: the range first, then pieces of any size
     whole = range_of(x, dtype);
@@ -260,7 +267,7 @@ std::tuple<Tensor, Tensor, Tensor> scales(const Tensor& x, const Format<typename
   if (groups > 0) {
     const DType dtype = dtype_of(Family::name, x);
     if (options.tensor_level == 1) {
-      tensor_scale = tensor_scale_of(absmax_of(range_of(source, dtype)), format.largest);
+      tensor_scale = tensor_scale_of(absmax_of(source, dtype), format.largest);
     }
     job.scaling.tensor_scale = tensor_scale;
     const auto work = Family::kernels()[static_cast<int>(dtype)].scales;

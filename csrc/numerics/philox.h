@@ -24,10 +24,13 @@ QSCALE_HD PhiloxKey philox_key(uint64_t seed) {
 
 QSCALE_HD PhiloxKey philox_next(PhiloxKey key) { return {key.low + 0x9e3779b9u, key.high + 0xbb67ae85u}; }
 
+QSCALE_HD uint32_t upper_product(uint32_t a, uint32_t b) {
+  return static_cast<uint32_t>(static_cast<uint64_t>(a) * b >> 32);
+}
+
 QSCALE_HD PhiloxState philox_round(PhiloxState s, PhiloxKey key) {
-  const uint64_t a = uint64_t{0xd2511f53u} * s.a, c = uint64_t{0xcd9e8d57u} * s.c;
-  return {static_cast<uint32_t>(c >> 32) ^ s.b ^ key.low, static_cast<uint32_t>(c),
-          static_cast<uint32_t>(a >> 32) ^ s.d ^ key.high, static_cast<uint32_t>(a)};
+  constexpr uint32_t of_a = 0xd2511f53u, of_c = 0xcd9e8d57u;
+  return {upper_product(of_c, s.c) ^ s.b ^ key.low, of_c * s.c, upper_product(of_a, s.a) ^ s.d ^ key.high, of_a * s.a};
 }
 
 // Element `index` of a tensor, counted row by row, takes one of the four words of counter index / 4.

@@ -49,7 +49,7 @@ lock: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet uv
 	echo "torch==2.13.0" > $(VENV)/torch.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate \
-	    --extra train --extra report --extra dev --constraints $(VENV)/torch.txt pyproject.toml \
+	    --extra train --extra report --extra bench --extra dev --constraints $(VENV)/torch.txt pyproject.toml \
 	    --output-file $(VENV)/resolved.txt
 	(grep '^#' requirements.lock; grep -vE '^(nvidia-|cuda-|triton==)' $(VENV)/resolved.txt) > $(VENV)/new.lock
 	mv $(VENV)/new.lock requirements.lock

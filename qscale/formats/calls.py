@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from qscale.formats import dialect_ops
 from qscale.formats.dialects import DEFAULT_DIALECT, DIALECTS
 from qscale.formats.grids import FORMATS, NAMED
 from qscale.formats.spec import QuantSpec
@@ -26,6 +27,7 @@ class Call:
     op: str
     arguments: tuple[int | float | str, ...]
     whole_tensor: bool = False  #: the tensor is taken as one axis
+    whole_groups: int = 1  #: the last axis must be a multiple of it
 
 
 def call_for(spec: QuantSpec) -> Call | None:
@@ -38,7 +40,13 @@ def call_for(spec: QuantSpec) -> Call | None:
     if found is None:
         return None
     op, numbers = found
-    return Call(op=op, arguments=numbers, whole_tensor=spec.strategy == "tensor" and op != EMULATED)
+    whole_groups = dialect_ops.whole_groups(spec) if spec.dialect in _EMULATED else 1
+    return Call(
+        op=op,
+        arguments=numbers,
+        whole_tensor=spec.strategy == "tensor" and op != EMULATED,
+        whole_groups=whole_groups,
+    )
 
 
 #: Specs that ``qscale.kernels.dialects`` computes, by dialect; a test holds the two together.
@@ -55,7 +63,7 @@ def _op_and_numbers(spec: QuantSpec) -> tuple[str, tuple[int | float | str, ...]
     group = WHOLE_AXIS if spec.group_size is None else spec.group_size
     rounding = ROUNDINGS.get(spec.rounding)
     if spec.dialect in _EMULATED:
-        return (EMULATED, (str(spec),)) if _EMULATED[spec.dialect](spec) else None
+        return dialect_ops.plan(spec) or ((EMULATED, (str(spec),)) if _EMULATED[spec.dialect](spec) else None)
     if rounding is None:
         return None
     if (integers := spec.int_arithmetic()) is not None:

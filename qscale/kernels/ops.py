@@ -15,6 +15,7 @@ from qscale.formats import QuantSpec
 from qscale.formats.calls import EMULATED, call_for, served
 from qscale.kernels import reference
 from qscale.kernels.backends import on_reference
+from qscale.kernels.dialects import compiled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,7 @@ OPS = (
         arguments="int codebook, int group_size",
         reference=reference.fake_quant_codebook,
     ),
+    *(Op(name=op.name, arguments=op.arguments, reference=op.reference) for op in compiled.OPS),
     # No kernel is compiled for it, so the microsecond that a text costs does not matter.
     Op(name=EMULATED, arguments="str spec", reference=_emulated),
 )
@@ -131,23 +133,26 @@ def _register(op: Op) -> None:
 
 _LIBRARY.define("cpu_isa() -> str")
 _LIBRARY.define("use_cpu_isa(str name) -> ()")
+_LIBRARY.define("keep_logarithms(Tensor tables) -> ()")
+_LIBRARY.impl("keep_logarithms", _fake_out, "CompositeExplicitAutograd")
 for _op in OPS:
     _register(_op)
+compiled.keep_logarithms()
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _plan(spec: QuantSpec | str) -> tuple[str, tuple[Any, ...], bool]:
-    """The op that computes a spec, its arguments, and whether the tensor is one axis."""
+def _plan(spec: QuantSpec | str) -> tuple[str, tuple[Any, ...], bool, int]:
+    """The op that computes a spec, its arguments, whether the tensor is one axis, and the groups it is cut in."""
     return _remembered_plan(spec)
 
 
 @lru_cache(maxsize=1024)
-def _remembered_plan(spec: QuantSpec | str) -> tuple[str, tuple[Any, ...], bool]:
+def _remembered_plan(spec: QuantSpec | str) -> tuple[str, tuple[Any, ...], bool, int]:
     parsed = QuantSpec.parse(spec)
     call = call_for(parsed)
     if call is None:
         raise SpecError(f"fake_quant has no kernel for {parsed}; it has kernels for {served()}")
-    return call.op, call.arguments, call.whole_tensor
+    return call.op, call.arguments, call.whole_tensor, call.whole_groups
 
 
 def fake_quant(x: Tensor, spec: QuantSpec | str) -> Tensor:
@@ -200,7 +205,9 @@ def fake_quant(x: Tensor, spec: QuantSpec | str) -> Tensor:
     Source: Jacob et al. 2018 (arXiv:1712.05877), section 3; OCP Microscaling Formats 1.0; nf4, Dettmers et
     al. 2023 (arXiv:2305.14314); gradient, Bengio et al. 2013 (arXiv:1308.3432).
     """
-    op, arguments, whole_tensor = _plan(spec)
+    op, arguments, whole_tensor, group = _plan(spec)
+    if group > 1 and not torch.compiler.is_compiling():  # the op checks there
+        compiled.check_groups(x, group, spec)
     run = (_REFERENCE if on_reference("fake_quant", x, compiled=op != EMULATED) else _FORWARD)[op]
     shape = x.shape
     if whole_tensor:

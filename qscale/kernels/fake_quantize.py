@@ -11,9 +11,10 @@ from torch import Tensor
 
 from qscale.errors import SpecError
 from qscale.formats import QuantSpec
-from qscale.formats.calls import EMULATED, WHOLE_AXIS, Call, call_for, served
+from qscale.formats.calls import EMULATED, FAMILIES, WHOLE_AXIS, call_for, served
 from qscale.formats.grids import values
 from qscale.kernels.backends import on_reference
+from qscale.kernels.dialects import compiled
 from qscale.kernels.ops import StraightThrough, implementation
 from qscale.kernels.reference import GATES
 
@@ -21,19 +22,18 @@ Gradient = Literal["straight_through", "clipped", "lsq", "trust"]
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def plan(spec: QuantSpec | str) -> tuple[str, tuple[Any, ...], bool]:
-    """The op that computes a spec, its arguments, and whether the tensor is one axis."""
-    call = _remembered_call(spec)
-    return call.op, call.arguments, call.whole_tensor
+def plan(spec: QuantSpec | str) -> tuple[str, tuple[Any, ...], bool, int]:
+    """The op that computes a spec, its arguments, whether the tensor is one axis, and the groups it is cut in."""
+    return _remembered_plan(spec)
 
 
 @lru_cache(maxsize=1024)
-def _remembered_call(spec: QuantSpec | str) -> Call:
+def _remembered_plan(spec: QuantSpec | str) -> tuple[str, tuple[Any, ...], bool, int]:
     parsed = QuantSpec.parse(spec)
     call = call_for(parsed)
     if call is None:
         raise SpecError(f"fake_quant has no kernel for {parsed}; it has kernels for {served()}")
-    return call
+    return call.op, call.arguments, call.whole_tensor, call.whole_groups
 
 
 def fake_quant(
@@ -126,7 +126,9 @@ def fake_quant(
     (arXiv:1308.3432), Esser et al. 2020 (LSQ, arXiv:1902.08153), Panferov et al. 2025 (QuEST,
     arXiv:2502.05003).
     """
-    op, arguments, whole_tensor = plan(spec)
+    op, arguments, whole_tensor, group = plan(spec)
+    if group > 1 and not torch.compiler.is_compiling():  # the op checks there
+        compiled.check_groups(x, group, spec)
     reference = on_reference("fake_quant", x, compiled=op != EMULATED)
     if scale is not None or zero_point is not None or gradient != "straight_through" or seed:
         return _with_options(
@@ -154,8 +156,8 @@ def _with_options(
     seed: int,
     reference: bool,
 ) -> Tensor:
-    op, arguments, whole_tensor = plan(spec)
-    if op == EMULATED:
+    op, arguments, whole_tensor, _ = plan(spec)
+    if op not in FAMILIES:
         raise SpecError(f"{spec}: dialect {spec.dialect!r} has its own scales, rounding and gradient")
     if gradient not in GATES:
         raise SpecError(f"unknown gradient {gradient!r}; known: {', '.join(GATES)}")

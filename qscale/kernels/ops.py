@@ -12,6 +12,7 @@ from torch import Tensor
 from qscale.formats import QuantSpec
 from qscale.formats.calls import EMULATED, WHOLE_AXIS
 from qscale.kernels import backends, reference  # noqa: F401 - backends loads the compiled kernels
+from qscale.kernels.dialects import compiled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +198,8 @@ def _emulated(x: Tensor, spec: str) -> Tensor:
 
 _LIBRARY.define("cpu_isa() -> str")
 _LIBRARY.define("use_cpu_isa(str name) -> ()")
+_LIBRARY.define("keep_logarithms(Tensor tables) -> ()")
+_LIBRARY.impl("keep_logarithms", _nothing, "CompositeExplicitAutograd")
 for _family in FAMILIES:
     for _member in MEMBERS:
         _run = _from_reference(_family, _member)
@@ -206,5 +209,8 @@ for _family in FAMILIES:
             _register(_family.name, _member.suffix, _inputs, _member.returns, _run, _member.fake)
         else:
             _register_main(_family.name, _all, _run)
+for _op in compiled.OPS:
+    _register_main(_op.name, _op.arguments, _op.reference)
 # No kernel is compiled for it, so the microsecond that a text costs does not matter.
 _register_main(EMULATED, "str spec", _emulated)
+compiled.keep_logarithms()

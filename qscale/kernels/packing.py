@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qscale.errors import SpecError
 from qscale.formats import QuantSpec
-from qscale.formats.calls import EMULATED
+from qscale.formats.calls import FAMILIES
 from qscale.kernels.backends import on_reference
 from qscale.kernels.fake_quantize import one_each, plan, scale_shape
 from qscale.kernels.ops import implementation
@@ -78,8 +78,8 @@ def quantize(
         tensor([ 0.1000, -0.7000,  0.3000,  0.2000])
     """
     spec = QuantSpec.parse(spec)
-    op, arguments, whole_tensor = plan(spec)
-    if op == EMULATED:
+    op, arguments, whole_tensor, _ = plan(spec)
+    if op not in FAMILIES:
         raise SpecError(f"quantize: dialect {spec.dialect!r} keeps codes its own way: kernels.dialects.find")
     if spec.num_bits > 8:
         raise SpecError(f"quantize: {spec} has {spec.num_bits} bits; codes take at most 8")
@@ -125,7 +125,7 @@ def dequantize(quantized: QuantizedTensor) -> Tensor:
     values = table[codes.int()]
     if values.numel() == 0:
         return values.to(q.dtype)
-    op, arguments, whole_tensor = plan(q.spec)
+    op, arguments, whole_tensor, _ = plan(q.spec)
     groups = Groups(op, values.reshape(-1) if whole_tensor else values, Options(*arguments[-6:]))
     scale = q.scale.to(torch.float32)
     if q.tensor_scale is not None:

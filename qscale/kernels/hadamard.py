@@ -110,8 +110,9 @@ def _check_size(axis: int, block: int) -> None:
     if decompose(size) is None:
         nearest = " and ".join(map(str, nearest_sizes(size)))
         raise SpecError(
-            f"hadamard: no transform of size {size}; the nearest sizes are {nearest}. Supported are m * 2**k "
-            f"with m in {', '.join(map(str, BASES))}; an axis of another size can be rotated in blocks."
+            f"hadamard: no transform of size {size}; the nearest sizes are {nearest}. Supported are powers "
+            f"of two and multiples of 4 with an odd part of at most {BASES[-1] // 4}; an axis of another "
+            f"size can be rotated in blocks."
         )
     if axis % size:
         raise SpecError(f"hadamard: blocks of {size} do not divide the last axis of {axis} elements")
@@ -133,9 +134,10 @@ def hadamard(
     """Rotate ``x`` by an orthonormal Hadamard matrix along its last axis, whole or block by block.
 
     ``y = H (signs * x) / sqrt(n)`` for each block of n elements, with ``H = H_m (x) S``: S is Sylvester's
-    matrix of order n/m in natural order, H_m a Paley matrix of order m (m = 1 for a power of two). A block
-    seen as ``(m, n/m)``, row-major, takes S along its rows and H_m across them. With ``transpose`` it is the
-    inverse, ``y = signs * (H^T x) / sqrt(n)``; H is symmetric only for powers of two and for m = 36 and 52.
+    matrix of order n/m in natural order, H_m a matrix of order m (m = 1 for a power of two) that
+    ``hadamard_matrices`` constructs. A block seen as ``(m, n/m)``, row-major, takes S along its rows and H_m
+    across them. With ``transpose`` it is the inverse, ``y = signs * (H^T x) / sqrt(n)``; H need not be
+    symmetric.
 
     Arithmetic is float32, in an order that fixes every bit: signs; sums and differences of elements h apart,
     for h = 1, 2, 4, ...; the m columns of H_m added one after another; one product with
@@ -145,8 +147,8 @@ def hadamard(
     Args:
         x: ``(..., K)``, float32, bfloat16 or float16, any shape and strides. Not modified. A tensor of no
             dimensions has one element on its last axis.
-        block: n, a divisor of K; None for K itself. Supported are ``m * 2**k`` with m in 1, 12, 20, 28, 36,
-            44, 52, 60, 84, 108 and 140 (40 is 20 * 2).
+        block: n, a divisor of K; None for K itself. Supported are powers of two and ``m * 2**k`` with m in
+            12, 20, 28, ... 172: multiples of 4 with an odd part of at most 43, such as 3584 and 11008.
         signs: n or K values 1 and -1, any dtype; n of them serve every block. Not differentiable.
         transpose: Apply the transpose, which undoes the rotation up to rounding.
 
@@ -164,7 +166,8 @@ def hadamard(
         >>> hadamard(torch.tensor([4.0, 0.0, 0.0, 0.0]))
         tensor([2., 2., 2., 2.])
 
-    Source: Paley 1933; rotations before quantization, Ashkboos et al. 2024 (QuaRot, arXiv:2404.00456).
+    Source: Paley 1933; Williamson 1944; rotations before quantization, Ashkboos et al. 2024 (QuaRot,
+    arXiv:2404.00456).
     """
     run = _forward_reference if on_reference("hadamard", x) else _forward
     size = WHOLE_AXIS if block is None else block

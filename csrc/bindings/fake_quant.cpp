@@ -9,10 +9,12 @@
 #include <atomic>
 #include <cmath>
 #include <mutex>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <tuple>
 
+#include "bindings/rotation.h"
 #include "bindings/tensors.h"
 #include "cpu/kernels.h"
 
@@ -255,6 +257,47 @@ void fake_quant_out(const Tensor& x, const Format<typename Family::Element>& for
   run<Family>(as_contiguous(x), out.mutable_data_ptr(), format, options);
 }
 
+// Rotated and then quantized in place, some 4096 elements at a time, while they are in the first cache. Formats that ask
+// first for the range of more than a row are done one after the other.
+template <class Family>
+Tensor rotated(const Tensor& x, int64_t block, const std::optional<Tensor>& signs,
+               const Format<typename Family::Element>& format, const Options& options) {
+  constexpr int64_t kAtOnce = 4096;
+  dtype_of(Family::name, x);
+  const Tensor source = as_contiguous(x);
+  Tensor y = uninitialized_like(source);
+  const Rotation rotation(source, y.mutable_data_ptr(), block, signs, false);
+  auto job = job_of(Family::name, y, format, options);
+  const int64_t count = x.numel();
+  if (count == 0) return y;
+  const Layout layout = without_rows(job.layout, count);
+  const int64_t axis = job.layout.axis, group = layout.group;
+  // A piece is whole blocks and whole groups: rows, where a row ends with a part of a group.
+  const int64_t piece = axis % group == 0 ? std::lcm(rotation.size(), group) : axis;
+  const int64_t elements = std::max<int64_t>(1, kAtOnce / piece) * piece;
+  const bool alone = options.tensor_level == 1 || layout.block_rows > 1;
+  if (alone || elements > 16 * kAtOnce) {
+    over_groups(rotation.blocks(), rotation.size(),
+                [&](int64_t first, int64_t last) { rotation.run(first, last, rotation.scratch()); });
+    run<Family>(y, y.mutable_data_ptr(), format, options);
+    return y;
+  }
+  job.layout = layout;
+  job.y = y.mutable_data_ptr();
+  const auto work = Family::kernels()[static_cast<int>(dtype_of(Family::name, x))].fake_quant;
+  const int64_t groups_in_piece = axis % group == 0 ? piece / group : layout.groups_per_row();
+  over_groups(count / piece, piece, [&](int64_t first, int64_t last) {
+    const Scratch scratch = rotation.scratch();
+    const int64_t step = elements / piece;
+    for (int64_t at = first; at < last; at += step) {
+      const int64_t end = std::min(at + step, last);
+      rotation.run(at * piece / rotation.size(), end * piece / rotation.size(), scratch);
+      work(job, at * groups_in_piece, end * groups_in_piece);
+    }
+  });
+  return y;
+}
+
 // Scales, zero points and the scale of the tensor; scales are without that of the tensor.
 template <class Family>
 std::tuple<Tensor, Tensor, Tensor> scales(const Tensor& x, const Format<typename Family::Element>& format,
@@ -365,6 +408,9 @@ std::tuple<Tensor, Tensor, Tensor> gradient(const Tensor& grad, const Tensor& x,
 #define QSCALE_FAMILY(Family, NAME, ARGUMENTS, FORMAT)                                                                 \
   Tensor NAME(const Tensor& x, ARGUMENTS) { return fake_quant<Family>(x, FORMAT); }                                    \
   void NAME##_out(const Tensor& x, ARGUMENTS, Tensor out) { fake_quant_out<Family>(x, FORMAT, out); }                  \
+  Tensor NAME##_rotated(const Tensor& x, int64_t block, std::optional<Tensor> signs, ARGUMENTS) {                      \
+    return rotated<Family>(x, block, signs, FORMAT);                                                                   \
+  }                                                                                                                    \
   std::tuple<Tensor, Tensor, Tensor> NAME##_scales(const Tensor& x, ARGUMENTS) { return scales<Family>(x, FORMAT); }   \
   Tensor NAME##_given(const Tensor& x, const Tensor& scale, std::optional<Tensor> zero_point, ARGUMENTS) {             \
     return given<Family>(x, scale, zero_point, FORMAT);                                                                \
@@ -392,6 +438,7 @@ void use_cpu_isa(std::string name) { qscale::cpu::use_isa(name.c_str()); }
   m.impl(#NAME, TORCH_BOX(&NAME));                      \
   m.impl(#NAME "_forward", TORCH_BOX(&NAME));           \
   m.impl(#NAME "_out", TORCH_BOX(&NAME##_out));         \
+  m.impl(#NAME "_rotated", TORCH_BOX(&NAME##_rotated)); \
   m.impl(#NAME "_scales", TORCH_BOX(&NAME##_scales));   \
   m.impl(#NAME "_given", TORCH_BOX(&NAME##_given));     \
   m.impl(#NAME "_codes", TORCH_BOX(&NAME##_codes));     \

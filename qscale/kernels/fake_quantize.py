@@ -23,7 +23,7 @@ Gradient = Literal["straight_through", "clipped", "lsq", "trust"]
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def plan(spec: QuantSpec | str) -> tuple[str, tuple[Any, ...], bool, int]:
-    """The op that computes a spec, its arguments, whether the tensor is one axis, and the groups it is cut in."""
+    """Op and arguments of a spec, whether the tensor is one axis, what that must be a multiple of."""
     return _remembered_plan(spec)
 
 

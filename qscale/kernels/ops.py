@@ -79,6 +79,13 @@ _GIVEN = "Tensor x, Tensor scale, Tensor? zero_point"
 MEMBERS = (
     Member(suffix="", tensors="Tensor x", returns="Tensor", reference=reference.fake_quant, fake=_like),
     Member(
+        suffix="_rotated",
+        tensors="Tensor x, int block, Tensor? signs",
+        returns="Tensor",
+        reference=reference.rotated,
+        fake=_like,
+    ),
+    Member(
         suffix="_scales", tensors="Tensor x", returns=_THREE, reference=reference.scales, fake=_fake_scales
     ),
     Member(suffix="_given", tensors=_GIVEN, returns="Tensor", reference=reference.given, fake=_like),

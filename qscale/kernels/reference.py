@@ -18,6 +18,7 @@ from torch import Tensor
 
 from qscale.formats.calls import CODEBOOKS, ROUNDINGS, SCALE_KINDS, WHOLE_AXIS, ZERO_POINTS
 from qscale.formats.grids import FORMATS
+from qscale.kernels.hadamard_reference import hadamard
 from qscale.kernels.philox import random_words
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -194,6 +195,11 @@ def fake_quant(op: str, x: Tensor, element: Element, o: Options) -> Tensor:
         return _empty(x)
     scale, zero, level = _own_scales(groups, element, o)
     return _under(groups, element, scale * level, zero, o)
+
+
+def rotated(op: str, x: Tensor, block: int, signs: Tensor | None, element: Element, o: Options) -> Tensor:
+    """The rotation, rounded to the dtype of ``x``, in and out of the format."""
+    return fake_quant(op, hadamard(x, block, signs, False), element, o)
 
 
 def scales(op: str, x: Tensor, element: Element, o: Options) -> tuple[Tensor, Tensor, Tensor]:

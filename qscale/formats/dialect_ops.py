@@ -1,4 +1,4 @@
-"""Which op computes a spec of another library, and with what numbers. Beside ``calls``, and like it no torch."""
+"""Which op computes a spec of another library, and with what numbers; no torch, like ``calls``."""
 
 from __future__ import annotations
 

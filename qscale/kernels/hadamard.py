@@ -232,7 +232,7 @@ def rotate_fake_quant(
 
 
 class _RotatedFakeQuant(torch.autograd.Function):
-    """Straight through the rounding, then the transpose of the rotation; of tensors, only the signs are saved."""
+    """Straight through the rounding, then the transpose of the rotation; only the signs are saved."""
 
     @staticmethod
     def forward(

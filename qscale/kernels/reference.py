@@ -18,10 +18,10 @@ from torch import Tensor
 
 from qscale.formats.calls import CODEBOOKS, ROUNDINGS, SCALE_KINDS, WHOLE_AXIS, ZERO_POINTS
 from qscale.formats.grids import FORMATS
+from qscale.kernels.backends import DTYPES
 from qscale.kernels.hadamard_reference import hadamard
 from qscale.kernels.philox import random_words
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 GATES = {"straight_through": 0, "clipped": 1, "lsq": 2, "trust": 3}
 
 _AWAY, _STOCHASTIC = ROUNDINGS["away"], ROUNDINGS["stochastic"]

@@ -15,6 +15,7 @@ from torch import Tensor
 from qscale.errors import SpecError
 from qscale.formats import QuantSpec
 from qscale.formats.dialect_ops import CODEBOOKS, ELEMENTS, MAPPINGS, SCALE_RULES
+from qscale.kernels.backends import DTYPES
 from qscale.kernels.dialects import (
     bitsandbytes,
     compressed_tensors,
@@ -30,7 +31,6 @@ from qscale.kernels.dialects._shared import Quantized
 from qscale.kernels.dialects.logarithms import last_mantissas
 
 _WHOLE_AXIS = -1
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 #: An emulation: rows, elements of a group, and the numbers before ``group_size``.
 Run = Callable[..., Quantized]
@@ -79,7 +79,7 @@ def _op(name: str, arguments: str, run: Run, *, any_length: bool = False) -> Dia
 
 
 def _check(op: str, x: Tensor, group: int) -> None:
-    if x.dtype not in _DTYPES:
+    if x.dtype not in DTYPES:
         raise RuntimeError(f"{op}: x has dtype {x.dtype}; wanted float32, bfloat16 or float16")
     if group != _WHOLE_AXIS and group < 1:
         raise RuntimeError(f"{op}: group_size={group}; wanted at least 1, or -1 for the whole last axis")

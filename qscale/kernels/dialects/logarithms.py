@@ -1,7 +1,7 @@
-"""Where torch's rounded logarithms step: tables for the compiled kernels, which call no logarithm of their own.
+"""Where torch's rounded logarithms step: tables for the compiled kernels, which call no logarithm.
 
-Some rules take the exponent of a scale from ``log2`` in float32, bfloat16 or float16. Beside a power of two the
-result may be rounded onto it; how near that is depends on torch and on the CPU. So torch itself is asked.
+Some rules take the exponent of a scale from ``log2`` in float32, bfloat16 or float16. Beside a power of two
+the result may be rounded onto it; how near that is depends on torch and on the CPU. So torch itself is asked.
 """
 
 from __future__ import annotations

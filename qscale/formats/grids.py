@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-import numpy as np
-
 from qscale.errors import SpecError
 
 Kind = Literal["int", "float", "codebook"]
@@ -137,8 +135,11 @@ _FP4_BNB_POSITIVE = (
 _FP4_BNB = (*(-value for value in reversed(_FP4_BNB_POSITIVE[1:])), *_FP4_BNB_POSITIVE)
 
 #: Lee et al. 2023 (dINT4), as far as its summary goes: integers with a code on either side of zero for small
-#: values, half a step from it (the half is unverified). Sign and magnitude: 0, 1/2, 1, 2, ..., 6, over 6.
-_DINT4_POSITIVE = tuple(float(np.float32(value / 6)) for value in (0, 0.5, 1, 2, 3, 4, 5, 6))
+#: values, half a step from it (the half is unverified): 0, 1/2, 1, 2, ..., 6 over 6 in float32, both signs.
+_DINT4_POSITIVE = (
+    *(0.0, 0.0833333358168602, 0.1666666716337204, 0.3333333432674408, 0.5, 0.6666666865348816),
+    *(0.8333333134651184, 1.0),
+)
 _DINT4 = (*(-value for value in reversed(_DINT4_POSITIVE[1:])), *_DINT4_POSITIVE)
 
 #: The formats that have names of their own.

@@ -57,10 +57,10 @@ def fake_quant(
     - ``int<b>``: ``s = a / (2**(b-1) - 1)``, codes from ``-(2**(b-1) - 1)`` to ``2**(b-1) - 1``; with
       ``full`` ``s = a / (2**(b-1) - 1/2)``, codes from ``-2**(b-1)``. Dialect ``chen2025``: ``s = a /
       2**(b-1)``, codes from ``-2**(b-1)``: a largest element above zero is clipped.
-    - ``int<b>`` with ``asym``: ``s = h / (2**b - 1) * 2`` with ``h = max/2 - min/2``, min and max taking in
-      0; ``z = clamp(-rint(min / s))``, codes ``clamp(round(x / s) + z)`` from 0 to ``2**b - 1``, ``y = (q -
-      z) * s``. With ``floatzero`` 0 need not be in the range, ``z = -min / s``, codes ``clamp(round(x / s +
-      z))``; a group of one value v has ``h = |v|``.
+    - ``int<b>`` with ``asym``: ``s = h / (2**(b-1) - 1/2)`` with ``h = max/2 - min/2``, or ``|min|`` where
+      that is 0; min and max take in 0; ``z = clamp(-rint(min / s))``, codes ``clamp(round(x / s) + z)`` from
+      0 to ``2**b - 1``, ``y = (q - z) * s``. With ``floatzero`` 0 need not be in the range, ``z = -min / s``,
+      codes ``clamp(round(x / s + z))``.
     - ``fp<bits>_e<E>m<M>``, ``fp_e<E>m<M>``: ``s = a / max``, subnormals kept.
     - ``mx*``, blocks of 32: ``s = 2**e``, ``e`` clamped to -127 to 127 (E8M0). With ``emax`` the exponent of
       ``max``: ``floor`` (the default) ``e = floor(log2 a) - emax``; ``ceil`` ``ceil(log2 a) - emax``;

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import torch
+from bits import assert_same_bits
+from definitions import definition
 from torch import Tensor
 
 from qscale.errors import BackendError
@@ -22,29 +26,41 @@ def _runs(isa: str) -> bool:
 IMPLEMENTATIONS = ["reference", *(isa for isa in ("plain", "avx2", "avx512") if _runs(isa))]
 
 
-@pytest.fixture(params=IMPLEMENTATIONS, scope="session")
-def quantize(request: pytest.FixtureRequest) -> Callable[[Tensor, str], Tensor]:
-    name = request.param
-
-    def run(x: Tensor, spec: str) -> Tensor:
+def _on(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def run(*arguments: Any, **more: Any) -> Tensor:
         if name == "reference":
             with use_backend("reference"):
-                return fake_quant(x, spec)
+                return function(*arguments, **more)
         with use_backend("cpu"), use_isa(name):
-            return fake_quant(x, spec)
+            return function(*arguments, **more)
 
     return run
 
 
 @pytest.fixture(params=IMPLEMENTATIONS, scope="session")
-def rotate(request: pytest.FixtureRequest) -> Callable[..., Tensor]:
-    name = request.param
+def quantize(request: pytest.FixtureRequest) -> Callable[..., Tensor]:
+    return _on(request.param, fake_quant)
 
-    def run(x: Tensor, block: int | None = None, signs: Tensor | None = None, **more: bool) -> Tensor:
-        if name == "reference":
-            with use_backend("reference"):
-                return hadamard(x, block, signs, **more)
-        with use_backend("cpu"), use_isa(name):
-            return hadamard(x, block, signs, **more)
+
+@pytest.fixture(params=IMPLEMENTATIONS, scope="session")
+def rotate(request: pytest.FixtureRequest) -> Callable[..., Tensor]:
+    return _on(request.param, hadamard)
+
+
+@pytest.fixture(scope="session")
+def check() -> Callable[..., None]:
+    """That every implementation gives the bits that are wanted: those of the definition, computed once."""
+
+    def run(x: Tensor, spec: str, wanted: Tensor | None = None, **more: Any) -> None:
+        wanted = definition(x, spec, **more) if wanted is None else wanted
+        before = x.clone()
+        for name in IMPLEMENTATIONS:
+            y = _on(name, fake_quant)(x, spec, **more)
+            try:
+                assert_same_bits(y, wanted)
+            except AssertionError as error:
+                raise AssertionError(f"{spec} on {name}: {error}\n{torch.Tensor.tolist(x)!r:.2000}") from None
+            assert y.is_contiguous()
+        assert_same_bits(x, before)
 
     return run

@@ -56,8 +56,8 @@ class QuantSpec:
     ``even`` (the exponent of an MX scale), ``noclip`` (integers: the larger of both ends); the type that a
     free scale is rounded to, ``scale_input`` (that of the tensor), ``scale_fp16``, ``scale_bf16``,
     ``scale_e4m3`` or ``scale_e8m0``; ``onelevel`` (E4M3 scales without one of the tensor beside them, NVFP4's
-    among them); rounding of ties ``away`` from zero, or ``stochastic``. ``str(QuantSpec.parse(text)) == text``
-    for canonical text: the default dialect left out.
+    among them); rounding of ties ``away`` from zero, or ``stochastic``. Of canonical text, the default
+    dialect left out, ``str(QuantSpec.parse(text)) == text``.
 
     Raises:
         SpecError: Unknown format, option or dialect (the nearest known name is given), a granularity that

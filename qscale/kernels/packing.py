@@ -11,7 +11,7 @@ from qscale.errors import SpecError
 from qscale.formats import QuantSpec
 from qscale.formats.calls import EMULATED
 from qscale.kernels.backends import on_reference
-from qscale.kernels.fake_quantize import one_each, plan, scale_shape
+from qscale.kernels.fake_quantize import demands, one_each, plan, scale_shape
 from qscale.kernels.ops import implementation
 from qscale.kernels.reference import Groups, Options, with_two_zeros
 
@@ -29,8 +29,9 @@ class QuantizedTensor:
     """A tensor as codes and scales; :func:`dequantize` has the values.
 
     Two codes of up to 4 bits share a byte: element ``2i`` of the last axis in the lower half, ``2i + 1`` in
-    the upper, the upper half of a last odd one 0. Wider codes take a byte each. Integers are two's complement,
-    or unsigned with a zero point; floats are sign, exponent, mantissa; codebooks are places in their table.
+    the upper, the upper half of a last odd one 0. Wider codes take a byte each. Integers are two's
+    complement, or unsigned with a zero point; floats are sign, exponent, mantissa; codebooks are places in
+    their table.
     """
 
     codes: Tensor  #: uint8, ``(..., K)`` or ``(..., ceil(K / 2))``
@@ -56,13 +57,13 @@ def quantize(
     zero_point: Tensor | None = None,
     seed: int = 0,
 ) -> QuantizedTensor:
-    """The codes and scales of ``x``: ``dequantize(quantize(x, spec))`` has the bits of ``fake_quant(x, spec)``.
+    """The codes and scales of ``x``; :func:`dequantize` gives the bits of ``fake_quant(x, spec)``.
 
     Args:
         x: ``(..., K)``, float32, bfloat16 or float16, any shape and strides.
         spec: As for ``fake_quant``, in dialect ``qscale`` or ``chen2025``, of at most 8 bits.
-        scale, zero_point, seed: As for ``fake_quant``; a given scale is kept in float32. A NaN of ``x`` that has
-            a given scale has no code and becomes a code of zero, or a codebook's first.
+        scale, zero_point, seed: As for ``fake_quant``; a given scale is kept in float32. A NaN of ``x`` that
+            has a given scale has no code and becomes a code of zero, or a codebook's first.
 
     Raises:
         SpecError: As ``fake_quant``; or elements have more than 8 bits, or the dialect keeps its codes itself
@@ -82,10 +83,7 @@ def quantize(
         raise SpecError(f"quantize: dialect {spec.dialect!r} keeps codes its own way: kernels.dialects.find")
     if spec.num_bits > 8:
         raise SpecError(f"quantize: {spec} has {spec.num_bits} bits; codes take at most 8")
-    if (zero_point is not None) != (scale is not None and not spec.symmetric):
-        raise SpecError(f"{spec}: a zero point is given with the scale where the spec is :asym, else not")
-    if scale is not None and spec.has_tensor_scale:
-        raise SpecError(f"{spec}: a given scale is the whole of it; give the spec with :onelevel")
+    demands(spec, "straight_through", scale is not None, zero_point is not None, seed != 0)
     reference = on_reference("quantize", x)
     arguments = (*arguments[:-1], seed)
     flat = x.reshape(-1) if whole_tensor else x

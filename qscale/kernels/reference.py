@@ -1,4 +1,4 @@
-"""Every fake_quant op in plain torch: what the compiled kernels must equal, and what runs where there are none.
+"""Every fake_quant op in plain torch: what compiled kernels must equal, and what runs where there are none.
 
 An op is an element (integers, floats, a codebook) under scales. Elements say how a quotient ``x / s`` becomes
 a value in units of the scale; scales come of each group's range, or of the caller. Scales and products are
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import Protocol
 
 import torch
@@ -133,8 +134,9 @@ class Floats:
         self.rounding = o.rounding
         self.is_fixed_point = largest < 2.0**min_exponent
 
-    def raw(self, quotient: Tensor, _zero: Tensor, _words: Tensor | None) -> Tensor:
-        return quotient
+    def raw(self, quotient: Tensor, _zero: Tensor, words: Tensor | None) -> Tensor:
+        mantissa_bits, min_exponent, _ = self.grid
+        return _to_grid(quotient, mantissa_bits, min_exponent, math.inf, self.rounding, words)
 
     def value(self, quotient: Tensor, _zero: Tensor, words: Tensor | None) -> Tensor:
         value = _to_grid(quotient, *self.grid, self.rounding, words)
@@ -277,9 +279,9 @@ def with_two_zeros(table: tuple[float, ...]) -> tuple[float, ...]:
 
 
 class Groups:
-    """A tensor as ``(matrices, bands, rows of a band, groups of a row, group)`` of float32, zeros at the ends.
+    """A tensor as ``(matrices, bands, rows of a band, groups of a row, group)`` of float32.
 
-    Zeros change no maximum; ``real`` says which elements are the tensor's own.
+    Zeros fill up the last groups and change no maximum; ``own`` says which elements are the tensor's.
     """
 
     def __init__(self, op: str, x: Tensor, o: Options) -> None:
@@ -317,7 +319,8 @@ class Groups:
     def given(self, scale: Tensor, zero_point: Tensor | None, element: Element) -> tuple[Tensor, Tensor]:
         """The caller's scales and zero points, one beside each group."""
         for what, t in (("scale", scale), ("zero_point", zero_point)):
-            if t is not None and (t.dtype != torch.float32 or t.numel() != self.count):
+            fits = t is None or (t.dtype == torch.float32 and t.numel() == self.count and t.is_contiguous())
+            if t is not None and not fits:
                 raise RuntimeError(
                     f"{self.op}: {what} has dtype {t.dtype} and {t.numel()} elements; "
                     f"wanted contiguous float32, one for each of {self.count} groups"
@@ -344,19 +347,19 @@ class Groups:
         return self._split(words.double()).long()
 
     def summed(self, terms: Tensor) -> Tensor:
-        """Over each group in float64: rows one after another, in a row chunks, in a chunk halves to halves."""
-        wide = terms.double()
-        own = wide.shape[-1]
+        """Over each group in float64: row by row, in a row chunk by chunk, in a chunk halves to halves."""
+        own = terms.shape[-1]
+        if self.ragged:
+            terms = torch.where(self.own(), terms, torch.zeros_like(terms))  # of a filler it may be a NaN
         size = min(_SUM_CHUNK, 1 << max(own - 1, 0).bit_length())
-        chunks = torch.nn.functional.pad(wide, (0, -own % size)).unflatten(-1, (-1, size))
+        wide = torch.nn.functional.pad(terms.double(), (0, -own % size))
+        chunks = wide.reshape(*wide.shape[:-1], -1, size)
         while size > 1:
             size //= 2
             chunks = chunks[..., :size] + chunks[..., size:]
         total = torch.zeros_like(chunks[:, :, 0, :, 0, 0])
-        for row in range(chunks.shape[2]):
-            of_row = [chunks[:, :, row, :, c, 0] for c in range(chunks.shape[4])]
-            for chunk in of_row:
-                total = total + chunk
+        for row, chunk in product(range(chunks.shape[2]), range(chunks.shape[4])):
+            total = total + chunks[:, :, row, :, chunk, 0]
         return total
 
 

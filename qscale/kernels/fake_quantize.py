@@ -155,7 +155,9 @@ def _with_options(
     trust: float,
     seed: int,
 ) -> Tensor:
-    gate, half_step, end = demands(spec, gradient, scale is not None, zero_point is not None, seed != 0)
+    gate, half_step, end = demands(spec, gradient, scale is not None, zero_point is not None)
+    if seed:
+        demand_chance(spec)
     if gradient_scale == "lsq":
         gradient_scale = 1 / math.sqrt(max(1, x.numel()) * end)
     if scale is not None and (call := aten_call(spec)) is not None:
@@ -177,15 +179,15 @@ def _with_options(
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def demands(
-    spec: QuantSpec | str, gradient: str, has_scale: bool, has_zero_point: bool, has_seed: bool
+    spec: QuantSpec | str, gradient: str, has_scale: bool, has_zero_point: bool
 ) -> tuple[int, float, float]:
-    """The gate, half a step and the largest value of a spec, whose options must go with it."""
-    return _remembered_demands(spec, gradient, has_scale, has_zero_point, has_seed)
+    """The gate, half a step and the largest value of a spec, with which the options must go."""
+    return _remembered_demands(spec, gradient, has_scale, has_zero_point)
 
 
 @lru_cache(maxsize=1024)
 def _remembered_demands(
-    text: QuantSpec | str, gradient: str, has_scale: bool, has_zero_point: bool, has_seed: bool
+    text: QuantSpec | str, gradient: str, has_scale: bool, has_zero_point: bool
 ) -> tuple[int, float, float]:
     spec = QuantSpec.parse(text)
     is_aten = has_scale and DIALECTS[spec.dialect].scale_is_given
@@ -195,8 +197,6 @@ def _remembered_demands(
         raise SpecError(f"unknown gradient {gradient!r}; known: {', '.join(GATES)}")
     if is_aten and gradient == "trust":
         raise SpecError(f"{spec}: dialect {spec.dialect!r} has no gradient 'trust'")
-    if has_seed and spec.rounding != "stochastic":
-        raise SpecError(f"{spec} rounds without chance: a seed goes with :stochastic")
     if has_zero_point and not has_scale:
         raise SpecError(f"{spec}: a zero point is given and no scale")
     if has_scale and spec.has_tensor_scale:
@@ -204,6 +204,13 @@ def _remembered_demands(
     if has_scale and has_zero_point == spec.symmetric and not (is_aten and spec.symmetric):
         raise SpecError(f"{spec}: a zero point is given with the scale where the spec is :asym, else not")
     return GATES[gradient], half_step(spec), values_end(spec)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def demand_chance(spec: QuantSpec | str) -> None:
+    """A seed is of use."""
+    if QuantSpec.parse(spec).rounding != "stochastic":
+        raise SpecError(f"{spec} rounds without chance: a seed goes with :stochastic")
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -11,7 +11,7 @@ from qscale.errors import SpecError
 from qscale.formats import QuantSpec
 from qscale.formats.calls import EMULATED
 from qscale.kernels.backends import on_reference
-from qscale.kernels.fake_quantize import demands, one_each, plan, scale_shape
+from qscale.kernels.fake_quantize import demand_chance, demands, one_each, plan, scale_shape
 from qscale.kernels.ops import implementation
 from qscale.kernels.reference import Groups, Options, with_two_zeros
 
@@ -83,7 +83,9 @@ def quantize(
         raise SpecError(f"quantize: dialect {spec.dialect!r} keeps codes its own way: kernels.dialects.find")
     if spec.num_bits > 8:
         raise SpecError(f"quantize: {spec} has {spec.num_bits} bits; codes take at most 8")
-    demands(spec, "straight_through", scale is not None, zero_point is not None, seed != 0)
+    demands(spec, "straight_through", scale is not None, zero_point is not None)
+    if seed:
+        demand_chance(spec)
     reference = on_reference("quantize", x)
     arguments = (*arguments[:-1], seed)
     flat = x.reshape(-1) if whole_tensor else x

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import pytest
 from torch import Tensor
@@ -19,32 +21,45 @@ def _runs(isa: str) -> bool:
         return False
 
 
-IMPLEMENTATIONS = ["reference", *(isa for isa in ("plain", "avx2", "avx512") if _runs(isa))]
+COMPILED = [isa for isa in ("plain", "avx2", "avx512") if _runs(isa)]
+IMPLEMENTATIONS = ["reference", *COMPILED]
+
+
+@contextmanager
+def _on(name: str) -> Iterator[None]:
+    if name == "reference":
+        with use_backend("reference"):
+            yield
+    else:
+        with use_backend("cpu"), use_isa(name):
+            yield
 
 
 @pytest.fixture(params=IMPLEMENTATIONS, scope="session")
-def quantize(request: pytest.FixtureRequest) -> Callable[[Tensor, str], Tensor]:
-    name = request.param
+def implementation(request: pytest.FixtureRequest) -> Callable[[], AbstractContextManager[None]]:
+    """Within ``with implementation():`` everything runs on one of them."""
+    return lambda: _on(request.param)
 
-    def run(x: Tensor, spec: str) -> Tensor:
-        if name == "reference":
-            with use_backend("reference"):
-                return fake_quant(x, spec)
-        with use_backend("cpu"), use_isa(name):
-            return fake_quant(x, spec)
+
+@pytest.fixture(params=COMPILED, scope="session")
+def isa(request: pytest.FixtureRequest) -> str:
+    """The instruction sets of the compiled kernels, for ``use_isa``."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def quantize(implementation: Callable[[], AbstractContextManager[None]]) -> Callable[..., Tensor]:
+    def run(x: Tensor, spec: str, **more: Any) -> Tensor:
+        with implementation():
+            return fake_quant(x, spec, **more)
 
     return run
 
 
-@pytest.fixture(params=IMPLEMENTATIONS, scope="session")
-def rotate(request: pytest.FixtureRequest) -> Callable[..., Tensor]:
-    name = request.param
-
+@pytest.fixture(scope="session")
+def rotate(implementation: Callable[[], AbstractContextManager[None]]) -> Callable[..., Tensor]:
     def run(x: Tensor, block: int | None = None, signs: Tensor | None = None, **more: bool) -> Tensor:
-        if name == "reference":
-            with use_backend("reference"):
-                return hadamard(x, block, signs, **more)
-        with use_backend("cpu"), use_isa(name):
+        with implementation():
             return hadamard(x, block, signs, **more)
 
     return run

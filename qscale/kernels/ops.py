@@ -38,7 +38,8 @@ FAMILIES = (
     ),
     Family(name="fake_quant_codebook", arguments="int codebook", element=reference.Codebooks),
 )
-OPTIONS = "int scale_kind, int tensor_level, int group_size, int block_rows, int rounding, int seed"
+#: A seed that a compiled graph is given anew does not compile it anew.
+OPTIONS = "int scale_kind, int tensor_level, int group_size, int block_rows, int rounding, SymInt seed"
 _OPTION_COUNT = len(OPTIONS.split(","))
 
 
@@ -203,6 +204,12 @@ def _emulated(x: Tensor, spec: str) -> Tensor:
     return implementation(x).y.contiguous()
 
 
+def _aten(*arguments: Any) -> Tensor:
+    from qscale.kernels.dialects import aten  # where it is asked for
+
+    return aten.fake_quantize(*arguments)
+
+
 _LIBRARY.define("cpu_isa() -> str")
 _LIBRARY.define("use_cpu_isa(str name) -> ()")
 _LIBRARY.define("keep_logarithms(Tensor tables) -> ()")
@@ -221,3 +228,10 @@ for _op in compiled.OPS:
 # No kernel is compiled for it, so the microsecond that a text costs does not matter.
 _register_main(EMULATED, "str spec", _emulated)
 compiled.keep_logarithms()
+_define(
+    "fake_quant_aten",
+    "(Tensor x, Tensor scale, Tensor zero_point, int qmin, int qmax) -> Tensor",
+    _aten,
+    _like,
+)
+_LIBRARY.impl("fake_quant_aten", torch.library.fallthrough_kernel, "Autograd")

@@ -11,7 +11,7 @@ from qscale.errors import SpecError
 from qscale.formats import QuantSpec
 from qscale.formats.calls import FAMILIES
 from qscale.kernels.backends import on_reference
-from qscale.kernels.fake_quantize import one_each, plan, scale_shape
+from qscale.kernels.fake_quantize import demand_chance, demands, one_each, plan, scale_shape
 from qscale.kernels.ops import implementation
 from qscale.kernels.reference import Groups, Options, with_two_zeros
 
@@ -83,10 +83,9 @@ def quantize(
         raise SpecError(f"quantize: dialect {spec.dialect!r} keeps codes its own way: kernels.dialects.find")
     if spec.num_bits > 8:
         raise SpecError(f"quantize: {spec} has {spec.num_bits} bits; codes take at most 8")
-    if (zero_point is not None) != (scale is not None and not spec.symmetric):
-        raise SpecError(f"{spec}: a zero point is given with the scale where the spec is :asym, else not")
-    if scale is not None and spec.has_tensor_scale:
-        raise SpecError(f"{spec}: a given scale is the whole of it; give the spec with :onelevel")
+    demands(spec, "straight_through", scale is not None, zero_point is not None)
+    if seed:
+        demand_chance(spec)
     reference = on_reference("quantize", x)
     arguments = (*arguments[:-1], seed)
     flat = x.reshape(-1) if whole_tensor else x

@@ -17,7 +17,7 @@ from qscale.timing.peers import PEERS
 
 
 def describe() -> dict[str, object]:
-    """Date, processor, cores, threads, instruction set, versions; of a peer that is absent, the reason."""
+    """Date, processor, threads, load, instruction set, versions; of a peer that is absent, the reason."""
     packages = {peer.package: peer for peer in PEERS if peer.package != "torch"}
     return {
         "date": date.today().isoformat(),
@@ -25,6 +25,7 @@ def describe() -> dict[str, object]:
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 1),
         "torch": torch.__version__,
         "kernels": _kernels(),
         "peers": {name: peer.missing() or peer.version() for name, peer in packages.items()},

@@ -19,7 +19,7 @@ def machine_lines(machine: Mapping[str, object]) -> list[str]:
     threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
     cores, kernels = machine["cores"], machine["kernels"]
     first = f"{machine['processor']}, {threads} of {cores}, torch {machine['torch']}, {kernels}"
-    second = f"qscale {machine['qscale']}, {machine['date']}"
+    second = f"qscale {machine['qscale']}, {machine['date']}, load average {machine['load']} at the start"
     peers = machine["peers"]
     assert isinstance(peers, Mapping)
     return [first, second, *(f"{name}: {version}" for name, version in peers.items())]

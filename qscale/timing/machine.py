@@ -5,22 +5,27 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from datetime import date
 from pathlib import Path
 
 import torch
 
+import qscale
 from qscale.errors import BackendError
 from qscale.kernels.backends import cpu_isa
 from qscale.timing.peers import PEERS
 
 
 def describe() -> dict[str, object]:
-    """Processor, cores, threads, instruction set, and versions; of a peer that is absent, the reason."""
+    """Date, processor, threads, load, instruction set, versions; of a peer that is absent, the reason."""
     packages = {peer.package: peer for peer in PEERS if peer.package != "torch"}
     return {
+        "date": date.today().isoformat(),
+        "qscale": qscale.__version__,
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 1),
         "torch": torch.__version__,
         "kernels": _kernels(),
         "peers": {name: peer.missing() or peer.version() for name, peer in packages.items()},

@@ -56,6 +56,9 @@ def run(
     cells: Sequence[Cell], *, seconds: float, peers: bool = True, compile_peers: bool = False
 ) -> Iterator[Timing]:
     """Every case; ``seconds`` is what each comparison takes, or the time of three rounds if that is more."""
+    if peers and compile_peers:
+        with quiet():
+            compiled(torch.neg, torch.zeros(8))  # the first of a process prepares the compiler itself
     for cell in cells:
         case = cell.case()
         yield from own_timings(case, seconds)

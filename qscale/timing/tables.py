@@ -19,9 +19,10 @@ def machine_lines(machine: Mapping[str, object]) -> list[str]:
     threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
     cores, kernels = machine["cores"], machine["kernels"]
     first = f"{machine['processor']}, {threads} of {cores}, torch {machine['torch']}, {kernels}"
+    second = f"qscale {machine['qscale']}, {machine['date']}, load average {machine['load']} at the start"
     peers = machine["peers"]
     assert isinstance(peers, Mapping)
-    return [first, *(f"{name}: {version}" for name, version in peers.items())]
+    return [first, second, *(f"{name}: {version}" for name, version in peers.items())]
 
 
 def header() -> str:
@@ -67,6 +68,8 @@ def markdown(machine: Mapping[str, object], timings: Sequence[Timing], calls: Se
     found = {(timing.case, timing.call): timing for timing in timings}
     peers = list(dict.fromkeys(t.call for t in timings if t.call not in (INTO, NEW)))
     parts = [
+        "# Timings",
+        "Printed by `qscale bench --markdown`; benchmarks/README.md says what the columns mean.",
         "\n".join(f"- {text}" for text in machine_lines(machine)),
         "## Time and bandwidth\n\n"
         + _table(

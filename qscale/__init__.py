@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qscale import laws, planning
     from qscale.formats import QuantSpec, Recipe
-    from qscale.kernels import fake_quant, hadamard, rotate_fake_quant
+    from qscale.kernels import dequantize, fake_quant, hadamard, quantize, rotate_fake_quant
 
     __version__: str
 
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "QuantSpec": ("qscale.formats", "QuantSpec"),
     "Recipe": ("qscale.formats", "Recipe"),
+    "dequantize": ("qscale.kernels", "dequantize"),
     "fake_quant": ("qscale.kernels", "fake_quant"),
     "hadamard": ("qscale.kernels", "hadamard"),
     "laws": ("qscale.laws", ""),
     "planning": ("qscale.planning", ""),
+    "quantize": ("qscale.kernels", "quantize"),
     "rotate_fake_quant": ("qscale.kernels", "rotate_fake_quant"),
 }
 
@@ -30,10 +32,12 @@ __all__ = [
     "QuantSpec",
     "Recipe",
     "__version__",
+    "dequantize",
     "fake_quant",
     "hadamard",
     "laws",
     "planning",
+    "quantize",
     "rotate_fake_quant",
 ]
 

@@ -14,10 +14,17 @@ class Absmax(nn.Module):
     """Scale each group by its largest magnitude; the gradient passes straight through.
 
     Nothing is learned. Source: Chen et al. 2025 (arXiv:2505.14302), section 3, up to the dialect.
+
+    Raises:
+        SpecError: Rounding is stochastic: each call would need a seed of its own.
     """
 
     def __init__(self, spec: QuantSpec) -> None:
         super().__init__()
+        if spec.rounding == "stochastic":
+            raise SpecError(
+                f"{spec}: quantizer 'absmax' gives every call the same random words; use fake_quant"
+            )
         self.spec = spec
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -55,6 +55,8 @@ def _no_kernel(recipe: Recipe) -> str | None:
     for spec in (recipe.weight, recipe.input, *recipe.overrides.values()):
         if spec is not None and not has_kernel(spec):
             return f"{spec} has no kernel yet; there are kernels for {served()}"
+        if spec is not None and spec.rounding == "stochastic":
+            return f"{spec}: random rounding is not trained yet, as each step needs a seed of its own"
     return None
 
 

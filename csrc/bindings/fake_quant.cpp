@@ -6,12 +6,15 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <mutex>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <tuple>
 
+#include "bindings/rotation.h"
 #include "bindings/tensors.h"
 #include "cpu/kernels.h"
 
@@ -82,6 +85,16 @@ Layout without_rows(const Layout& layout, int64_t count) {
   return whole ? Layout{count, layout.group} : layout;
 }
 
+template <class Run>
+void over_groups(int64_t groups, int64_t elements_each, const Run& run) {
+  const int64_t grain = std::max<int64_t>(1, kElementsPerThread / elements_each);
+  if (groups <= grain) {
+    run(0, groups);
+  } else {
+    torch::stable::parallel_for(0, groups, grain, run);
+  }
+}
+
 struct Range {
   float ends[2];
 };
@@ -101,15 +114,24 @@ Range range_of(const Tensor& x, DType dtype) {
     all.ends[0] = has_nan ? quiet_nan() : std::min(all.ends[0], found.ends[0]);
     all.ends[1] = has_nan ? quiet_nan() : std::max(all.ends[1], found.ends[1]);
   };
-  if (x.numel() <= kElementsPerThread) {
-    part(0, x.numel());
-  } else {
-    torch::stable::parallel_for(0, x.numel(), kElementsPerThread, part);
-  }
+  over_groups(x.numel(), 1, part);
   return all;
 }
 
-float absmax_of(const Range& range) { return std::max(std::fabs(range.ends[0]), std::fabs(range.ends[1])); }
+float absmax_of(const Tensor& x, DType dtype) {
+  const auto run = cpu::kernels().absmax[static_cast<int>(dtype)];
+  const char* data = static_cast<const char*>(x.const_data_ptr());
+  const int64_t size = dtype == DType::float32 ? 4 : 2;
+  std::atomic<uint32_t> largest{0};  // patterns of magnitudes are ordered as they are, a NaN above infinity
+  const auto part = [&](int64_t first, int64_t last) {
+    const uint32_t found = bits_of(run(data + first * size, last - first));
+    uint32_t seen = largest.load(std::memory_order_relaxed);
+    while (found > seen && !largest.compare_exchange_weak(seen, found, std::memory_order_relaxed)) {
+    }
+  };
+  over_groups(x.numel(), 1, part);
+  return float_of(largest.load());
+}
 
 // An element and how its scale follows from a range: what each family of ops is registered for.
 struct Ints {
@@ -186,16 +208,6 @@ FakeQuant<Element> job_of(const char* op, const Tensor& x, const Format<Element>
   return job;
 }
 
-template <class Run>
-void over_groups(int64_t groups, int64_t elements_each, const Run& run) {
-  const int64_t grain = std::max<int64_t>(1, kElementsPerThread / elements_each);
-  if (groups <= grain) {
-    run(0, groups);
-  } else {
-    torch::stable::parallel_for(0, groups, grain, run);
-  }
-}
-
 Tensor as_contiguous(const Tensor& x) { return x.is_contiguous() ? x : torch::stable::contiguous(x); }
 
 Tensor floats_like(const Tensor& x, std::initializer_list<int64_t> sizes) {
@@ -211,10 +223,7 @@ void run(const Tensor& x, void* y, const Format<typename Family::Element>& forma
   job.y = y;
   int64_t groups = groups_of(x, job.layout);
   Range whole{};
-  if (options.tensor_level == 1) {
-    whole = range_of(x, dtype);
-    job.scaling.tensor_scale = tensor_scale_of(absmax_of(whole), format.largest);
-  }
+  if (options.tensor_level == 1) job.scaling.tensor_scale = tensor_scale_of(absmax_of(x, dtype), format.largest);
   job.layout = without_rows(job.layout, count);
   if (groups == 1 && count > kElementsPerThread) {  // too few for the threads: the range first, then pieces of any size
     whole = range_of(x, dtype);
@@ -248,6 +257,47 @@ void fake_quant_out(const Tensor& x, const Format<typename Family::Element>& for
   run<Family>(as_contiguous(x), out.mutable_data_ptr(), format, options);
 }
 
+// Rotated and then quantized in place, some 4096 elements at a time, while they are in the first cache. Formats that ask
+// first for the range of more than a row are done one after the other.
+template <class Family>
+Tensor rotated(const Tensor& x, int64_t block, const std::optional<Tensor>& signs,
+               const Format<typename Family::Element>& format, const Options& options) {
+  constexpr int64_t kAtOnce = 4096;
+  dtype_of(Family::name, x);
+  const Tensor source = as_contiguous(x);
+  Tensor y = uninitialized_like(source);
+  const Rotation rotation(source, y.mutable_data_ptr(), block, signs, false);
+  auto job = job_of(Family::name, y, format, options);
+  const int64_t count = x.numel();
+  if (count == 0) return y;
+  const Layout layout = without_rows(job.layout, count);
+  const int64_t axis = job.layout.axis, group = layout.group;
+  // A piece is whole blocks and whole groups: rows, where a row ends with a part of a group.
+  const int64_t piece = axis % group == 0 ? std::lcm(rotation.size(), group) : axis;
+  const int64_t elements = std::max<int64_t>(1, kAtOnce / piece) * piece;
+  const bool alone = options.tensor_level == 1 || layout.block_rows > 1;
+  if (alone || elements > 16 * kAtOnce) {
+    over_groups(rotation.blocks(), rotation.size(),
+                [&](int64_t first, int64_t last) { rotation.run(first, last, rotation.scratch()); });
+    run<Family>(y, y.mutable_data_ptr(), format, options);
+    return y;
+  }
+  job.layout = layout;
+  job.y = y.mutable_data_ptr();
+  const auto work = Family::kernels()[static_cast<int>(dtype_of(Family::name, x))].fake_quant;
+  const int64_t groups_in_piece = axis % group == 0 ? piece / group : layout.groups_per_row();
+  over_groups(count / piece, piece, [&](int64_t first, int64_t last) {
+    const Scratch scratch = rotation.scratch();
+    const int64_t step = elements / piece;
+    for (int64_t at = first; at < last; at += step) {
+      const int64_t end = std::min(at + step, last);
+      rotation.run(at * piece / rotation.size(), end * piece / rotation.size(), scratch);
+      work(job, at * groups_in_piece, end * groups_in_piece);
+    }
+  });
+  return y;
+}
+
 // Scales, zero points and the scale of the tensor; scales are without that of the tensor.
 template <class Family>
 std::tuple<Tensor, Tensor, Tensor> scales(const Tensor& x, const Format<typename Family::Element>& format,
@@ -260,7 +310,7 @@ std::tuple<Tensor, Tensor, Tensor> scales(const Tensor& x, const Format<typename
   if (groups > 0) {
     const DType dtype = dtype_of(Family::name, x);
     if (options.tensor_level == 1) {
-      tensor_scale = tensor_scale_of(absmax_of(range_of(source, dtype)), format.largest);
+      tensor_scale = tensor_scale_of(absmax_of(source, dtype), format.largest);
     }
     job.scaling.tensor_scale = tensor_scale;
     const auto work = Family::kernels()[static_cast<int>(dtype)].scales;
@@ -358,6 +408,9 @@ std::tuple<Tensor, Tensor, Tensor> gradient(const Tensor& grad, const Tensor& x,
 #define QSCALE_FAMILY(Family, NAME, ARGUMENTS, FORMAT)                                                                 \
   Tensor NAME(const Tensor& x, ARGUMENTS) { return fake_quant<Family>(x, FORMAT); }                                    \
   void NAME##_out(const Tensor& x, ARGUMENTS, Tensor out) { fake_quant_out<Family>(x, FORMAT, out); }                  \
+  Tensor NAME##_rotated(const Tensor& x, int64_t block, std::optional<Tensor> signs, ARGUMENTS) {                      \
+    return rotated<Family>(x, block, signs, FORMAT);                                                                   \
+  }                                                                                                                    \
   std::tuple<Tensor, Tensor, Tensor> NAME##_scales(const Tensor& x, ARGUMENTS) { return scales<Family>(x, FORMAT); }   \
   Tensor NAME##_given(const Tensor& x, const Tensor& scale, std::optional<Tensor> zero_point, ARGUMENTS) {             \
     return given<Family>(x, scale, zero_point, FORMAT);                                                                \
@@ -385,6 +438,7 @@ void use_cpu_isa(std::string name) { qscale::cpu::use_isa(name.c_str()); }
   m.impl(#NAME, TORCH_BOX(&NAME));                      \
   m.impl(#NAME "_forward", TORCH_BOX(&NAME));           \
   m.impl(#NAME "_out", TORCH_BOX(&NAME##_out));         \
+  m.impl(#NAME "_rotated", TORCH_BOX(&NAME##_rotated)); \
   m.impl(#NAME "_scales", TORCH_BOX(&NAME##_scales));   \
   m.impl(#NAME "_given", TORCH_BOX(&NAME##_given));     \
   m.impl(#NAME "_codes", TORCH_BOX(&NAME##_codes));     \

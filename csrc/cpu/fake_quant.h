@@ -48,6 +48,7 @@ constexpr Kernels kernels_of(const char* isa) {
       {group_kernels<V, float, Codebook>(), group_kernels<V, BFloat16, Codebook>(),
        group_kernels<V, Half, Codebook>()},
       {range_of<float>, range_of<BFloat16>, range_of<Half>},
+      {absmax_of<V, float>, absmax_of<V, BFloat16>, absmax_of<V, Half>},
   };
 }
 

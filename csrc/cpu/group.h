@@ -1,6 +1,8 @@
 // Groups a tile at a time, and what the elements of a group span. V is one of vec_plain.h, vec_avx2.h, vec_avx512.h.
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/kernels.h"
 #include "numerics/float16.h"
 
@@ -55,40 +57,93 @@ template <class V, class T>
   return i < n ? V::max_magnitude_first(seen, x + i, n - i) : seen;
 }
 
+// Groups of the sizes in use are whole vectors: calls `use` with how many, known to the compiler, for a tile that is full
+// of them; 0 stands for half a vector, and -1 for all other tiles.
+template <class V, class T, class Use>
+[[gnu::always_inline]] inline void with_vectors(const Tile& tile, Use use) {
+  constexpr int64_t step = V::bytes / static_cast<int64_t>(sizeof(T));
+  const bool full = tile.count == kTileGroups && tile.last == tile.group;
+  if (full && tile.group == 2 * step) return use(std::integral_constant<int, 2>());
+  if (full && tile.group == step) return use(std::integral_constant<int, 1>());
+  if (full && tile.group == 4 * step) return use(std::integral_constant<int, 4>());
+  if (full && tile.group == 8 * step) return use(std::integral_constant<int, 8>());
+  if (full && 2 * tile.group == step) return use(std::integral_constant<int, 0>());
+  use(std::integral_constant<int, -1>());
+}
+
 // The largest magnitude of each group of a tile.
 template <class V, class T>
 void absmaxes(const T* x, const Tile& tile, float* absmax) {
+  constexpr int64_t step = V::bytes / static_cast<int64_t>(sizeof(T));
   typename V::Bits seen[kTileGroups];
-  for (int64_t g = 0; g < kTileGroups; ++g) seen[g] = V::no_bits();
-  for (int64_t row = 0; row < tile.rows; ++row) {
-    const T* at = x + tile.start + row * tile.stride;
-    for (int64_t g = 0; g < tile.count; ++g) seen[g] = max_magnitude<V>(seen[g], at + g * tile.group, tile.length(g));
-  }
+  with_vectors<V, T>(tile, [&](auto vectors) __attribute__((always_inline)) {
+    if constexpr (vectors < 0) {
+      for (int64_t g = 0; g < kTileGroups; ++g) seen[g] = V::no_bits();
+    }
+    for (int64_t row = 0; row < tile.rows; ++row) {
+      const T* at = x + tile.start + row * tile.stride;
+      if constexpr (vectors < 0) {
+        for (int64_t g = 0; g < tile.count; ++g) {
+          seen[g] = max_magnitude<V>(seen[g], at + g * tile.group, tile.length(g));
+        }
+      } else {
+        constexpr int64_t group = vectors == 0 ? step / 2 : vectors * step;
+#pragma GCC unroll 16
+        for (int64_t g = 0; g < kTileGroups; ++g) {
+          const auto before = row == 0 ? V::no_bits() : seen[g];
+          seen[g] = max_magnitude<V>(before, at + g * group, group);
+        }
+      }
+    }
+  });
   V::largest(seen, absmax, T{});
 }
 
-// The ends of n elements, beyond those seen so far.
+// The ends of a range as integers in the order of the floats, -0 below 0, a NaN beyond both infinities.
+struct Ends {
+  int32_t low, high;
+};
+
+inline int32_t ordered(uint32_t bits) {
+  const int32_t word = static_cast<int32_t>(bits);
+  return word ^ ((word >> 31) & INT32_MAX);
+}
+
 template <class T>
-void widen_range(const T* x, int64_t n, float* low, float* high) {
-  float least = *low, most = *high;
-  uint32_t top = 0;
+Ends widened(const T* x, int64_t n, Ends ends) {
+  int32_t low = ends.low, high = ends.high;
   for (int64_t i = 0; i < n; ++i) {
-    const float v = to_float(x[i]);
-    const uint32_t magnitude = bits_of(v) & 0x7fffffffu;
-    least = v < least ? v : least;
-    most = v > most ? v : most;
-    top = magnitude > top ? magnitude : top;
+    const int32_t v = ordered(bits_of(to_float(x[i])));
+    low = v < low ? v : low;
+    high = v > high ? v : high;
   }
-  const bool has_nan = top > 0x7f800000u;
-  *low = has_nan || is_nan(*low) ? quiet_nan() : least;
-  *high = has_nan || is_nan(*high) ? quiet_nan() : most;
+  return {low, high};
+}
+
+constexpr Ends kNoEnds{INT32_MAX, INT32_MIN};
+
+// Both are NaN where one is.
+inline void floats_of(Ends ends, float* low, float* high) {
+  const auto value = [](int32_t key) { return float_of(static_cast<uint32_t>(key ^ ((key >> 31) & INT32_MAX))); };
+  const float least = value(ends.low), most = value(ends.high);
+  const bool has_nan = is_nan(least) || is_nan(most);
+  *low = has_nan ? quiet_nan() : least;
+  *high = has_nan ? quiet_nan() : most;
 }
 
 template <class T>
 void range_of(const void* x, int64_t n, float* low, float* high) {
-  const T* at = static_cast<const T*>(x);
-  *low = *high = to_float(at[0]);
-  widen_range(at, n, low, high);
+  floats_of(widened(static_cast<const T*>(x), n, kNoEnds), low, high);
+}
+
+template <class V, class T>
+float absmax_of(const void* x, int64_t n) {
+  typename V::Bits seen[kTileGroups];
+  for (int64_t g = 1; g < kTileGroups; ++g) seen[g] = V::no_bits();
+  seen[0] = max_magnitude<V>(V::no_bits(), static_cast<const T*>(x), n);
+  float absmax[kTileGroups];
+  V::largest(seen, absmax, T{});
+  return absmax[0];
 }
 
 // The ends of each group of a tile.
@@ -96,8 +151,9 @@ template <class T>
 void ranges(const T* x, const Tile& tile, float* low, float* high) {
   for (int64_t g = 0; g < tile.count; ++g) {
     const T* at = x + tile.start + g * tile.group;
-    low[g] = high[g] = to_float(*at);
-    for (int64_t row = 0; row < tile.rows; ++row) widen_range(at + row * tile.stride, tile.length(g), low + g, high + g);
+    Ends ends = kNoEnds;
+    for (int64_t row = 0; row < tile.rows; ++row) ends = widened(at + row * tile.stride, tile.length(g), ends);
+    floats_of(ends, low + g, high + g);
   }
 }
 

@@ -58,6 +58,7 @@ struct GroupKernels {
 
 // The smallest and the largest of n elements; both NaN where there is a NaN.
 using RangeFn = void (*)(const void* x, int64_t n, float* low, float* high);
+using AbsmaxFn = float (*)(const void* x, int64_t n);
 
 // Each array is indexed by DType.
 struct Kernels {
@@ -66,6 +67,7 @@ struct Kernels {
   GroupKernels<FloatGrid> floats[3];
   GroupKernels<Codebook> codebooks[3];
   RangeFn range[3];
+  AbsmaxFn absmax[3];
 };
 
 extern const Kernels plain_kernels;

@@ -9,24 +9,38 @@
 namespace qscale::cpu {
 namespace {
 
-// Any element and every option, a chunk at a time: the loops are of scalar arithmetic, for the compiler to vectorize.
-// `index` is the place of x in its tensor.
+// Elements beside the scale and the zero point of each one's group, so that a loop need not end with a group.
+struct Chunk {
+  float x[kChunk], scale[kChunk], zero[kChunk];
+};
+
+// x in and out of the format, for any element and every option: scalar arithmetic, for the compiler to vectorize.
+template <class Element>
+[[gnu::noinline]] void round_trip(Chunk& c, int64_t n, const Element& any, const uint32_t* random) {
+  with_rounding(any, [&](const Element& element) __attribute__((always_inline)) {
+    for (int64_t i = 0; i < n; ++i) {
+      const float quotient = c.x[i] / divisor_of(c.scale[i]);
+      c.x[i] = value_of(quotient, c.zero[i], element, is_stochastic(element) ? random[i] : 0u) * c.scale[i];
+    }
+  });
+}
+
+// Groups of one row of a tile, `index` being the place of x in its tensor.
 template <class T, class Element>
-void round_trip(const T* x, T* y, int64_t n, float scale, float zero, const Element& element, uint64_t index,
-                uint64_t seed) {
-  const float divisor = divisor_of(scale);
-  float chunk[kChunk];
+void round_trip(const T* x, T* y, int64_t n, int64_t group, const float* scale, const float* zero,
+                const Element& element, uint64_t index, uint64_t seed) {
+  Chunk c;
   RandomChunk random;
   for (int64_t start = 0; start < n; start += kChunk) {
     const int64_t some = n - start < kChunk ? n - start : kChunk;
-    for (int64_t i = 0; i < some; ++i) chunk[i] = to_float(x[start + i]) / divisor;
-    if (is_stochastic(element)) {
-      draw(index + static_cast<uint64_t>(start), some, seed, random);
-      for (int64_t i = 0; i < some; ++i) chunk[i] = value_of(chunk[i], zero, element, random.first[i]) * scale;
-    } else {
-      for (int64_t i = 0; i < some; ++i) chunk[i] = value_of(chunk[i], zero, element, 0u) * scale;
+    for (int64_t i = 0; i < some;) {
+      const int64_t g = (start + i) / group, left = (g + 1) * group - start, end = left < some ? left : some;
+      for (; i < end; ++i) c.scale[i] = scale[g], c.zero[i] = zero[g];
     }
-    for (int64_t i = 0; i < some; ++i) from_float(chunk[i], y[start + i]);
+    for (int64_t i = 0; i < some; ++i) c.x[i] = to_float(x[start + i]);
+    if (is_stochastic(element)) draw(index + static_cast<uint64_t>(start), some, seed, random);
+    round_trip(c, some, element, random.first);
+    for (int64_t i = 0; i < some; ++i) from_float(c.x[i], y[start + i]);
   }
 }
 
@@ -49,12 +63,19 @@ template <class V, class T, class Function>
 // sign of a zero is lost. Two Newton steps on the quotient: the first makes it faithful, and by Markstein's theorem (IBM
 // J. Res. Dev. 34, 1990) the second then makes it exact, given a correctly rounded reciprocal and remainders that are
 // multiples of 2**-149.
-template <class V>
+//
+// One step errs by 2**-46 of the quotient, which matters only where that is as close to a point between two float32
+// beside a tie. A bfloat16 over absmax / (2**k - 1) never is: 8 bits times 2**k - 1 over 8 bits is a tie t of at most 12
+// bits, or 2**-20 away from it; and where it is one, the rounding of the scale moves the quotient off t by no less than
+// 2**-36 more or less than half a step. (All cases counted; a test goes through them.)
+template <class V, int steps>
 [[gnu::always_inline]] inline typename V::Floats quotient(typename V::Floats x, typename V::Floats scale,
                                                           typename V::Floats reciprocal) {
   auto q = V::multiply(x, reciprocal);
-  q = V::multiply_add(V::negative_multiply_add(q, scale, x), reciprocal, q);
-  return V::multiply_add(V::negative_multiply_add(q, scale, x), reciprocal, q);
+  for (int step = 0; step < steps; ++step) {
+    q = V::multiply_add(V::negative_multiply_add(q, scale, x), reciprocal, q);
+  }
+  return q;
 }
 
 // From this scale on, quotients down to 2**exponent are exact; smaller ones must not matter beyond their sign.
@@ -64,6 +85,12 @@ QSCALE_HD float smallest_fast_scale(int exponent) {
 }
 
 constexpr float kLargestFastScale = 0x1p100f;
+
+// (2**k - 1) * 2**n with k up to 11: so are the largest values of integers and floats, and 1.
+QSCALE_HD bool is_all_ones(float largest) {
+  const uint32_t significand = (bits_of(largest) & 0x7fffffu) | 0x800000u, last = significand & (0u - significand);
+  return significand + last == 0x1000000u && last >= 0x2000u;
+}
 
 // How a vector of quotients, none of them a NaN, becomes values, where there is such code: `held` where they may be past the ends of the
 // grid. Zeros have any sign where `signed_zero` says that they take that of x.
@@ -145,30 +172,55 @@ QSCALE_HD bool may_exceed(const Codebook&, float) { return false; }
 template <class V, class T, class Element, class Fast>
 void fast_round_trips(const Tile& tile, const TileScales& scales, const FakeQuant<Element>& job, const Fast& fast) {
   using Floats = typename V::Floats;
+  constexpr int64_t step = V::bytes / static_cast<int64_t>(sizeof(T));
   const float least = smallest_fast_scale(Fast::smallest(job.element));
-  const bool exact = is_power_of_two(job.scaling.kind);  // then so is the reciprocal's product
+  const bool exact = is_power_of_two(job.scaling.kind);  // then so is the product with the reciprocal
+  const bool one_step = std::is_same_v<T, BFloat16> && job.scaling.kind == ScaleKind::float32 &&
+                        is_all_ones(job.scaling.largest);
   float reciprocal[kTileGroups];
+  bool serves[kTileGroups], serves_all = true;
   for (int64_t g = 0; g < kTileGroups; ++g) reciprocal[g] = 1.0f / scales.scale[g];
+  for (int64_t g = 0; g < tile.count; ++g) {
+    serves[g] = scales.scale[g] >= least && scales.scale[g] <= kLargestFastScale;
+    serves_all &= serves[g];
+  }
+  const auto one_group = [&](const T* x, T* y, int64_t n, int64_t g) __attribute__((always_inline)) {
+    const Floats factor = V::splat(scales.scale[g]), inverse = V::splat(reciprocal[g]);
+    const auto finish = [&](Floats value, Floats v) __attribute__((always_inline)) {
+      value = V::multiply(value, factor);
+      return Fast::signed_zero ? V::with_sign_of(value, v) : value;
+    };
+    if (exact) {
+      transform<V>(x, y, n, [&](Floats v) { return finish(fast(V::multiply(v, inverse)), v); });
+    } else if (one_step) {
+      transform<V>(x, y, n, [&](Floats v) { return finish(fast(quotient<V, 1>(v, factor, inverse)), v); });
+    } else {
+      transform<V>(x, y, n, [&](Floats v) { return finish(fast(quotient<V, 2>(v, factor, inverse)), v); });
+    }
+  };
   for (int64_t row = 0; row < tile.rows; ++row) {
     const int64_t start = tile.start + row * tile.stride;
     const T* x = static_cast<const T*>(job.x) + start;
     T* y = static_cast<T*>(job.y) + start;
-    for (int64_t g = 0; g < tile.count; ++g, x += tile.group, y += tile.group) {
-      const int64_t n = tile.length(g);
-      const float scale = scales.scale[g];
-      const Floats factor = V::splat(scale), inverse = V::splat(reciprocal[g]);
-      const auto finish = [&](Floats value, Floats v) {
-        value = V::multiply(value, factor);
-        return Fast::signed_zero ? V::with_sign_of(value, v) : value;
-      };
-      if (!(scale >= least && scale <= kLargestFastScale)) {
-        round_trip(x, y, n, scale, 0.0f, job.element, 0u, 0u);
-      } else if (exact) {
-        transform<V>(x, y, n, [&](Floats v) { return finish(fast(V::multiply(v, inverse)), v); });
-      } else {
-        transform<V>(x, y, n, [&](Floats v) { return finish(fast(quotient<V>(v, factor, inverse)), v); });
+    if (!serves_all) {
+      for (int64_t g = 0; g < tile.count; ++g, x += tile.group, y += tile.group) {
+        const int64_t n = tile.length(g);
+        if (serves[g]) {
+          one_group(x, y, n, g);
+        } else {
+          round_trip(x, y, n, n, &scales.scale[g], &scales.zero[g], job.element, 0u, 0u);
+        }
       }
+      continue;
     }
+    with_vectors<V, T>(tile, [&](auto vectors) __attribute__((always_inline)) {
+      if constexpr (vectors < 0) {
+        for (int64_t g = 0; g < tile.count; ++g) one_group(x + g * tile.group, y + g * tile.group, tile.length(g), g);
+      } else {
+        constexpr int64_t group = vectors == 0 ? step / 2 : vectors * step;
+        for (int64_t g = 0; g < kTileGroups; ++g) one_group(x + g * group, y + g * group, group, g);
+      }
+    });
   }
 }
 
@@ -183,12 +235,11 @@ void round_trips(const Tile& tile, const TileScales& scales, const FakeQuant<Ele
       return fast_round_trips<V, T>(tile, scales, job, fast_for<V, true>(job.element));
     }
   }
+  const int64_t n = (tile.count - 1) * tile.group + tile.last;
   for (int64_t row = 0; row < tile.rows; ++row) {
     const int64_t start = tile.start + row * tile.stride;
-    for (int64_t g = 0, at = start; g < tile.count; at += tile.length(g), ++g) {
-      round_trip(static_cast<const T*>(job.x) + at, static_cast<T*>(job.y) + at, tile.length(g), scales.scale[g],
-                 scales.zero[g], job.element, static_cast<uint64_t>(at), job.seed);
-    }
+    round_trip(static_cast<const T*>(job.x) + start, static_cast<T*>(job.y) + start, n, tile.group, scales.scale,
+               scales.zero, job.element, static_cast<uint64_t>(start), job.seed);
   }
 }
 

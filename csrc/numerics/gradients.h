@@ -25,8 +25,11 @@ struct Place {
 QSCALE_HD Place place_of(float quotient, float zero, const IntGrid& grid, uint32_t random) {
   return {raw_code(quotient, zero, grid, random), quotient + zero, grid.qmin, grid.qmax};
 }
-QSCALE_HD Place place_of(float quotient, float, const FloatGrid& grid, uint32_t) {
-  return {quotient, quotient, -grid.largest, grid.largest};
+// Rounded as if the grid had no end.
+QSCALE_HD Place place_of(float quotient, float, const FloatGrid& grid, uint32_t random) {
+  FloatGrid endless = grid;
+  endless.largest = float_of(0x7f800000u);
+  return {round_to_grid(quotient, endless, random), quotient, -grid.largest, grid.largest};
 }
 QSCALE_HD Place place_of(float quotient, float, const Codebook&, uint32_t) { return {quotient, quotient, -1.0f, 1.0f}; }
 

@@ -6,7 +6,7 @@
 namespace qscale {
 
 struct PhiloxState {
-  uint32_t words[4];
+  uint32_t a, b, c, d;
 };
 
 struct PhiloxKey {
@@ -15,7 +15,7 @@ struct PhiloxKey {
 
 // The upper 64 bits of the counter are zero.
 QSCALE_HD PhiloxState philox_start(uint64_t counter) {
-  return {{static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32), 0u, 0u}};
+  return {static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32), 0u, 0u};
 }
 
 QSCALE_HD PhiloxKey philox_key(uint64_t seed) {
@@ -24,10 +24,13 @@ QSCALE_HD PhiloxKey philox_key(uint64_t seed) {
 
 QSCALE_HD PhiloxKey philox_next(PhiloxKey key) { return {key.low + 0x9e3779b9u, key.high + 0xbb67ae85u}; }
 
+QSCALE_HD uint32_t upper_product(uint32_t a, uint32_t b) {
+  return static_cast<uint32_t>(static_cast<uint64_t>(a) * b >> 32);
+}
+
 QSCALE_HD PhiloxState philox_round(PhiloxState s, PhiloxKey key) {
-  const uint64_t a = uint64_t{0xd2511f53u} * s.words[0], c = uint64_t{0xcd9e8d57u} * s.words[2];
-  return {{static_cast<uint32_t>(c >> 32) ^ s.words[1] ^ key.low, static_cast<uint32_t>(c),
-           static_cast<uint32_t>(a >> 32) ^ s.words[3] ^ key.high, static_cast<uint32_t>(a)}};
+  constexpr uint32_t of_a = 0xd2511f53u, of_c = 0xcd9e8d57u;
+  return {upper_product(of_c, s.c) ^ s.b ^ key.low, of_c * s.c, upper_product(of_a, s.a) ^ s.d ^ key.high, of_a * s.a};
 }
 
 // Element `index` of a tensor, counted row by row, takes one of the four words of counter index / 4.
@@ -38,7 +41,8 @@ QSCALE_HD uint32_t random_word(uint64_t index, uint64_t seed) {
     s = philox_round(s, key);
     key = philox_next(key);
   }
-  return s.words[index % 4];
+  const uint32_t words[4] = {s.a, s.b, s.c, s.d};
+  return words[index % 4];
 }
 
 }  // namespace qscale

@@ -16,7 +16,7 @@ _EXTRAS = {
     "train": ("torch", "transformers", "safetensors"),
     "report": ("matplotlib",),
     "ray": ("ray",),
-    "bench": ("torchao", "ml_dtypes", "bitsandbytes", "pytest_benchmark"),
+    "bench": ("torchao", "ml_dtypes", "bitsandbytes", "gfloat", "pytest_benchmark"),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from qscale.formats import dialect_ops
 from qscale.formats.dialects import DEFAULT_DIALECT, DIALECTS
 from qscale.formats.grids import FORMATS, NAMED
 from qscale.formats.spec import QuantSpec
@@ -29,15 +30,18 @@ SCALE_KINDS = {
 }
 CODEBOOKS = {"nf4": 0, "fp4_bnb": 1, "dint4": 2}
 EMULATED = "fake_quant_emulated"
+#: The ops of dialects ``qscale`` and ``chen2025``; their last argument is the seed of stochastic rounding.
+FAMILIES = ("fake_quant_int", "fake_quant_float", "fake_quant_codebook")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """An op of the namespace ``qscale`` and its arguments after the tensor; the last is the seed, 0."""
+    """An op of the namespace ``qscale`` and its arguments after the tensor."""
 
     op: str
     arguments: tuple[int | float | str, ...]
     whole_tensor: bool = False  #: the tensor is taken as one axis
+    whole_groups: int = 1  #: the last axis must be a multiple of it
 
 
 def call_for(spec: QuantSpec) -> Call | None:
@@ -50,7 +54,13 @@ def call_for(spec: QuantSpec) -> Call | None:
     if found is None:
         return None
     op, numbers = found
-    return Call(op=op, arguments=numbers, whole_tensor=spec.strategy == "tensor" and op != EMULATED)
+    whole_groups = dialect_ops.whole_groups(spec) if spec.dialect in _EMULATED else 1
+    return Call(
+        op=op,
+        arguments=numbers,
+        whole_tensor=spec.strategy == "tensor" and op != EMULATED,
+        whole_groups=whole_groups,
+    )
 
 
 #: Specs that ``qscale.kernels.dialects`` computes, by dialect; a test holds the two together.
@@ -65,7 +75,7 @@ _EMULATED: Mapping[str, Callable[[QuantSpec], bool]] = {
 def _op_and_numbers(spec: QuantSpec) -> tuple[str, tuple[int | float | str, ...]] | None:
     row, grid = spec.row, spec.row.grid
     if spec.dialect in _EMULATED:
-        return (EMULATED, (str(spec),)) if _EMULATED[spec.dialect](spec) else None
+        return dialect_ops.plan(spec) or ((EMULATED, (str(spec),)) if _EMULATED[spec.dialect](spec) else None)
     options = _options(spec)
     if (integers := spec.int_arithmetic()) is not None:
         zero_point = ZERO_POINTS["none" if spec.symmetric else spec.zero_point]

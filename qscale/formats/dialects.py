@@ -34,6 +34,7 @@ class Dialect:
     int_denominator: float | None = None
     full_range: bool = False  #: symmetric integers: codes down to -2**(b-1)
     square_blocks: bool = False
+    scale_is_given: bool = False  #: there is no scale of its own: none runs without the caller's
 
 
 DEFAULT_DIALECT = "qscale"
@@ -82,7 +83,13 @@ DIALECTS: dict[str, Dialect] = {
             formats=frozenset({"nvfp4"}),
         ),
         Dialect(name="ocp", source="OCP Microscaling Formats 1.0", formats=_MX),
-        Dialect(name="aten", source="torch 2.13.0 fake_quantize", formats=_INT, options=frozenset({"asym"})),
+        Dialect(
+            name="aten",
+            source="torch 2.13.0 fake_quantize",
+            formats=_INT,
+            options=frozenset({"asym"}),
+            scale_is_given=True,
+        ),
         Dialect(
             name="microxcaling",
             source="microxcaling 7bc4195 (2024-08-19)",

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from qscale.errors import SpecError
-from qscale.formats import QuantSpec
-from qscale.formats.calls import EMULATED, WHOLE_AXIS, Call, call_for, served
+from qscale.formats import DIALECTS, QuantSpec
+from qscale.formats.calls import EMULATED, FAMILIES, WHOLE_AXIS, call_for, served
 from qscale.formats.grids import values
 from qscale.kernels.backends import on_reference
+from qscale.kernels.dialects import compiled
 from qscale.kernels.ops import StraightThrough, implementation
 from qscale.kernels.reference import GATES
 
@@ -21,19 +22,20 @@ Gradient = Literal["straight_through", "clipped", "lsq", "trust"]
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def plan(spec: QuantSpec | str) -> tuple[str, tuple[Any, ...], bool]:
-    """The op that computes a spec, its arguments, and whether the tensor is one axis."""
-    call = _remembered_call(spec)
-    return call.op, call.arguments, call.whole_tensor
+def plan(spec: QuantSpec | str) -> tuple[str, tuple[Any, ...], bool, int]:
+    """Op and arguments of a spec, whether the tensor is one axis, what that must be a multiple of."""
+    return _remembered_plan(spec)
 
 
 @lru_cache(maxsize=1024)
-def _remembered_call(spec: QuantSpec | str) -> Call:
+def _remembered_plan(spec: QuantSpec | str) -> tuple[str, tuple[Any, ...], bool, int]:
     parsed = QuantSpec.parse(spec)
     call = call_for(parsed)
+    if call is None and DIALECTS[parsed.dialect].scale_is_given:
+        raise SpecError(f"{parsed}: dialect {parsed.dialect!r} has no scale of its own; give one, scale=...")
     if call is None:
         raise SpecError(f"fake_quant has no kernel for {parsed}; it has kernels for {served()}")
-    return call
+    return call.op, call.arguments, call.whole_tensor, call.whole_groups
 
 
 def fake_quant(
@@ -81,7 +83,8 @@ def fake_quant(
     infinity gives NaN throughout, and so does the tensor where it has a scale. ``y`` may exceed the largest
     ``|x|`` by a rounding, and so be infinite where that is within a rounding of the largest float32.
 
-    Other dialects follow their libraries bit by bit (``qscale.kernels.dialects``).
+    Other dialects follow their libraries bit by bit (``qscale.kernels.dialects``). ``aten`` has codes from
+    ``-2**(b-1)`` and no scale of its own: it is given, and with it a zero point where there is one.
 
     Args:
         x: ``(..., K)``, float32, bfloat16 or float16, any shape and strides. Not modified. A tensor of no
@@ -98,8 +101,10 @@ def fake_quant(
             in range; ``lsq`` where the code before rounding is; ``trust`` where ``|y - x|`` is at most
             ``trust`` half steps at the largest value. Own scales have no gradient. A given scale gets the sum
             over its group of ``g * (q - x / s)`` in range and ``g * q`` beyond (with a zero point ``q - z``
-            for ``q``), a zero point that of ``-g * s`` beyond: float32 products, added in float64.
-        gradient_scale: A factor of the gradients of scale and zero point; ``"lsq"``:
+            for ``q``), a zero point that of ``-g * s`` beyond: float32 products, added in float64. In range
+            is the rounded code, with ``lsq`` the code before. In dialect ``aten`` ``clipped`` is the
+            library's own, ``lsq`` that of its learnable op, where alone scale and zero point have gradients.
+        gradient_scale: A factor of the gradients of scale and zero point; ``"lsq"`` is
             ``1 / sqrt(numel * qmax)``.
         trust: For ``gradient="trust"``, in half steps.
         seed: Of stochastic rounding, any int64. The same seed gives the same bits on every device.
@@ -126,13 +131,12 @@ def fake_quant(
     (arXiv:1308.3432), Esser et al. 2020 (LSQ, arXiv:1902.08153), Panferov et al. 2025 (QuEST,
     arXiv:2502.05003).
     """
-    op, arguments, whole_tensor = plan(spec)
-    reference = on_reference("fake_quant", x, compiled=op != EMULATED)
     if scale is not None or zero_point is not None or gradient != "straight_through" or seed:
-        return _with_options(
-            x, QuantSpec.parse(spec), scale, zero_point, gradient, gradient_scale, trust, seed, reference
-        )
-    run = implementation(op, "", reference)
+        return _with_options(x, spec, scale, zero_point, gradient, gradient_scale, trust, seed)
+    op, arguments, whole_tensor, group = plan(spec)
+    if group > 1 and not torch.compiler.is_compiling():  # the op checks there
+        compiled.check_groups(x, group, spec)
+    run = implementation(op, "", on_reference("fake_quant", x, compiled=op != EMULATED))
     shape = x.shape
     if whole_tensor:
         x = x.reshape(-1)
@@ -145,44 +149,113 @@ def fake_quant(
 
 def _with_options(
     x: Tensor,
-    spec: QuantSpec,
+    spec: QuantSpec | str,
     scale: Tensor | None,
     zero_point: Tensor | None,
     gradient: Gradient,
     gradient_scale: float | Literal["lsq"],
     trust: float,
     seed: int,
-    reference: bool,
 ) -> Tensor:
-    op, arguments, whole_tensor = plan(spec)
-    if op == EMULATED:
-        raise SpecError(f"{spec}: dialect {spec.dialect!r} has its own scales, rounding and gradient")
-    if gradient not in GATES:
-        raise SpecError(f"unknown gradient {gradient!r}; known: {', '.join(GATES)}")
-    if seed and spec.rounding != "stochastic":
-        raise SpecError(f"{spec} rounds without chance: a seed goes with :stochastic")
-    arguments = (*arguments[:-1], seed)
-    gate, reach = GATES[gradient], trust * half_step(spec)
+    gate, half_step, end = demands(spec, gradient, scale is not None, zero_point is not None)
+    if seed:
+        demand_chance(spec)
+    if gradient_scale == "lsq":
+        gradient_scale = 1 / math.sqrt(max(1, x.numel()) * end)
+    if scale is not None and (call := aten_call(spec)) is not None:
+        return _aten(x, call, scale, zero_point, gate, gradient_scale)
+    op, arguments, whole_tensor, _ = plan(spec)
+    reference = on_reference("fake_quant", x)
+    arguments, reach = (*arguments[:-1], seed), trust * half_step
     shape = x.shape
     if whole_tensor:
         x = x.reshape(-1)
     if scale is None:
-        if zero_point is not None:
-            raise SpecError("fake_quant: a zero point is given and no scale")
         y = _Gated.apply(x, op, arguments, gate, reach, reference)  # type: ignore[no-untyped-call]
         return y.reshape(shape)  # type: ignore[no-any-return]
-    if spec.has_tensor_scale:
-        raise SpecError(f"{spec}: a given scale is the whole of it; give the spec with :onelevel")
-    if (zero_point is None) != spec.symmetric:
-        raise SpecError(f"{spec}: a zero point is given with the scale where the spec is :asym, else not")
-    if gradient_scale == "lsq":
-        gradient_scale = 1 / math.sqrt(max(1, x.numel()) * values_end(spec))
     wanted = scale_shape(x.shape, *arguments[-4:-2])
     given = [None if t is None else one_each(t, wanted, x) for t in (scale, zero_point)]
-    y = _Given.apply(  # type: ignore[no-untyped-call]
-        x, *given, op, arguments, gate, reach, gradient_scale, reference
-    )
+    y = _Given.apply(x, *given, op, arguments, gate, reach, gradient_scale, reference)  # type: ignore[no-untyped-call]
     return y.reshape(shape)  # type: ignore[no-any-return]
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def demands(
+    spec: QuantSpec | str, gradient: str, has_scale: bool, has_zero_point: bool
+) -> tuple[int, float, float]:
+    """The gate, half a step and the largest value of a spec, with which the options must go."""
+    return _remembered_demands(spec, gradient, has_scale, has_zero_point)
+
+
+@lru_cache(maxsize=1024)
+def _remembered_demands(
+    text: QuantSpec | str, gradient: str, has_scale: bool, has_zero_point: bool
+) -> tuple[int, float, float]:
+    spec = QuantSpec.parse(text)
+    is_aten = has_scale and DIALECTS[spec.dialect].scale_is_given
+    if not is_aten and _remembered_plan(spec)[0] not in FAMILIES:
+        raise SpecError(f"{spec}: dialect {spec.dialect!r} has its own scales, rounding and gradient")
+    if gradient not in GATES:
+        raise SpecError(f"unknown gradient {gradient!r}; known: {', '.join(GATES)}")
+    if is_aten and gradient == "trust":
+        raise SpecError(f"{spec}: dialect {spec.dialect!r} has no gradient 'trust'")
+    if has_zero_point and not has_scale:
+        raise SpecError(f"{spec}: a zero point is given and no scale")
+    if has_scale and spec.has_tensor_scale:
+        raise SpecError(f"{spec}: a given scale is the whole of it; give the spec with :onelevel")
+    if has_scale and has_zero_point == spec.symmetric and not (is_aten and spec.symmetric):
+        raise SpecError(f"{spec}: a zero point is given with the scale where the spec is :asym, else not")
+    return GATES[gradient], half_step(spec), values_end(spec)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def demand_chance(spec: QuantSpec | str) -> None:
+    """A seed is of use."""
+    if QuantSpec.parse(spec).rounding != "stochastic":
+        raise SpecError(f"{spec} rounds without chance: a seed goes with :stochastic")
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def aten_call(spec: QuantSpec | str) -> tuple[int, int, int, bool] | None:
+    """The ends, the group and whether the tensor is one axis, where a spec is in dialect aten."""
+    parsed = QuantSpec.parse(spec)
+    if not DIALECTS[parsed.dialect].scale_is_given:
+        return None
+    half = 2 ** (parsed.num_bits - 1)
+    group = WHOLE_AXIS if parsed.group_size is None else parsed.group_size
+    return -half, half - 1, group, parsed.strategy == "tensor"
+
+
+def _aten(
+    x: Tensor,
+    call: tuple[int, int, int, bool],
+    scale: Tensor,
+    zero_point: Tensor | None,
+    gate: int,
+    gradient_scale: float,
+) -> Tensor:
+    """Dialect aten: one channel of the library to a group, which therefore must be whole."""
+    qmin, qmax, group, whole_tensor = call
+    on_reference("fake_quant", x, compiled=False)
+    if gate != GATES["lsq"] and (
+        scale.requires_grad or (zero_point is not None and zero_point.requires_grad)
+    ):
+        raise SpecError(
+            "fake_quant: in dialect 'aten' scale and zero point have gradients with gradient='lsq'"
+        )
+    flat = x.reshape(-1) if whole_tensor else x
+    wanted = scale_shape(flat.shape, group, 1)
+    scale = one_each(scale, wanted, flat)
+    zero_point = torch.zeros_like(scale) if zero_point is None else one_each(zero_point, wanted, flat)
+    if x.numel() == 0:
+        return x.clone(memory_format=torch.contiguous_format)
+    if x.numel() % scale.numel() or (group > 0 and flat.shape[-1] % group):
+        raise SpecError(
+            f"fake_quant: the last axis has {flat.shape[-1]} elements; aten takes groups of {group}"
+        )
+    channels = x.reshape(scale.numel(), -1)
+    y = _Aten.apply(channels, scale, zero_point, qmin, qmax, gate, gradient_scale, whole_tensor)  # type: ignore[no-untyped-call]
+    return y.reshape(x.shape)  # type: ignore[no-any-return]
 
 
 def scale_shape(shape: torch.Size, group_size: int, block_rows: int) -> tuple[int, ...]:
@@ -199,13 +272,13 @@ def scale_shape(shape: torch.Size, group_size: int, block_rows: int) -> tuple[in
 def one_each(given: Tensor, shape: tuple[int, ...], x: Tensor) -> Tensor:
     """One float32 for each group, flat."""
     try:
-        spread = given.expand(shape)
+        spread = given.to(torch.float32).expand(shape)  # in this order a gradient is added up in float32
     except RuntimeError:
         raise SpecError(
             f"fake_quant: scales or zero points of shape {list(given.shape)} beside x of shape "
             f"{list(x.shape)}; wanted {list(shape)}, or what can be expanded to it"
         ) from None
-    return spread.to(torch.float32).reshape(-1).contiguous()
+    return spread.reshape(-1).contiguous()
 
 
 def values_end(spec: QuantSpec) -> float:
@@ -274,3 +347,39 @@ class _Given(torch.autograd.Function):
         if gradient_scale != 1.0:
             grad_scale, grad_zero = grad_scale * gradient_scale, grad_zero * gradient_scale
         return (grad_x, grad_scale, None if zero_point is None else grad_zero, *[None] * 6)
+
+
+class _Aten(torch.autograd.Function):
+    """The library's channels, and its gradients: clipped, or with learned scales."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        scale: Tensor,
+        zero_point: Tensor,
+        qmin: int,
+        qmax: int,
+        gate: int,
+        gradient_scale: float,
+        per_tensor: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(*((x, scale, zero_point) if gate else ()))
+        ctx.arguments = (qmin, qmax, gate, gradient_scale, per_tensor)
+        whole = zero_point.round().clamp(qmin, qmax)
+        return torch.ops.qscale.fake_quant_aten(x, scale, whole, qmin, qmax)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        from qscale.kernels.dialects import aten  # where it is asked for
+
+        qmin, qmax, gate, gradient_scale, per_tensor = ctx.arguments
+        if not gate:
+            return grad, *[None] * 7
+        x, scale, zero_point = ctx.saved_tensors
+        if gate == GATES["clipped"]:
+            whole = zero_point.round().clamp(qmin, qmax)
+            return aten.fake_quantize_backward(grad, x, scale, whole, qmin, qmax), *[None] * 7
+        call = (grad, x, scale, zero_point, qmin, qmax)
+        learned = aten.learnable_backward(*call, grad_factor=gradient_scale, per_tensor=per_tensor)
+        return *learned, *[None] * 5

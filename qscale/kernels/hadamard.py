@@ -10,11 +10,13 @@ from torch import Tensor
 
 from qscale.errors import SpecError
 from qscale.formats import QuantSpec
+from qscale.formats.calls import FAMILIES
 from qscale.kernels import hadamard_reference
 from qscale.kernels.backends import on_reference
-from qscale.kernels.fake_quantize import fake_quant
+from qscale.kernels.fake_quantize import fake_quant, plan
 from qscale.kernels.hadamard_matrices import BASES, base_matrix, decompose, nearest_sizes
 from qscale.kernels.hadamard_reference import WHOLE_AXIS
+from qscale.kernels.ops import implementation
 
 # As in ops.py: `hadamard` has a gradient, `_forward` is the same without, `_reference` has no compiled
 # kernel.
@@ -110,8 +112,9 @@ def _check_size(axis: int, block: int) -> None:
     if decompose(size) is None:
         nearest = " and ".join(map(str, nearest_sizes(size)))
         raise SpecError(
-            f"hadamard: no transform of size {size}; the nearest sizes are {nearest}. Supported are m * 2**k "
-            f"with m in {', '.join(map(str, BASES))}; an axis of another size can be rotated in blocks."
+            f"hadamard: no transform of size {size}; the nearest sizes are {nearest}. Supported are powers "
+            f"of two and multiples of 4 with an odd part of at most {BASES[-1] // 4}; an axis of another "
+            f"size can be rotated in blocks."
         )
     if axis % size:
         raise SpecError(f"hadamard: blocks of {size} do not divide the last axis of {axis} elements")
@@ -133,9 +136,10 @@ def hadamard(
     """Rotate ``x`` by an orthonormal Hadamard matrix along its last axis, whole or block by block.
 
     ``y = H (signs * x) / sqrt(n)`` for each block of n elements, with ``H = H_m (x) S``: S is Sylvester's
-    matrix of order n/m in natural order, H_m a Paley matrix of order m (m = 1 for a power of two). A block
-    seen as ``(m, n/m)``, row-major, takes S along its rows and H_m across them. With ``transpose`` it is the
-    inverse, ``y = signs * (H^T x) / sqrt(n)``; H is symmetric only for powers of two and for m = 36 and 52.
+    matrix of order n/m in natural order, H_m a matrix of order m (m = 1 for a power of two) that
+    ``hadamard_matrices`` constructs. A block seen as ``(m, n/m)``, row-major, takes S along its rows and H_m
+    across them. With ``transpose`` it is the inverse, ``y = signs * (H^T x) / sqrt(n)``; H need not be
+    symmetric.
 
     Arithmetic is float32, in an order that fixes every bit: signs; sums and differences of elements h apart,
     for h = 1, 2, 4, ...; the m columns of H_m added one after another; one product with
@@ -145,8 +149,8 @@ def hadamard(
     Args:
         x: ``(..., K)``, float32, bfloat16 or float16, any shape and strides. Not modified. A tensor of no
             dimensions has one element on its last axis.
-        block: n, a divisor of K; None for K itself. Supported are ``m * 2**k`` with m in 1, 12, 20, 28, 36,
-            44, 52, 60, 84, 108 and 140 (40 is 20 * 2).
+        block: n, a divisor of K; None for K itself. Supported are powers of two and ``m * 2**k`` with m in
+            12, 20, 28, ... 172: multiples of 4 with an odd part of at most 43, such as 3584 and 11008.
         signs: n or K values 1 and -1, any dtype; n of them serve every block. Not differentiable.
         transpose: Apply the transpose, which undoes the rotation up to rounding.
 
@@ -164,34 +168,47 @@ def hadamard(
         >>> hadamard(torch.tensor([4.0, 0.0, 0.0, 0.0]))
         tensor([2., 2., 2., 2.])
 
-    Source: Paley 1933; rotations before quantization, Ashkboos et al. 2024 (QuaRot, arXiv:2404.00456).
+    Source: Paley 1933; Williamson 1944; rotations before quantization, Ashkboos et al. 2024 (QuaRot,
+    arXiv:2404.00456).
     """
     run = _forward_reference if on_reference("hadamard", x) else _forward
+    size, signs = _checked(x, block, signs)
+    return _rotate(x, size, signs, transpose, run)
+
+
+def _checked(x: Tensor, block: int | None, signs: Tensor | None) -> tuple[int, Tensor | None]:
+    """Block and signs as the ops take them."""
     size = WHOLE_AXIS if block is None else block
     if size == WHOLE_AXIS and block is not None:
         raise SpecError("hadamard: block=-1; wanted at least 1, or None for the whole last axis")
     axis = x.shape[-1] if x.dim() else 1
     if not torch.compiler.is_compiling():  # the op's shape function checks there
         _check_size(axis, size)
-    if signs is not None:
-        signs = _checked_signs(signs, axis, size, x)
-    return _rotate(x, size, signs, transpose, run)
+    return size, None if signs is None else _checked_signs(signs, axis, size, x)
 
 
 def rotate_fake_quant(
-    x: Tensor, spec: QuantSpec | str, block: int | None = None, signs: Tensor | None = None
+    x: Tensor,
+    spec: QuantSpec | str,
+    block: int | None = None,
+    signs: Tensor | None = None,
+    **options: Any,
 ) -> Tensor:
     """``fake_quant(hadamard(x, block, signs), spec)``: the values as they are stored, in the rotated basis.
 
     Exactly that composition, bit for bit: the rotation is rounded to ``x.dtype`` before it is quantized. The
     result stays rotated; what multiplies it must be rotated likewise, or ``hadamard(..., transpose=True)`` be
-    applied. Gradient: straight through the rounding, then the transpose of the rotation.
+    applied. Gradient: that of :func:`fake_quant`, then the transpose of the rotation.
+
+    Without options a tile is rotated and quantized while it is in cache; formats with a scale of the tensor,
+    square blocks and the dialects of libraries are the two ops in turn.
 
     Args:
         x: ``(..., K)``, float32, bfloat16 or float16, any shape and strides.
         spec: As for :func:`fake_quant`.
         block: As for :func:`hadamard`; independent of the group size of ``spec``.
         signs: As for :func:`hadamard`.
+        options: As for :func:`fake_quant`: ``scale``, ``gradient``, ``seed`` and the rest.
 
     Returns:
         Shape, dtype and device of ``x``, contiguous.
@@ -204,4 +221,36 @@ def rotate_fake_quant(
         >>> rotate_fake_quant(torch.tensor([4.0, 0.1, 0.0, 0.0]), "int4:g4")
         tensor([2.0500, 2.0500, 2.0500, 2.0500])
     """
-    return fake_quant(hadamard(x, block, signs), spec)
+    op, arguments, whole_tensor, _ = plan(spec)
+    if options or whole_tensor or op not in FAMILIES:
+        return fake_quant(hadamard(x, block, signs), spec, **options)
+    reference = on_reference("rotate_fake_quant", x)
+    size, signs = _checked(x, block, signs)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _RotatedFakeQuant.apply(x, size, signs, op, arguments, reference)  # type: ignore[no-untyped-call,no-any-return]
+    return implementation(op, "_rotated", reference)(x, size, signs, *arguments)  # type: ignore[no-any-return]
+
+
+class _RotatedFakeQuant(torch.autograd.Function):
+    """Straight through the rounding, then the transpose of the rotation; only the signs are saved."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        block: int,
+        signs: Tensor | None,
+        op: str,
+        arguments: tuple[Any, ...],
+        reference: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(signs)
+        ctx.arguments = (block, reference)
+        return implementation(op, "_rotated", reference)(x, block, signs, *arguments)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (signs,) = ctx.saved_tensors
+        block, reference = ctx.arguments
+        run = _forward_reference if reference else _forward
+        return _rotate(grad, block, signs, True, run), None, None, None, None, None

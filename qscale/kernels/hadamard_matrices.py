@@ -1,9 +1,11 @@
-"""Hadamard matrices of the orders that are no power of two, from finite fields; no torch.
+"""Hadamard matrices of the orders that are no power of two, by construction; no torch.
 
-Order q + 1 for a prime power q = 3 mod 4 (Paley I), or 2 (q + 1) for q = 1 mod 4 (Paley II). Larger sizes are
-the Kronecker product with Sylvester's matrix, which the transform does by sums and differences: 40 is 20 x 2.
+Order q + 1 for a prime power q = 3 mod 4 (Paley I), or 2 (q + 1) for q = 1 mod 4 (Paley II); the four orders
+up to 172 that these leave out are Williamson's. Larger sizes are the Kronecker product with Sylvester's
+matrix, which the transform does by sums and differences: 40 is 20 x 2.
 
-Source: Paley, "On orthogonal matrices", J. Math. Phys. 12 (1933), 311-320.
+Sources: Paley, "On orthogonal matrices", J. Math. Phys. 12 (1933), 311-320. Williamson, "Hadamard's
+determinant theorem and the sum of four squares", Duke Math. J. 11 (1944), 65-81, which has order 172.
 """
 
 from __future__ import annotations
@@ -16,7 +18,19 @@ import numpy.typing as npt
 Signs = npt.NDArray[np.int8]
 
 #: The orders that no smaller one serves: 1, and four times an odd number.
-BASES = (1, 12, 20, 28, 36, 44, 52, 60, 84, 108, 140)
+BASES = (1, *range(12, 173, 8))
+
+# Order 4 t for each t here: the first rows of four symmetric circulant matrices A, B, C, D of order t whose
+# squares sum to 4 t I. Written are elements 1 to (t - 1) / 2; element 0 is 1, element -s is element s. The
+# tests check the sum. Each t was searched exhaustively: the squares of the four real spectra sum to 4 t at
+# every frequency, which leaves few rows. Those of 43 are constant on the cosets of the sixth roots of unity,
+# seven free signs a row.
+_WILLIAMSON = {
+    23: ("--++-++++--", "++-+-+-++-+", "---++-+-+++", "-----+++--+"),
+    29: ("+-++++----+--+", "++--+++-+-++-+", "+-+++------+-+", "--++-+-+-++++-"),
+    39: ("---+--++++----+-+-+", "---+---+-++-++----+", "+--+++-+--++-+-----", "-++------++--+-+-++"),
+    43: ("++---++--+-+-+-++----", "+-+-++++-+--+--+++--+", "++++-++----+-++--++-+", "-++-----++++-+-+++-++"),
+}
 
 
 def decompose(size: int) -> tuple[int, int] | None:
@@ -36,7 +50,7 @@ def nearest_sizes(size: int) -> tuple[int, ...]:
     """The largest supported size below and the smallest above.
 
     >>> nearest_sizes(130)
-    (128, 140)
+    (128, 132)
     """
     sizes = {base << k for base in BASES for k in range(max(size, 1).bit_length() + 1)}
     below = [s for s in sizes if s < size]
@@ -47,13 +61,15 @@ def nearest_sizes(size: int) -> tuple[int, ...]:
 def base_matrix(order: int) -> Signs:
     """H of one of :data:`BASES`, entries 1 and -1, ``H @ H.T == order * I``. Read-only.
 
-    Paley I where ``order - 1`` is a prime power (12, 20, 28, 44, 60, 84, 108, 140): the identity and a skew
-    matrix, so not symmetric. Paley II otherwise (36, 52): symmetric.
+    Paley I where ``order - 1`` is a prime power: the identity and a skew matrix, so not symmetric. Williamson
+    for 92, 116, 156 and 172: not symmetric. Paley II otherwise (36, 52, 76, 100, 124, 148): symmetric.
     """
     if order not in BASES:
         raise ValueError(f"there is no base matrix of order {order}; known: {BASES}")
     if order == 1:
         matrix = np.ones((1, 1), np.int8)
+    elif order // 4 in _WILLIAMSON:
+        matrix = _williamson(_WILLIAMSON[order // 4])
     elif _prime_power(order - 1) is not None:
         matrix = _paley_1(order - 1)
     else:
@@ -78,6 +94,18 @@ def _paley_2(q: int) -> Signs:
     return np.kron(conference, inside) + np.kron(np.eye(q + 1, dtype=np.int8), on_diagonal)
 
 
+def _williamson(halves: tuple[str, ...]) -> Signs:
+    a, b, c, d = (_symmetric_circulant(half) for half in halves)
+    return np.block([[a, b, c, d], [-b, a, -d, c], [-c, d, a, -b], [-d, -c, b, a]])
+
+
+def _symmetric_circulant(half: str) -> Signs:
+    signs = [1 if sign == "+" else -1 for sign in half]
+    row = np.array([1, *signs, *reversed(signs)], np.int8)
+    places = np.arange(len(row))
+    return np.asarray(row[places[:, None] - places[None, :]], np.int8)
+
+
 def _character_of_differences(q: int) -> Signs:
     """``chi(a - b)`` for all a, b of the field of q elements: 0 for 0, 1 for a square, else -1.
 
@@ -86,22 +114,23 @@ def _character_of_differences(q: int) -> Signs:
     prime, degree = _prime_power(q) or (q, 1)
     weights = prime ** np.arange(degree)
     elements = np.arange(q)[:, None] // weights % prime
-    squares = [_square(element, prime) @ weights for element in elements[1:]]
     character = np.full(q, -1, np.int8)
-    character[squares] = 1
+    character[_squares(elements, prime) @ weights] = 1
     character[0] = 0
     differences = (elements[:, None] - elements[None, :]) % prime
     return np.asarray(character[differences @ weights], np.int8)
 
 
-def _square(element: npt.NDArray[np.int64], prime: int) -> npt.NDArray[np.int64]:
-    """The square modulo an irreducible polynomial."""
-    degree = len(element)
-    product = np.convolve(element, element)
+def _squares(elements: npt.NDArray[np.int64], prime: int) -> npt.NDArray[np.int64]:
+    """The square of each row, modulo an irreducible polynomial."""
+    count, degree = elements.shape
+    product = np.zeros((count, 2 * degree - 1), np.int64)
+    for power in range(degree):
+        product[:, power : power + degree] += elements[:, power, None] * elements
     tail = _tail(prime, degree)
-    for power in range(len(product) - 1, degree - 1, -1):
-        product[power - degree : power] += product[power] * tail
-    return np.asarray(product[:degree] % prime)
+    for power in range(2 * degree - 2, degree - 1, -1):
+        product[:, power - degree : power] += product[:, power, None] * tail
+    return product[:, :degree] % prime
 
 
 @lru_cache

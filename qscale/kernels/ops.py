@@ -12,6 +12,7 @@ from torch import Tensor
 from qscale.formats import QuantSpec
 from qscale.formats.calls import EMULATED, WHOLE_AXIS
 from qscale.kernels import backends, reference  # noqa: F401 - backends loads the compiled kernels
+from qscale.kernels.dialects import compiled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,8 @@ FAMILIES = (
     ),
     Family(name="fake_quant_codebook", arguments="int codebook", element=reference.Codebooks),
 )
-OPTIONS = "int scale_kind, int tensor_level, int group_size, int block_rows, int rounding, int seed"
+#: A seed that a compiled graph is given anew does not compile it anew.
+OPTIONS = "int scale_kind, int tensor_level, int group_size, int block_rows, int rounding, SymInt seed"
 _OPTION_COUNT = len(OPTIONS.split(","))
 
 
@@ -77,6 +79,13 @@ _THREE = "(Tensor, Tensor, Tensor)"
 _GIVEN = "Tensor x, Tensor scale, Tensor? zero_point"
 MEMBERS = (
     Member(suffix="", tensors="Tensor x", returns="Tensor", reference=reference.fake_quant, fake=_like),
+    Member(
+        suffix="_rotated",
+        tensors="Tensor x, int block, Tensor? signs",
+        returns="Tensor",
+        reference=reference.rotated,
+        fake=_like,
+    ),
     Member(
         suffix="_scales", tensors="Tensor x", returns=_THREE, reference=reference.scales, fake=_fake_scales
     ),
@@ -195,8 +204,16 @@ def _emulated(x: Tensor, spec: str) -> Tensor:
     return implementation(x).y.contiguous()
 
 
+def _aten(*arguments: Any) -> Tensor:
+    from qscale.kernels.dialects import aten  # where it is asked for
+
+    return aten.fake_quantize(*arguments)
+
+
 _LIBRARY.define("cpu_isa() -> str")
 _LIBRARY.define("use_cpu_isa(str name) -> ()")
+_LIBRARY.define("keep_logarithms(Tensor tables) -> ()")
+_LIBRARY.impl("keep_logarithms", _nothing, "CompositeExplicitAutograd")
 for _family in FAMILIES:
     for _member in MEMBERS:
         _run = _from_reference(_family, _member)
@@ -206,5 +223,15 @@ for _family in FAMILIES:
             _register(_family.name, _member.suffix, _inputs, _member.returns, _run, _member.fake)
         else:
             _register_main(_family.name, _all, _run)
+for _op in compiled.OPS:
+    _register_main(_op.name, _op.arguments, _op.reference)
 # No kernel is compiled for it, so the microsecond that a text costs does not matter.
 _register_main(EMULATED, "str spec", _emulated)
+compiled.keep_logarithms()
+_define(
+    "fake_quant_aten",
+    "(Tensor x, Tensor scale, Tensor zero_point, int qmin, int qmax) -> Tensor",
+    _aten,
+    _like,
+)
+_LIBRARY.impl("fake_quant_aten", torch.library.fallthrough_kernel, "Autograd")

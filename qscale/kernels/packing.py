@@ -9,9 +9,9 @@ from torch import Tensor
 
 from qscale.errors import SpecError
 from qscale.formats import QuantSpec
-from qscale.formats.calls import EMULATED
+from qscale.formats.calls import FAMILIES
 from qscale.kernels.backends import on_reference
-from qscale.kernels.fake_quantize import one_each, plan, scale_shape
+from qscale.kernels.fake_quantize import demand_chance, demands, one_each, plan, scale_shape
 from qscale.kernels.ops import implementation
 from qscale.kernels.reference import Groups, Options, with_two_zeros
 
@@ -78,15 +78,14 @@ def quantize(
         tensor([ 0.1000, -0.7000,  0.3000,  0.2000])
     """
     spec = QuantSpec.parse(spec)
-    op, arguments, whole_tensor = plan(spec)
-    if op == EMULATED:
+    op, arguments, whole_tensor, _ = plan(spec)
+    if op not in FAMILIES:
         raise SpecError(f"quantize: dialect {spec.dialect!r} keeps codes its own way: kernels.dialects.find")
     if spec.num_bits > 8:
         raise SpecError(f"quantize: {spec} has {spec.num_bits} bits; codes take at most 8")
-    if (zero_point is not None) != (scale is not None and not spec.symmetric):
-        raise SpecError(f"{spec}: a zero point is given with the scale where the spec is :asym, else not")
-    if scale is not None and spec.has_tensor_scale:
-        raise SpecError(f"{spec}: a given scale is the whole of it; give the spec with :onelevel")
+    demands(spec, "straight_through", scale is not None, zero_point is not None)
+    if seed:
+        demand_chance(spec)
     reference = on_reference("quantize", x)
     arguments = (*arguments[:-1], seed)
     flat = x.reshape(-1) if whole_tensor else x
@@ -125,7 +124,7 @@ def dequantize(quantized: QuantizedTensor) -> Tensor:
     values = table[codes.int()]
     if values.numel() == 0:
         return values.to(q.dtype)
-    op, arguments, whole_tensor = plan(q.spec)
+    op, arguments, whole_tensor, _ = plan(q.spec)
     groups = Groups(op, values.reshape(-1) if whole_tensor else values, Options(*arguments[-6:]))
     scale = q.scale.to(torch.float32)
     if q.tensor_scale is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import Protocol
 
 import torch
@@ -18,9 +19,10 @@ from torch import Tensor
 
 from qscale.formats.calls import CODEBOOKS, ROUNDINGS, SCALE_KINDS, WHOLE_AXIS, ZERO_POINTS
 from qscale.formats.grids import FORMATS
+from qscale.kernels.backends import DTYPES
+from qscale.kernels.hadamard_reference import hadamard
 from qscale.kernels.philox import random_words
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 GATES = {"straight_through": 0, "clipped": 1, "lsq": 2, "trust": 3}
 
 _AWAY, _STOCHASTIC = ROUNDINGS["away"], ROUNDINGS["stochastic"]
@@ -133,8 +135,9 @@ class Floats:
         self.rounding = o.rounding
         self.is_fixed_point = largest < 2.0**min_exponent
 
-    def raw(self, quotient: Tensor, _zero: Tensor, _words: Tensor | None) -> Tensor:
-        return quotient
+    def raw(self, quotient: Tensor, _zero: Tensor, words: Tensor | None) -> Tensor:
+        mantissa_bits, min_exponent, _ = self.grid
+        return _to_grid(quotient, mantissa_bits, min_exponent, math.inf, self.rounding, words)
 
     def value(self, quotient: Tensor, _zero: Tensor, words: Tensor | None) -> Tensor:
         value = _to_grid(quotient, *self.grid, self.rounding, words)
@@ -194,6 +197,11 @@ def fake_quant(op: str, x: Tensor, element: Element, o: Options) -> Tensor:
         return _empty(x)
     scale, zero, level = _own_scales(groups, element, o)
     return _under(groups, element, scale * level, zero, o)
+
+
+def rotated(op: str, x: Tensor, block: int, signs: Tensor | None, element: Element, o: Options) -> Tensor:
+    """The rotation, rounded to the dtype of ``x``, in and out of the format."""
+    return fake_quant(op, hadamard(x, block, signs, False), element, o)
 
 
 def scales(op: str, x: Tensor, element: Element, o: Options) -> tuple[Tensor, Tensor, Tensor]:
@@ -279,7 +287,7 @@ def with_two_zeros(table: tuple[float, ...]) -> tuple[float, ...]:
 class Groups:
     """A tensor as float32 in ``(matrices, bands, rows of a band, groups of a row, group)``.
 
-    Zeros fill up what is cut off at the ends: they change no maximum.
+    Zeros fill up what is cut off at the ends: they change no maximum. ``own`` says which elements are real.
     """
 
     def __init__(self, op: str, x: Tensor, o: Options) -> None:
@@ -317,7 +325,8 @@ class Groups:
     def given(self, scale: Tensor, zero_point: Tensor | None, element: Element) -> tuple[Tensor, Tensor]:
         """The caller's scales and zero points, one beside each group."""
         for what, t in (("scale", scale), ("zero_point", zero_point)):
-            if t is not None and (t.dtype != torch.float32 or t.numel() != self.count):
+            fits = t is None or (t.dtype == torch.float32 and t.numel() == self.count and t.is_contiguous())
+            if t is not None and not fits:
                 raise RuntimeError(
                     f"{self.op}: {what} has dtype {t.dtype} and {t.numel()} elements; "
                     f"wanted contiguous float32, one for each of {self.count} groups"
@@ -345,19 +354,18 @@ class Groups:
 
     def summed(self, terms: Tensor) -> Tensor:
         """Over each group in float64: row by row, in a row chunk by chunk, in a chunk halves to halves."""
-        wide = terms.double()
-        own = wide.shape[-1]
+        own = terms.shape[-1]
+        if self.ragged:
+            terms = torch.where(self.own(), terms, torch.zeros_like(terms))  # of a filler it may be a NaN
         size = min(_SUM_CHUNK, 1 << max(own - 1, 0).bit_length())
-        padded = torch.nn.functional.pad(wide, (0, -own % size))
-        chunks = padded.reshape(*padded.shape[:-1], -1, size)
+        wide = torch.nn.functional.pad(terms.double(), (0, -own % size))
+        chunks = wide.reshape(*wide.shape[:-1], -1, size)
         while size > 1:
             size //= 2
             chunks = chunks[..., :size] + chunks[..., size:]
         total = torch.zeros_like(chunks[:, :, 0, :, 0, 0])
-        for row in range(chunks.shape[2]):
-            of_row = [chunks[:, :, row, :, c, 0] for c in range(chunks.shape[4])]
-            for chunk in of_row:
-                total = total + chunk
+        for row, chunk in product(range(chunks.shape[2]), range(chunks.shape[4])):
+            total = total + chunks[:, :, row, :, chunk, 0]
         return total
 
 

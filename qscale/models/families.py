@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from qscale.models.ladder import ModelShape
+
+# transformers imports a torchao that is installed, which logs what it lacks on this machine.
+_logged_before = logging.root.manager.disable
+logging.disable(logging.WARNING)
+try:
+    from transformers import LlamaConfig, LlamaForCausalLM
+finally:
+    logging.disable(_logged_before)
 
 
 def build(shape: ModelShape, *, context: int, seed: int) -> nn.Module:

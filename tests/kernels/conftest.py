@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
@@ -23,28 +24,48 @@ def _runs(isa: str) -> bool:
         return False
 
 
-IMPLEMENTATIONS = ["reference", *(isa for isa in ("plain", "avx2", "avx512") if _runs(isa))]
+COMPILED = [isa for isa in ("plain", "avx2", "avx512") if _runs(isa)]
+IMPLEMENTATIONS = ["reference", *COMPILED]
 
 
-def _on(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def run(*arguments: Any, **more: Any) -> Tensor:
-        if name == "reference":
-            with use_backend("reference"):
-                return function(*arguments, **more)
+@contextmanager
+def _on(name: str) -> Iterator[None]:
+    if name == "reference":
+        with use_backend("reference"):
+            yield
+    else:
         with use_backend("cpu"), use_isa(name):
-            return function(*arguments, **more)
+            yield
+
+
+@pytest.fixture(params=IMPLEMENTATIONS, scope="session")
+def implementation(request: pytest.FixtureRequest) -> Callable[[], AbstractContextManager[None]]:
+    """Within ``with implementation():`` everything runs on one of them."""
+    return lambda: _on(request.param)
+
+
+@pytest.fixture(params=COMPILED, scope="session")
+def isa(request: pytest.FixtureRequest) -> str:
+    """The instruction sets of the compiled kernels, for ``use_isa``."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def quantize(implementation: Callable[[], AbstractContextManager[None]]) -> Callable[..., Tensor]:
+    def run(x: Tensor, spec: str, **more: Any) -> Tensor:
+        with implementation():
+            return fake_quant(x, spec, **more)
 
     return run
 
 
-@pytest.fixture(params=IMPLEMENTATIONS, scope="session")
-def quantize(request: pytest.FixtureRequest) -> Callable[..., Tensor]:
-    return _on(request.param, fake_quant)
+@pytest.fixture(scope="session")
+def rotate(implementation: Callable[[], AbstractContextManager[None]]) -> Callable[..., Tensor]:
+    def run(x: Tensor, block: int | None = None, signs: Tensor | None = None, **more: bool) -> Tensor:
+        with implementation():
+            return hadamard(x, block, signs, **more)
 
-
-@pytest.fixture(params=IMPLEMENTATIONS, scope="session")
-def rotate(request: pytest.FixtureRequest) -> Callable[..., Tensor]:
-    return _on(request.param, hadamard)
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +76,8 @@ def check() -> Callable[..., None]:
         wanted = definition(x, spec, **more) if wanted is None else wanted
         before = x.clone()
         for name in IMPLEMENTATIONS:
-            y = _on(name, fake_quant)(x, spec, **more)
+            with _on(name):
+                y = fake_quant(x, spec, **more)
             try:
                 assert_same_bits(y, wanted)
             except AssertionError as error:

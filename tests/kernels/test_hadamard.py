@@ -19,7 +19,7 @@ from qscale.kernels import fake_quant, hadamard, rotate_fake_quant, use_backend
 from qscale.kernels.hadamard_matrices import BASES, base_matrix, decompose, nearest_sizes
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-SYMMETRIC = (1, 36, 52)  # Paley II, and the trivial one
+SYMMETRIC = (1, 36, 52, 76, 100, 124, 148)  # Paley II, and the trivial one
 POWERS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 8192]
 SIZES = [*POWERS, *BASES[1:], 24, 40, 96, 12 * 16, 12 * 64, 20 * 32, 28 * 128, 44 * 8, 36 * 512]
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
@@ -55,7 +55,7 @@ def test_base_matrix_when_multiplied_by_its_transpose_then_gives_m_times_the_ide
 
 
 @pytest.mark.parametrize("m", BASES)
-def test_base_matrix_when_it_is_of_the_first_kind_then_it_is_not_symmetric(m):
+def test_base_matrix_when_it_is_of_the_second_kind_then_it_alone_is_symmetric(m):
     matrix = base_matrix(m)
     assert np.array_equal(matrix, matrix.T) == (m in SYMMETRIC)
 
@@ -74,13 +74,20 @@ def test_decompose_when_given_a_size_then_the_product_is_the_size_and_the_base_i
             assert found == (min(possible), size // min(possible))
 
 
-def test_decompose_when_given_the_sizes_of_the_issue_then_all_are_there():
-    for m in (1, 12, 20, 28, 36, 40, 44, 52, 60, 84, 108, 140):
-        assert all(decompose(m << k) for k in range(12))
+def test_decompose_when_the_odd_part_is_at_most_43_then_every_multiple_of_4_is_there():
+    for odd in range(1, 44, 2):
+        assert all(decompose(odd << k) for k in range(2, 14))
+        assert odd == 1 or decompose(odd) is decompose(2 * odd) is None
+    assert not any(decompose(45 << k) for k in range(14))
+
+
+def test_decompose_when_given_the_widths_of_known_models_then_all_are_there():
+    widths = (768, 1664, 2816, 3584, 4096, 5632, 8192, 10752, 11008, 14336, 22016)
+    assert all(decompose(width) for width in widths)
 
 
 def test_nearest_sizes_when_given_a_size_then_none_lies_between():
-    for size in (3, 5, 130, 11008, 13696):
+    for size in (3, 5, 130, 11007, 13696):
         below, above = nearest_sizes(size)
         assert below < size < above
         assert [n for n in range(below, above + 1) if decompose(n)] == [below, above]
@@ -260,7 +267,7 @@ def test_rotate_fake_quant_when_differentiated_then_the_gradient_is_rotated_back
         (
             (2, 130),
             None,
-            r"no transform of size 130; the nearest sizes are 128 and 140\. Supported are m \* 2",
+            r"no transform of size 130; the nearest sizes are 128 and 132\. Supported are powers of two and",
         ),
         ((2, 128), 30, "no transform of size 30; the nearest sizes are 28 and 32"),
         ((2, 100), 64, "blocks of 64 do not divide the last axis of 100 elements"),

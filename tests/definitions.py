@@ -19,8 +19,11 @@ _INFINITE = Fraction(2) ** 128 - Fraction(2) ** 103  # halfway past the largest 
 _OF_DTYPE = {torch.float32: None, torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 
-def definition(x: torch.Tensor, text: str, seed: int = 0) -> torch.Tensor:
-    """What ``fake_quant(x, text, seed=seed)`` is, for formats whose arithmetic is qscale's own."""
+def definition(x: torch.Tensor, text: str, seed: int = 0, first: int = 0) -> torch.Tensor:
+    """What ``fake_quant(x, text, seed=seed)`` is, for formats whose arithmetic is qscale's own.
+
+    ``first`` is the number of the first element, where ``x`` is a part of a larger tensor.
+    """
     spec = QuantSpec.parse(text)
     xs = x.float().reshape(-1).tolist()
     out = [math.nan] * len(xs)
@@ -33,7 +36,7 @@ def definition(x: torch.Tensor, text: str, seed: int = 0) -> torch.Tensor:
         exact = [Fraction(v) for v in of_group]
         scale, zero = _scale_and_zero(exact, spec, whole, x.dtype)
         for i, v in zip(places, exact, strict=True):
-            word = random_word(i, seed) if spec.rounding == "stochastic" else None
+            word = random_word(first + i, seed) if spec.rounding == "stochastic" else None
             out[i] = _element(v, xs[i], scale, zero, spec, word)
     with np.errstate(over="ignore"):
         return rounded(np.array(out, dtype=np.float64).astype(np.float32), x.dtype).reshape(x.shape)

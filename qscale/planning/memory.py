@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from qscale.errors import ConfigError
 from qscale.formats import QuantSpec
 
-_FREE_SCALE_BITS = 16  # a scale that the format leaves open is stored in 16 bits
-_BLOCK_SCALE_BITS = 8  # E8M0 and E4M3
-_TENSOR_SCALE_BITS = 32  # NVFP4's second scale, one float32 a tensor
+_SCALE_BITS = {"e8m0": 8, "e4m3": 8}
+_OTHER_SCALE_BITS = 16  # float16 or bfloat16, where the format leaves it open
+_FLOAT_ZERO_BITS = 16
+_TENSOR_SCALE_BITS = 32  # the second scale beside E4M3 scales, one float32 a tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +47,16 @@ def bits_per_weight(
     """Bits that one weight takes, its share of the scales included.
 
     ``num_bits + (scale_bits + zero_bits) * groups / in_features`` with ``groups = ceil(in_features / G)``;
-    without ``in_features`` no last group is ragged and it is ``num_bits + (scale_bits + zero_bits) / G``. One
-    scale for a whole tensor (``tensor``, and NVFP4's second scale) has no share that is independent of the
-    tensor's size: :func:`weight_bytes` counts it.
+    without ``in_features`` no last group is ragged and it is ``num_bits + (scale_bits + zero_bits) / G``. In
+    squares of ``G`` rows these are shared by ``G`` weights. One scale for a whole tensor (``tensor``, and the
+    second one beside E4M3 scales) has no share that is independent of the tensor's size, nor have squares that
+    are cut off at the last rows: :func:`weight_bytes` counts them.
 
     Args:
         spec: Such as ``"int4:g128"``.
-        scale_bits: Of one scale; default 8 for MX and NVFP4, else 16.
-        zero_bits: Of one zero point; default the element's bits for ``asym``, else 0.
+        scale_bits: Of one scale; default 8 for E8M0 and E4M3 scales (MX, NVFP4, ``scale_e8m0``,
+            ``scale_e4m3``), else 16.
+        zero_bits: Of one zero point; default the element's bits for ``asym``, 16 with ``floatzero``, else 0.
         in_features: Length of the reduction axis; needed for ``channel``.
 
     Raises:
@@ -63,6 +66,8 @@ def bits_per_weight(
     Example:
         >>> bits_per_weight("int4:g128"), bits_per_weight("int4:g128:asym"), bits_per_weight("mxfp4")
         (4.125, 4.15625, 4.25)
+        >>> bits_per_weight("int4:b128")  # one scale for 128 * 128 weights
+        4.0009765625
 
     Source: OCP Microscaling Formats 1.0, section 5 (MX); checks in ``tests/planning/test_memory.py``.
     """
@@ -70,11 +75,12 @@ def bits_per_weight(
     overhead = sum(_group_bits(spec, scale_bits, zero_bits))
     if spec.strategy == "tensor":
         return float(spec.num_bits)
+    rows = spec.group_size if spec.strategy == "block" and spec.group_size else 1
     if in_features is None:
         if spec.group_size is None:
             raise ConfigError(f"{spec}: bits per weight depend on in_features; give it")
-        return spec.num_bits + overhead / spec.group_size
-    return spec.num_bits + overhead * _groups(spec, in_features) / in_features
+        return spec.num_bits + overhead / (spec.group_size * rows)
+    return spec.num_bits + overhead * _groups(spec, in_features) / (in_features * rows)
 
 
 def weight_bytes(
@@ -89,7 +95,8 @@ def weight_bytes(
 
     Args:
         spec: Of the weight; None: not quantized, ``full_bits`` a weight.
-        shape: ``(out_features, in_features)``; groups run along in_features, the last one may be short.
+        shape: ``(out_features, in_features)``; groups run along in_features, the last one may be short, and
+            squares are cut off at the last rows too.
         scale_bits: As in :func:`bits_per_weight`.
         zero_bits: As in :func:`bits_per_weight`.
         full_bits: Bits of a weight that is not quantized.
@@ -101,6 +108,8 @@ def weight_bytes(
     Example:
         >>> weight_bytes("int4:g32", (64, 48)).total  # 64 * 48 / 2 bytes and 64 * 2 scales of 2 bytes
         1792
+        >>> weight_bytes("int4:b32", (64, 48)).scales  # 2 * 2 squares
+        8
     """
     out_features, in_features = shape
     if out_features < 1 or in_features < 1 or full_bits < 1:
@@ -110,8 +119,8 @@ def weight_bytes(
         return Bytes(elements=0, scales=0, zero_points=0, full_precision=_up(count * full_bits))
     spec = QuantSpec.parse(spec)
     scale, zero = _group_bits(spec, scale_bits, zero_bits)
-    groups = 1 if spec.strategy == "tensor" else out_features * _groups(spec, in_features)
-    second = _TENSOR_SCALE_BITS if spec.format == "nvfp4" else 0
+    groups = 1 if spec.strategy == "tensor" else _bands(spec, out_features) * _groups(spec, in_features)
+    second = _TENSOR_SCALE_BITS if spec.has_tensor_scale else 0
     return Bytes(
         elements=_up(count * spec.num_bits),
         scales=_up(groups * scale + second),
@@ -154,9 +163,11 @@ def model_bytes(
 def _group_bits(spec: QuantSpec, scale_bits: int | None, zero_bits: int | None) -> tuple[int, int]:
     """Bits of the scale and of the zero point of one group."""
     if scale_bits is None:
-        scale_bits = _FREE_SCALE_BITS if spec.row.scale_type == "free" else _BLOCK_SCALE_BITS
+        scale_type = spec.scale_dtype if spec.row.scale_type == "free" else spec.row.scale_type
+        scale_bits = _SCALE_BITS.get(scale_type or "", _OTHER_SCALE_BITS)
     if zero_bits is None:
-        zero_bits = 0 if spec.symmetric else spec.num_bits
+        of_asym = _FLOAT_ZERO_BITS if spec.zero_point == "float" else spec.num_bits
+        zero_bits = 0 if spec.symmetric else of_asym
     if scale_bits < 0 or zero_bits < 0:
         raise ConfigError(f"scale_bits={scale_bits}, zero_bits={zero_bits}: bits are not negative")
     return scale_bits, zero_bits
@@ -166,6 +177,12 @@ def _groups(spec: QuantSpec, in_features: int) -> int:
     if in_features < 1:
         raise ConfigError(f"in_features={in_features}: sizes are positive")
     return -(-in_features // spec.group_length(in_features))
+
+
+def _bands(spec: QuantSpec, out_features: int) -> int:
+    """Rows of scales: one for each row of weights, or for the rows of a square."""
+    edge = spec.group_size if spec.strategy == "block" and spec.group_size else 1
+    return -(-out_features // edge)
 
 
 def _up(bits: int) -> int:

@@ -29,6 +29,18 @@ OTHER = 262_144_000  # embedding and head
         ("int8:channel", {"in_features": 4096}, 8 + 16 / 4096),
         ("int4:g128", {"in_features": 200}, 4 + 2 * 16 / 200),
         ("fp8_e4m3:tensor", {}, 8),
+        ("int4:g64:scale_e4m3", {}, 4 + 8 / 64),
+        ("int4:g64:scale_e8m0", {}, 4 + 8 / 64),
+        *((f"int4:g64:scale_{name}", {}, 4 + 16 / 64) for name in ("input", "fp16", "bf16")),
+        ("dint4:g64:scale_e4m3:onelevel", {}, 4 + 8 / 64),
+        ("int4:g64:asym:floatzero", {}, 4 + (16 + 16) / 64),
+        ("int4:g64:asym:scale_e4m3", {}, 4 + (8 + 4) / 64),
+        ("int4:g64:asym:floatzero", {"zero_bits": 8, "scale_bits": 8}, 4 + 16 / 64),
+        ("int4:g64:full:stochastic", {}, 4.25),
+        ("int4:b128", {}, 4 + 16 / 128**2),
+        ("mxfp4:b32", {}, 4 + 8 / 32**2),
+        ("int8:b128:asym", {"in_features": 200}, 8 + 2 * (16 + 8) / (200 * 128)),
+        ("nvfp4:b16:onelevel", {"in_features": 24}, 4 + 2 * 8 / (24 * 16)),
     ],
 )
 def test_bits_per_weight_exact(spec, options, bits):
@@ -64,6 +76,30 @@ def test_llama2_7b_w4g128_to_the_byte():
 
 def test_nvfp4_counts_one_float32_a_tensor():
     assert weight_bytes("nvfp4", (64, 64)).total == 64 * 64 * 45 // 80 + 4
+    assert weight_bytes("nvfp4:onelevel", (64, 64)).total == 64 * 64 * 45 // 80
+
+
+# Of 10 * 48 weights: bytes of the scales, and of the zero points.
+@pytest.mark.parametrize(
+    ("spec", "scales", "zero_points"),
+    [
+        ("int4:g32:scale_e4m3", 10 * 2 + 4, 0),
+        ("int4:g32:scale_e4m3:onelevel", 10 * 2, 0),
+        ("int4:tensor:scale_e4m3", 1 + 4, 0),
+        ("fp8_e4m3:channel:scale_e8m0", 10, 0),
+        ("nf4:g32:scale_bf16", 10 * 2 * 2, 0),
+        ("int4:g32:asym", 10 * 2 * 2, 10),
+        ("int4:g32:asym:floatzero", 10 * 2 * 2, 10 * 2 * 2),
+        ("int4:b32:asym", 2 * 2, 1),
+        ("int2:b4:asym:floatzero:scale_e4m3", 3 * 12 + 4, 2 * 3 * 12),
+        ("mxfp4:b32", 2, 0),
+        ("nvfp4:b16", 3 + 4, 0),
+        ("int4:b1000", 2, 0),
+    ],
+)
+def test_scales_and_zero_points_to_the_byte(spec, scales, zero_points):
+    found = weight_bytes(spec, (10, 48))
+    assert (found.scales, found.zero_points) == (scales, zero_points)
 
 
 def test_ragged_last_group_and_tensor_scale():
@@ -77,6 +113,13 @@ def test_bytes_and_bits_agree_within_rounding(out, k, g, bits):
     exact = bits_per_weight(f"int{bits}:g{g}", in_features=k) * out * k / 8
     total = weight_bytes(f"int{bits}:g{g}", (out, k)).total
     assert exact - 1e-6 <= total <= exact + 2
+
+
+@given(out=st.integers(1, 60), k=st.integers(1, 60), edge=st.integers(1, 70))
+def test_squares_are_counted_as_they_are_laid_out(out, k, edge):
+    squares = {(row // edge, column // edge) for row in range(out) for column in range(k)}
+    found = weight_bytes(f"int4:b{edge}:asym", (out, k))
+    assert (found.scales, found.zero_points) == (2 * len(squares), (len(squares) + 1) // 2)
 
 
 @pytest.mark.parametrize(

@@ -483,7 +483,7 @@ def _rounded(value: Tensor, rounding: int, words: Tensor | None) -> Tensor:
 
 def _divided(value: Tensor, by: float) -> Tensor:
     """One division. The divisor is a tensor on the device: CUDA multiplies by the reciprocal of a number."""
-    return value / torch.full((), by, dtype=torch.float32, device=value.device)
+    return value / torch.full((), by, dtype=torch.float64, device=value.device).float()  # too large: infinity
 
 
 def _nan_where_not_finite(scale: Tensor, extent: Tensor) -> Tensor:

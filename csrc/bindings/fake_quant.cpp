@@ -168,8 +168,8 @@ Format<FloatGrid> float_format(const char* op, int64_t mantissa_bits, int64_t mi
 Format<Codebook> codebook_format(const char* op, int64_t index, const Options& options) {
   STD_TORCH_CHECK(0 <= index && index < kCodebookCount, op, ": codebook=", index, "; wanted 0 to ", kCodebookCount - 1);
   STD_TORCH_CHECK(options.rounding == 0, op, ": rounding=", options.rounding, "; codebooks take 0");
-  STD_TORCH_CHECK(options.scale_kind == 0 || options.scale_kind > 4, op, ": scale_kind=", options.scale_kind,
-                  "; codebooks take 0, or 5 to 8");
+  STD_TORCH_CHECK(options.scale_kind == 0 || options.scale_kind > 2, op, ": scale_kind=", options.scale_kind,
+                  "; codebooks take 0, or 3 to 8");
   return {codebook(index), 1.0f};
 }
 

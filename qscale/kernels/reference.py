@@ -170,8 +170,8 @@ class Codebooks:
             raise RuntimeError(f"{op}: codebook={codebook}; wanted 0 to {len(CODEBOOKS) - 1}")
         if o.rounding:
             raise RuntimeError(f"{op}: rounding={o.rounding}; codebooks take 0")
-        if 1 <= o.scale_kind <= 4:
-            raise RuntimeError(f"{op}: scale_kind={o.scale_kind}; codebooks take 0, or 5 to 8")
+        if o.scale_kind in (1, 2):
+            raise RuntimeError(f"{op}: scale_kind={o.scale_kind}; codebooks take 0, or 3 to 8")
         name = next(name for name, index in CODEBOOKS.items() if index == codebook)
         self.table = with_two_zeros(FORMATS[name].codebook)
 

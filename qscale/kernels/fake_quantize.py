@@ -245,17 +245,15 @@ def _aten(
         raise SpecError(
             "fake_quant: in dialect 'aten' scale and zero point have gradients with gradient='lsq'"
         )
-    flat = x.reshape(-1) if whole_tensor else x
+    flat = x.reshape(-1) if whole_tensor or not x.dim() else x
+    axis = flat.shape[-1]
+    length = axis if group == WHOLE_AXIS else group
+    if axis and axis % length:
+        raise SpecError(f"fake_quant: the last axis has {axis} elements; aten takes whole groups of {length}")
     wanted = scale_shape(flat.shape, group, 1)
     scale = one_each(scale, wanted, flat)
     zero_point = torch.zeros_like(scale) if zero_point is None else one_each(zero_point, wanted, flat)
-    if x.numel() == 0:
-        return x.clone(memory_format=torch.contiguous_format)
-    if x.numel() % scale.numel() or (group > 0 and flat.shape[-1] % group):
-        raise SpecError(
-            f"fake_quant: the last axis has {flat.shape[-1]} elements; aten takes groups of {group}"
-        )
-    channels = x.reshape(scale.numel(), -1)
+    channels = x.reshape(scale.numel(), length)
     y = _Aten.apply(channels, scale, zero_point, qmin, qmax, gate, gradient_scale, whole_tensor)  # type: ignore[no-untyped-call]
     return y.reshape(x.shape)  # type: ignore[no-any-return]
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from qscale.errors import SpecError
 from qscale.formats import DIALECTS, QuantSpec
@@ -171,7 +172,10 @@ def _with_options(
     if whole_tensor:
         x = x.reshape(-1)
     if scale is None:
-        y = _Gated.apply(x, op, arguments, gate, reach, reference)  # type: ignore[no-untyped-call]
+        if gate:
+            y = _Gated.apply(x, op, arguments, gate, reach, reference)  # type: ignore[no-untyped-call]
+        else:
+            y = StraightThrough.apply(x, arguments, implementation(op, "", reference))  # type: ignore[no-untyped-call]
         return y.reshape(shape)  # type: ignore[no-any-return]
     wanted = scale_shape(x.shape, *arguments[-4:-2])
     given = [None if t is None else one_each(t, wanted, x) for t in (scale, zero_point)]
@@ -243,17 +247,15 @@ def _aten(
         raise SpecError(
             "fake_quant: in dialect 'aten' scale and zero point have gradients with gradient='lsq'"
         )
-    flat = x.reshape(-1) if whole_tensor else x
+    flat = x.reshape(-1) if whole_tensor or not x.dim() else x
+    axis = flat.shape[-1]
+    length = axis if group == WHOLE_AXIS else group
+    if axis and axis % length:
+        raise SpecError(f"fake_quant: the last axis has {axis} elements; aten takes whole groups of {length}")
     wanted = scale_shape(flat.shape, group, 1)
     scale = one_each(scale, wanted, flat)
     zero_point = torch.zeros_like(scale) if zero_point is None else one_each(zero_point, wanted, flat)
-    if x.numel() == 0:
-        return x.clone(memory_format=torch.contiguous_format)
-    if x.numel() % scale.numel() or (group > 0 and flat.shape[-1] % group):
-        raise SpecError(
-            f"fake_quant: the last axis has {flat.shape[-1]} elements; aten takes groups of {group}"
-        )
-    channels = x.reshape(scale.numel(), -1)
+    channels = x.reshape(scale.numel(), length)
     y = _Aten.apply(channels, scale, zero_point, qmin, qmax, gate, gradient_scale, whole_tensor)  # type: ignore[no-untyped-call]
     return y.reshape(x.shape)  # type: ignore[no-any-return]
 
@@ -302,19 +304,19 @@ class _Gated(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, op: str, arguments: tuple[Any, ...], gate: int, trust: float, reference: bool
     ) -> Tensor:
-        ctx.save_for_backward(x if gate else None)
+        ctx.save_for_backward(x)
         ctx.arguments = (op, arguments, gate, trust, reference)
         return implementation(op, "", reference)(x, *arguments)  # type: ignore[no-any-return]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         op, arguments, gate, trust, reference = ctx.arguments
         (x,) = ctx.saved_tensors
-        if gate:
-            scale, zero, level = implementation(op, "_scales", reference)(x, *arguments)
-            run = implementation(op, "_gradient", reference)
-            grad, _, _ = run(grad, x, scale * level, zero, gate, trust, *arguments)
-        return grad, None, None, None, None, None
+        scale, zero, level = implementation(op, "_scales", reference)(x, *arguments)
+        run = implementation(op, "_gradient", reference)
+        grad_x, _, _ = run(grad, x, scale * level, zero, gate, trust, *arguments)
+        return grad_x, *[None] * 5
 
 
 class _Given(torch.autograd.Function):
@@ -339,6 +341,7 @@ class _Given(torch.autograd.Function):
         return run(x, scale, zero_point, *arguments)  # type: ignore[no-any-return]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         op, arguments, gate, trust, gradient_scale, reference = ctx.arguments
         x, scale, zero_point = ctx.saved_tensors
@@ -370,6 +373,7 @@ class _Aten(torch.autograd.Function):
         return torch.ops.qscale.fake_quant_aten(x, scale, whole, qmin, qmax)  # type: ignore[no-any-return]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         from qscale.kernels.dialects import aten  # where it is asked for
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qscale.errors import SpecError
-from qscale.formats import QuantSpec
+from qscale.formats import DIALECTS, QuantSpec
 from qscale.formats.calls import FAMILIES
 from qscale.kernels.backends import on_reference
 from qscale.kernels.fake_quantize import demand_chance, demands, one_each, plan, scale_shape
@@ -78,9 +78,9 @@ def quantize(
         tensor([ 0.1000, -0.7000,  0.3000,  0.2000])
     """
     spec = QuantSpec.parse(spec)
-    op, arguments, whole_tensor, _ = plan(spec)
-    if op not in FAMILIES:
+    if DIALECTS[spec.dialect].scale_is_given or plan(spec)[0] not in FAMILIES:
         raise SpecError(f"quantize: dialect {spec.dialect!r} keeps codes its own way: kernels.dialects.find")
+    op, arguments, whole_tensor, _ = plan(spec)
     if spec.num_bits > 8:
         raise SpecError(f"quantize: {spec} has {spec.num_bits} bits; codes take at most 8")
     demands(spec, "straight_through", scale is not None, zero_point is not None)

@@ -81,7 +81,7 @@ def test_qscale_isa_when_it_names_none_then_calls_raise_and_name_the_choices():
 WITHOUT_THE_LIBRARY = """
 import warnings, torch
 from qscale.errors import BackendError
-from qscale.kernels import backends, fake_quant, use_backend
+from qscale.kernels import backends, dequantize, fake_quant, quantize, use_backend
 print(backends()[0])
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
@@ -92,6 +92,11 @@ y.sum().backward()
 assert x.grad.tolist() == [1.0] * 5
 mine = [str(w.message) for w in caught if "qscale" in str(w.message)]
 assert len(mine) == 1 and "QSCALE_KERNELS=OFF" in mine[0], mine
+scale = torch.ones(2, requires_grad=True)
+z = fake_quant(x, "int4:g3", scale=scale, gradient="clipped")
+z.sum().backward()
+assert scale.grad.tolist() == [torch.tensor([-0.14, -0.3, -0.3]).sum().item(), 0.0]
+assert torch.equal(dequantize(quantize(x.detach(), "int4:g3")), y)
 with use_backend("reference"):
     assert torch.equal(fake_quant(x, "int4:g3"), y)
     f = torch.compile(lambda t: fake_quant(t, "int4:g3"), fullgraph=True, backend="aot_eager")
@@ -100,7 +105,8 @@ f = torch.compile(lambda t: fake_quant(t, "int4:g3"), fullgraph=True, backend="a
 assert torch.equal(f(x), y)
 for op in (torch.ops.qscale.fake_quant_int.default, torch.ops.qscale.fake_quant_int_forward.default):
     for grad in (False, True):
-        result = torch.library.opcheck(op, (torch.randn(3, 10, requires_grad=grad), -7, 7, 7, 4, 0))
+        numbers = (-7, 7, 7.0, 0, 0, 0, 4, 1, 0, 0)
+        result = torch.library.opcheck(op, (torch.randn(3, 10, requires_grad=grad), *numbers))
         assert set(result.values()) == {"SUCCESS"} and len(result) == 4
 try:
     with use_backend("cpu"):

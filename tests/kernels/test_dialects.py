@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from bits import assert_same_bits
 from golden_cases import Case, cases
 from hypothesis import assume, given, settings
 from strategies import specs
+from torch import Tensor
 
-from qscale.errors import SpecError
+from qscale.errors import BackendError, SpecError
 from qscale.formats import QuantSpec
-from qscale.kernels import fake_quant
+from qscale.kernels import fake_quant, use_backend
 from qscale.kernels.dialects import find
 
 TORCHAO_FORMATS = {
@@ -151,4 +154,101 @@ def test_ocp_is_what_qscale_computes_by_default_exact(name, dtype):
     x = torch.randn(8, 80, generator=torch.Generator().manual_seed(2))
     x = (x * torch.logspace(-3, 3, 80)).to(dtype)
     x[0, :32], x[1, 5], x[2, 40] = 0.0, torch.nan, torch.inf
-    assert_same_bits(fake_quant(x, f"{name}@ocp"), fake_quant(x, name))
+    by_name = fake_quant(x, f"{name}@ocp")
+    # qscale's fixed point is two's complement, which has one zero.
+    assert_same_bits(fake_quant(x, name), by_name + 0.0 if name == "mxint8" else by_name)
+
+
+# Dialect aten: scales are the caller's
+
+
+def aten_call(case: Case) -> tuple[Tensor, dict[str, Tensor], str]:
+    inputs = case.inputs()
+    x, span = inputs["x"], f"g{case.group_size}" if case.group_size else "tensor"
+    shape = (*x.shape[:-1], -1) if case.group_size else (1,)
+    named = {"scale": inputs["scale"].reshape(shape), "zero_point": inputs["zp"].reshape(shape)}
+    return x, named, f"{case.format}:{span}@aten"
+
+
+ATEN = [pytest.param(case, id=case.id.removeprefix("aten/")) for case in cases() if case.peer == "aten"]
+
+
+@pytest.mark.parametrize("case", ATEN)
+def test_aten_by_name_gives_the_values_and_gradients_of_the_library_exact(case):
+    x, given_, spec = aten_call(case)
+    learned = "learnable" in case.op
+    leaves = [t.requires_grad_(t.is_floating_point() and (learned or t is x)) for t in (x, *given_.values())]
+    options = {"gradient": "lsq", "gradient_scale": case.options["grad_factor"]} if learned else {}
+    options = options or {"gradient": "clipped"}
+    y = fake_quant(x, spec, scale=leaves[1], zero_point=leaves[2], **options)
+    y.backward(case.inputs()["gy"])
+    got = {"y": y.detach(), "gx": x.grad, "gscale": leaves[1].grad, "gzp": leaves[2].grad}
+    for role, wanted in case.outputs().items():
+        if role in case.close:
+            rtol, atol = case.close[role]
+            torch.testing.assert_close(got[role], wanted.reshape(got[role].shape), rtol=rtol, atol=atol)
+        else:
+            assert_same_bits(got[role], wanted.reshape(got[role].shape))
+
+
+def test_aten_when_there_is_no_zero_point_then_it_is_zero():
+    x, scale = torch.randn(3, 40), torch.tensor(0.1)
+    given_ = {"scale": scale, "gradient": "clipped"}
+    wanted = torch.fake_quantize_per_tensor_affine(x, 0.1, 0, -128, 127)
+    for spec in ("int8:channel@aten", "int8:g20@aten", "int8:tensor@aten"):
+        assert_same_bits(fake_quant(x, spec, **given_), wanted)
+        assert_same_bits(fake_quant(x, spec, zero_point=torch.tensor(0), **given_), wanted)
+
+
+def test_aten_when_a_learned_zero_point_is_no_integer_then_it_is_rounded_as_torch_does():
+    x = torch.randn(3, 16)
+    scale, zero = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([1.5, -2.4, -200.0])
+    wanted = torch._fake_quantize_learnable_per_channel_affine(x, scale, zero, 0, -128, 127, 1.0)
+    options = {"scale": scale[:, None], "zero_point": zero[:, None], "gradient": "lsq"}
+    assert_same_bits(fake_quant(x, "int8:channel:asym@aten", **options), wanted)
+
+
+def test_aten_when_the_gradient_is_straight_through_then_it_passes_and_nothing_is_saved():
+    x, saved = torch.randn(2, 8, requires_grad=True), []
+    with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda t: t):
+        y = fake_quant(x, "int2:channel@aten", scale=torch.tensor(0.1))
+    y.backward(torch.full((2, 8), 3.0))
+    assert_same_bits(x.grad, torch.full((2, 8), 3.0))
+    assert saved == []
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (0, 5), (1,), (2, 3, 4)], ids=str)
+@pytest.mark.parametrize("span", ["channel", "tensor", "g1"])
+def test_aten_when_the_shape_is_unusual_then_it_is_kept(span, shape):
+    x, scale = torch.randn(shape, requires_grad=True), torch.tensor(0.5, requires_grad=True)
+    y = fake_quant(x, f"int4:{span}@aten", scale=scale, gradient="lsq", gradient_scale="lsq")
+    y.sum().backward()
+    assert (y.shape, x.grad.shape, scale.grad.shape) == (shape, shape, ())
+
+
+ONE = torch.ones(())
+
+
+@pytest.mark.parametrize(
+    ("message", "spec", "options"),
+    [
+        ("dialect 'aten' has no scale of its own; give one", "int8:channel@aten", {}),
+        ("dialect 'aten' has no scale of its own; give one", "int8:channel@aten", {"gradient": "lsq"}),
+        ("dialect 'aten' has no scale of its own; give one", "int8:channel:asym@aten", {"zero_point": ONE}),
+        ("a zero point is given with the scale where the spec", "int8:tensor:asym@aten", {"scale": ONE}),
+        ("dialect 'aten' has no gradient 'trust'", "int8:tensor@aten", {"scale": ONE, "gradient": "trust"}),
+        ("rounds without chance", "int8:tensor@aten", {"scale": ONE, "seed": 1}),
+        ("the last axis has 40 elements; aten takes whole groups of 32", "int8:g32@aten", {"scale": ONE}),
+        ("wanted [2, 5], or what can be expanded to it", "int8:g8@aten", {"scale": torch.ones(10)}),
+        ("scale and zero point have gradients with gradient='lsq'", "int8:tensor@aten",
+         {"scale": ONE.clone().requires_grad_(), "gradient": "clipped"}),
+    ],
+)  # fmt: skip
+def test_aten_when_something_is_amiss_then_the_error_says_what(message, spec, options):
+    with pytest.raises(SpecError, match=re.escape(message)):
+        fake_quant(torch.ones(2, 40), spec, **options)
+
+
+def test_aten_when_the_compiled_backend_is_named_then_it_refuses():
+    with use_backend("cpu"), pytest.raises(BackendError, match="has no kernel for this dialect"):
+        fake_quant(torch.ones(32), "int4:channel@aten", scale=ONE)

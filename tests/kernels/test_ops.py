@@ -297,7 +297,7 @@ BAD = {
     "largest too fine": ("float", (1, 0, 6.0 + 2.0**-40), {}, "largest=6.0*"),
     "codebook": ("codebook", (3,), {}, "codebook=3; wanted 0 to 2"),
     "codebook rounding": ("codebook", (0,), {"rounding": 1}, "rounding=1; codebooks take 0"),
-    "codebook scale_kind": ("codebook", (0,), {"scale_kind": 4}, "scale_kind=4; codebooks take 0, or 5 to 8"),
+    "codebook scale_kind": ("codebook", (0,), {"scale_kind": 2}, "scale_kind=2; codebooks take 0, or 3 to 8"),
     "scale_kind": ("float", (3, -6, 448.0), {"scale_kind": 9}, "scale_kind=9; wanted 0 .*8 .the dtype of x"),
     "tensor_level": (
         "float",

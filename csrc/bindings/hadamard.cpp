@@ -122,7 +122,7 @@ void run(const Tensor& x, Tensor& y, int64_t block, const std::optional<Tensor>&
   const float* matrix = nullptr;
   if (base > 1) matrix = transpose ? matrices().at(base).transposed.data() : matrices().at(base).forward.data();
   qscale::cpu::Hadamard job{x.const_data_ptr(), y.mutable_data_ptr(), base, inner, matrix, scale, nullptr, 0,
-                            transpose};
+                            transpose, count / size};
   const auto flipped = [&](const auto& flips) {
     job.flips = flips.data();
     job.period = static_cast<int64_t>(flips.size());

@@ -11,7 +11,7 @@ SOURCES := $(shell find csrc -type f)
 help:
 	@echo "make demo    create $(VENV), build the kernels, sweep, fit and plot: writes $(DEMO)/"
 	@echo "make test    lint, type check and all tests"
-	@echo "make bench   time the kernels against a copy of the same bytes"
+	@echo "make bench   time the kernels against a copy of the same bytes and the peers installed"
 	@echo "make lock    resolve requirements.lock anew"
 	@echo "make clean   remove $(VENV), build/ and $(DEMO)/"
 
@@ -42,14 +42,14 @@ test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: $(VENV)/built
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
+	$(BIN)/qscale bench
 
 # uv resolves for all Pythons at once. What torch's CUDA wheel pins for itself is left to that wheel.
 lock: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet uv
 	echo "torch==2.13.0" > $(VENV)/torch.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate \
-	    --extra train --extra report --extra dev --constraints $(VENV)/torch.txt pyproject.toml \
+	    --extra train --extra report --extra bench --extra dev --constraints $(VENV)/torch.txt pyproject.toml \
 	    --output-file $(VENV)/resolved.txt
 	(grep '^#' requirements.lock; grep -vE '^(nvidia-|cuda-|triton==)' $(VENV)/resolved.txt) > $(VENV)/new.lock
 	mv $(VENV)/new.lock requirements.lock

@@ -25,6 +25,7 @@ ENTRIES = {
     "help": (HELP, HEAVY),
     "sweep-help": (HELP.replace("'--help'", "'sweep', '--help'"), HEAVY),
     "run-help": (HELP.replace("'--help'", "'sweep', 'run', '--help'"), HEAVY),
+    "bench-help": (HELP.replace("'--help'", "'bench', '--help'"), HEAVY),
     "fit-help": (HELP.replace("'--help'", "'fit', '--help'"), HEAVY),
     "formats": ("import qscale.formats", NO_TORCH),
     "laws": ("import qscale.laws", NO_TORCH),

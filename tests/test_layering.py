@@ -19,6 +19,7 @@ FLOORS = {
     "planning": 3,
     "kernels": 4,
     "quantizers": 5,
+    "timing": 5,
     "models": 6,
     "data": 6,
     "training": 7,

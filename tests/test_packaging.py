@@ -104,6 +104,8 @@ def test_plain_install_without_torch_serves_the_command_line(plain, tmp_path):
 
 def test_plain_install_says_what_is_missing_for_training(plain, tmp_path):
     assert "torch" in _run(str(plain), "-m", "qscale", "doctor", cwd=tmp_path)
+    with pytest.raises(AssertionError, match="qscale bench times torch operators: pip install torch"):
+        _run(str(plain), "-m", "qscale", "bench", cwd=tmp_path)
 
 
 def test_wheel_with_torch_uses_its_compiled_kernels(wheel, tmp_path):

@@ -7,13 +7,11 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <memory>
-#include <new>
 #include <optional>
 #include <vector>
 
+#include "bindings/rotation.h"
 #include "bindings/tensors.h"
-#include "cpu/hadamard_job.h"
 #include "cpu/kernels.h"
 #include "numerics/host_device.h"
 
@@ -25,8 +23,6 @@ using qscale::kElementsPerThread;
 using qscale::uninitialized_like;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-constexpr std::align_val_t kAlignment{64};
 
 struct Matrices {
   std::vector<float> forward, transposed;
@@ -88,55 +84,15 @@ void check_signs(const Tensor& signs, int64_t size, int64_t axis) {
                   axis);
 }
 
-void run_blocks(qscale::cpu::Hadamard job, int64_t blocks, DType dtype) {
-  const auto kernel = qscale::cpu::hadamard_kernel(static_cast<int>(dtype));
-  const size_t floats = static_cast<size_t>(qscale::cpu::hadamard_scratch(job));
-  const auto run = [&](int64_t first, int64_t last) {
-    struct Free {
-      void operator()(float* p) const { ::operator delete[](p, kAlignment); }
-    };
-    const std::unique_ptr<float[], Free> scratch(new (kAlignment) float[floats]);
-    kernel(job, first, last, scratch.get());
-  };
-  const int64_t grain = std::max<int64_t>(1, kElementsPerThread / (job.base * job.inner));
-  if (blocks <= grain) {
-    run(0, blocks);
-  } else {
-    torch::stable::parallel_for(0, blocks, grain, run);
-  }
-}
-
 void run(const Tensor& x, Tensor& y, int64_t block, const std::optional<Tensor>& signs, bool transpose) {
-  const DType dtype = dtype_of("hadamard", x);
-  const int64_t axis = x.dim() == 0 ? 1 : x.size(-1), size = block == -1 ? axis : block;
-  STD_TORCH_CHECK(size > 0 || (block == -1 && size == 0), "hadamard: block=", block,
-                  "; wanted at least 1, or -1 for the whole last axis");
-  const int64_t inner = size == 0 ? 0 : inner_of(size);
-  STD_TORCH_CHECK(size == 0 || (inner > 0 && axis % size == 0), "hadamard: blocks of ", size, " on a last axis of ",
-                  axis, "; wanted a supported size that divides it");
-  if (signs) check_signs(*signs, size, axis);
-  const int64_t count = x.numel();
-  if (count == 0) return;
-  const int64_t base = size / inner;
-  const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(size)));
-  const float* matrix = nullptr;
-  if (base > 1) matrix = transpose ? matrices().at(base).transposed.data() : matrices().at(base).forward.data();
-  qscale::cpu::Hadamard job{x.const_data_ptr(), y.mutable_data_ptr(), base, inner, matrix, scale, nullptr, 0,
-                            transpose, count / size};
-  const auto flipped = [&](const auto& flips) {
-    job.flips = flips.data();
-    job.period = static_cast<int64_t>(flips.size());
-    run_blocks(job, count / size, dtype);
-  };
-  if (!signs) {
-    run_blocks(job, count / size, dtype);
-    return;
-  }
-  const Tensor values = signs->is_contiguous() ? *signs : torch::stable::contiguous(*signs);
-  if (dtype == DType::float32) {
-    flipped(flips_of<uint32_t>(values));
+  const qscale::Rotation rotation(x, y.mutable_data_ptr(), block, signs, transpose);
+  const auto part = [&](int64_t first, int64_t last) { rotation.run(first, last, rotation.scratch()); };
+  const int64_t grain = std::max<int64_t>(1, kElementsPerThread / std::max<int64_t>(rotation.size(), 1));
+  if (rotation.blocks() == 0) return;
+  if (rotation.blocks() <= grain) {
+    part(0, rotation.blocks());
   } else {
-    flipped(flips_of<uint16_t>(values));
+    torch::stable::parallel_for(0, rotation.blocks(), grain, part);
   }
 }
 
@@ -158,6 +114,37 @@ void hadamard_out(const Tensor& x, int64_t block, std::optional<Tensor> signs, b
 }
 
 }  // namespace
+
+qscale::Rotation::Rotation(const Tensor& x, void* y, int64_t block, const std::optional<Tensor>& signs, bool transpose) {
+  const DType dtype = dtype_of("hadamard", x);
+  const int64_t axis = x.dim() == 0 ? 1 : x.size(-1);
+  size_ = block == -1 ? axis : block;
+  STD_TORCH_CHECK(size_ > 0 || (block == -1 && size_ == 0), "hadamard: block=", block,
+                  "; wanted at least 1, or -1 for the whole last axis");
+  const int64_t inner = size_ == 0 ? 0 : inner_of(size_);
+  STD_TORCH_CHECK(size_ == 0 || (inner > 0 && axis % size_ == 0), "hadamard: blocks of ", size_, " on a last axis of ",
+                  axis, "; wanted a supported size that divides it");
+  if (signs) check_signs(*signs, size_, axis);
+  if (x.numel() == 0) return;
+  blocks_ = x.numel() / size_;
+  kernel_ = cpu::hadamard_kernel(static_cast<int>(dtype));
+  const int64_t base = size_ / inner;
+  const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(size_)));
+  const float* matrix = nullptr;
+  if (base > 1) matrix = transpose ? matrices().at(base).transposed.data() : matrices().at(base).forward.data();
+  job_ = cpu::Hadamard{x.const_data_ptr(), y, base, inner, matrix, scale, nullptr, 0, transpose, blocks_};
+  if (!signs) return;
+  const Tensor values = signs->is_contiguous() ? *signs : torch::stable::contiguous(*signs);
+  if (dtype == DType::float32) {
+    flips_ = flips_of<uint32_t>(values);
+    job_.flips = flips_.data();
+    job_.period = static_cast<int64_t>(flips_.size());
+  } else {
+    short_flips_ = flips_of<uint16_t>(values);
+    job_.flips = short_flips_.data();
+    job_.period = static_cast<int64_t>(short_flips_.size());
+  }
+}
 
 STABLE_TORCH_LIBRARY_IMPL(qscale, CPU, m) {
   m.impl("hadamard", TORCH_BOX(&hadamard));

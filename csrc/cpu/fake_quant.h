@@ -1,39 +1,54 @@
-// Fake quantization of the groups of rows, and the table of kernels of an instruction set.
+// The kernels of an instruction set: groups in and out of a format, their scales, codes and gradients.
 #pragma once
 
+#include "cpu/codes.h"
+#include "cpu/gradients.h"
 #include "cpu/round_trips.h"
 
 namespace qscale::cpu {
 namespace {
 
-template <class V, class T, class Format>
-void fake_quant(const FakeQuant<Format>& job, int64_t first, int64_t last) {
-  const Format format = job.format;  // a copy: writes through y cannot change it
-  const int64_t axis = job.axis, group = job.group;
-  const int64_t groups_per_row = (axis + group - 1) / group;
-  const int64_t row = first / groups_per_row;
-  int64_t start = (first - row * groups_per_row) * group;  // within the row
-  const T* x = static_cast<const T*>(job.x) + row * axis + start;
-  T* y = static_cast<T*>(job.y) + row * axis + start;
-  for (int64_t index = first; index < last; ++index) {
-    const int64_t left = axis - start;
-    const int64_t n = left < group ? left : group;
-    round_trip<V>(x, y, n, absmax<V>(x, n), format);
-    x += n;
-    y += n;
-    start = n == left ? 0 : start + n;
-  }
+template <class V, class T, class Element>
+void fake_quant(const FakeQuant<Element>& shared, int64_t first, int64_t last) {
+  const FakeQuant<Element> job = shared;  // a copy: writes through y cannot change it
+  for_tiles(job.layout, first, last, [&](const Tile& tile) {
+    TileScales scales;
+    float extent[kTileGroups];
+    scales_of<V, T>(job, tile, scales, extent);
+    round_trips<V, T>(tile, scales, job);
+  });
+}
+
+// Without the scale of the tensor, beside which they are stored.
+template <class V, class T, class Element>
+void scales(const FakeQuant<Element>& job, int64_t first, int64_t last, float* scale, float* zero_point) {
+  for_tiles(job.layout, first, last, [&](const Tile& tile) {
+    TileScales found;
+    float extent[kTileGroups] = {};
+    scales_of<V, T>(job, tile, found, extent);
+    for (int64_t g = 0; g < tile.count; ++g) {
+      scale[tile.number + g] = group_scale(extent[g], job.scaling);
+      zero_point[tile.number + g] = found.zero[g];
+    }
+  });
+}
+
+template <class V, class T, class Element>
+constexpr GroupKernels<Element> group_kernels() {
+  return {fake_quant<V, T, Element>, scales<V, T, Element>, codes<T, Element>, gradient<T, Element>};
 }
 
 template <class V>
 constexpr Kernels kernels_of(const char* isa) {
   return {
       isa,
-      {fake_quant<V, float, IntGrid>, fake_quant<V, BFloat16, IntGrid>, fake_quant<V, Half, IntGrid>},
-      {fake_quant<V, float, ScaledFloat>, fake_quant<V, BFloat16, ScaledFloat>, fake_quant<V, Half, ScaledFloat>},
-      {fake_quant<V, float, Nvfp4>, fake_quant<V, BFloat16, Nvfp4>, fake_quant<V, Half, Nvfp4>},
-      {fake_quant<V, float, Codebook>, fake_quant<V, BFloat16, Codebook>, fake_quant<V, Half, Codebook>},
-      {absmax_bits<V, float>, absmax_bits<V, BFloat16>, absmax_bits<V, Half>},
+      {group_kernels<V, float, IntGrid>(), group_kernels<V, BFloat16, IntGrid>(), group_kernels<V, Half, IntGrid>()},
+      {group_kernels<V, float, FloatGrid>(), group_kernels<V, BFloat16, FloatGrid>(),
+       group_kernels<V, Half, FloatGrid>()},
+      {group_kernels<V, float, Codebook>(), group_kernels<V, BFloat16, Codebook>(),
+       group_kernels<V, Half, Codebook>()},
+      {range_of<float>, range_of<BFloat16>, range_of<Half>},
+      {absmax_of<V, float>, absmax_of<V, BFloat16>, absmax_of<V, Half>},
   };
 }
 

@@ -1,5 +1,4 @@
-// What all formats do with a group: its largest magnitude, and a function of every element.
-// V is one of vec_plain.h, vec_avx2.h, vec_avx512.h.
+// Groups a tile at a time, and what the elements of a group span. V is one of vec_plain.h, vec_avx2.h, vec_avx512.h.
 #pragma once
 
 #include <type_traits>
@@ -10,72 +9,152 @@
 namespace qscale::cpu {
 namespace {
 
+// Scales are computed for as many groups at once, so that one does not wait for the other.
+constexpr int64_t kTileGroups = 16;
+// The elements of a tile are read twice: they should stay in the first cache.
+constexpr int64_t kTileElements = 4096;
+// Options that have no vector code of their own go through a buffer of this many floats.
+constexpr int64_t kChunk = 256;
+
+// Neighbouring groups of a row, or of a band of rows.
+struct Tile {
+  int64_t number;  // of the first group
+  int64_t count;
+  int64_t start;   // the first element
+  int64_t group;
+  int64_t last;    // elements of the last group
+  int64_t rows;
+  int64_t stride;  // elements from a row to the next
+
+  int64_t length(int64_t g) const { return g + 1 < count ? group : last; }
+};
+
+template <class Use>
+void for_tiles(const Layout& layout, int64_t first, int64_t last, Use use) {
+  const int64_t per_row = layout.groups_per_row(), bands = layout.bands_per_matrix();
+  const int64_t fit = kTileElements / layout.group, most = fit < 1 ? 1 : fit < kTileGroups ? fit : kTileGroups;
+  for (int64_t number = first; number < last;) {
+    const int64_t band = number / per_row, place = number - band * per_row;
+    const int64_t matrix = band / bands, row = (band - matrix * bands) * layout.block_rows;
+    int64_t count = per_row - place < last - number ? per_row - place : last - number;
+    count = count < most ? count : most;
+    const int64_t rows_left = layout.matrix_rows - row, start = place * layout.group;
+    const int64_t left = layout.axis - start - (count - 1) * layout.group;
+    use(Tile{number, count, (matrix * layout.matrix_rows + row) * layout.axis + start, layout.group,
+             left < layout.group ? left : layout.group,
+             rows_left < layout.block_rows ? rows_left : layout.block_rows, layout.axis});
+    number += count;
+  }
+}
+
 // Magnitudes are compared as integers: their order is that of the floats, with NaN above infinity, so a NaN stays.
 // 16-bit elements are compared before they are widened, twice as many at a time.
 template <class V, class T>
-float absmax(const T* x, int64_t n) {
+[[gnu::always_inline]] inline typename V::Bits max_magnitude(typename V::Bits seen, const T* x, int64_t n) {
   constexpr int64_t step = V::bytes / static_cast<int64_t>(sizeof(T));
-  typename V::Bits even = V::no_bits(), odd = V::no_bits();
   int64_t i = 0;
-  for (; i + 2 * step <= n; i += 2 * step) {
-    even = V::max_magnitude(even, x + i);
-    odd = V::max_magnitude(odd, x + i + step);
+  for (; i + step <= n; i += step) seen = V::max_magnitude(seen, x + i);
+  return i < n ? V::max_magnitude_first(seen, x + i, n - i) : seen;
+}
+
+// Groups of the sizes in use are whole vectors: calls `use` with how many, known to the compiler, for a tile that is full
+// of them; 0 stands for half a vector, and -1 for all other tiles.
+template <class V, class T, class Use>
+[[gnu::always_inline]] inline void with_vectors(const Tile& tile, Use use) {
+  constexpr int64_t step = V::bytes / static_cast<int64_t>(sizeof(T));
+  const bool full = tile.count == kTileGroups && tile.last == tile.group;
+  if (full && tile.group == 2 * step) return use(std::integral_constant<int, 2>());
+  if (full && tile.group == step) return use(std::integral_constant<int, 1>());
+  if (full && tile.group == 4 * step) return use(std::integral_constant<int, 4>());
+  if (full && tile.group == 8 * step) return use(std::integral_constant<int, 8>());
+  if (full && 2 * tile.group == step) return use(std::integral_constant<int, 0>());
+  use(std::integral_constant<int, -1>());
+}
+
+// The largest magnitude of each group of a tile.
+template <class V, class T>
+void absmaxes(const T* x, const Tile& tile, float* absmax) {
+  constexpr int64_t step = V::bytes / static_cast<int64_t>(sizeof(T));
+  typename V::Bits seen[kTileGroups];
+  with_vectors<V, T>(tile, [&](auto vectors) __attribute__((always_inline)) {
+    if constexpr (vectors < 0) {
+      for (int64_t g = 0; g < kTileGroups; ++g) seen[g] = V::no_bits();
+    }
+    for (int64_t row = 0; row < tile.rows; ++row) {
+      const T* at = x + tile.start + row * tile.stride;
+      if constexpr (vectors < 0) {
+        for (int64_t g = 0; g < tile.count; ++g) {
+          seen[g] = max_magnitude<V>(seen[g], at + g * tile.group, tile.length(g));
+        }
+      } else {
+        constexpr int64_t group = vectors == 0 ? step / 2 : vectors * step;
+#pragma GCC unroll 16
+        for (int64_t g = 0; g < kTileGroups; ++g) {
+          const auto before = row == 0 ? V::no_bits() : seen[g];
+          seen[g] = max_magnitude<V>(before, at + g * group, group);
+        }
+      }
+    }
+  });
+  V::largest(seen, absmax, T{});
+}
+
+// The ends of a range as integers in the order of the floats, -0 below 0, a NaN beyond both infinities.
+struct Ends {
+  int32_t low, high;
+};
+
+inline int32_t ordered(uint32_t bits) {
+  const int32_t word = static_cast<int32_t>(bits);
+  return word ^ ((word >> 31) & INT32_MAX);
+}
+
+template <class T>
+Ends widened(const T* x, int64_t n, Ends ends) {
+  int32_t low = ends.low, high = ends.high;
+  for (int64_t i = 0; i < n; ++i) {
+    const int32_t v = ordered(bits_of(to_float(x[i])));
+    low = v < low ? v : low;
+    high = v > high ? v : high;
   }
-  for (; i + step <= n; i += step) even = V::max_magnitude(even, x + i);
-  if (i < n) odd = V::max_magnitude_first(odd, x + i, n - i);
-  return V::largest(even, odd, T{});
+  return {low, high};
+}
+
+constexpr Ends kNoEnds{INT32_MAX, INT32_MIN};
+
+// Both are NaN where one is.
+inline void floats_of(Ends ends, float* low, float* high) {
+  const auto value = [](int32_t key) { return float_of(static_cast<uint32_t>(key ^ ((key >> 31) & INT32_MAX))); };
+  const float least = value(ends.low), most = value(ends.high);
+  const bool has_nan = is_nan(least) || is_nan(most);
+  *low = has_nan ? quiet_nan() : least;
+  *high = has_nan ? quiet_nan() : most;
+}
+
+template <class T>
+void range_of(const void* x, int64_t n, float* low, float* high) {
+  floats_of(widened(static_cast<const T*>(x), n, kNoEnds), low, high);
 }
 
 template <class V, class T>
-uint32_t absmax_bits(const void* x, int64_t n) {
-  return bits_of(absmax<V>(static_cast<const T*>(x), n));
+float absmax_of(const void* x, int64_t n) {
+  typename V::Bits seen[kTileGroups];
+  for (int64_t g = 1; g < kTileGroups; ++g) seen[g] = V::no_bits();
+  seen[0] = max_magnitude<V>(V::no_bits(), static_cast<const T*>(x), n);
+  float absmax[kTileGroups];
+  V::largest(seen, absmax, T{});
+  return absmax[0];
 }
 
-// bfloat16 is taken 32 elements at a time as its even and its odd ones: widening and narrowing are cheaper so.
-template <class V, class T, class Function>
-void transform(const T* x, T* y, int64_t n, Function function) {
-  int64_t i = 0;
-  if constexpr (V::has_even_odd && std::is_same_v<T, BFloat16>) {
-    for (; i + 2 * V::width <= n; i += 2 * V::width) {
-      typename V::Floats even, odd;
-      V::load_even_odd(x + i, even, odd);
-      V::store_even_odd(y + i, function(even), function(odd));
-    }
+// The ends of each group of a tile.
+template <class T>
+void ranges(const T* x, const Tile& tile, float* low, float* high) {
+  for (int64_t g = 0; g < tile.count; ++g) {
+    const T* at = x + tile.start + g * tile.group;
+    Ends ends = kNoEnds;
+    for (int64_t row = 0; row < tile.rows; ++row) ends = widened(at + row * tile.stride, tile.length(g), ends);
+    floats_of(ends, low + g, high + g);
   }
-  for (; i + V::width <= n; i += V::width) V::store(y + i, function(V::load(x + i)));
-  if (i < n) V::store_first(y + i, function(V::load_first(x + i, n - i)), n - i);
-}
-
-// x / scale at a fifth of the division's cost, correctly rounded down to the quotient whose remainder underflows. Two
-// Newton steps on the quotient: the first makes it faithful, and by Markstein's theorem (IBM J. Res. Dev. 34, 1990) the
-// second then makes it exact, given a correctly rounded reciprocal and remainders that are multiples of 2**-149.
-template <class V>
-typename V::Floats quotient(typename V::Floats x, typename V::Floats scale, typename V::Floats reciprocal) {
-  auto q = V::multiply(x, reciprocal);
-  q = V::multiply_add(V::negative_multiply_add(q, scale, x), reciprocal, q);
-  q = V::multiply_add(V::negative_multiply_add(q, scale, x), reciprocal, q);
-  return V::with_sign_of(q, x);
-}
-
-// From this scale on, quotients down to 2**exponent are exact; smaller ones must not matter beyond their sign.
-QSCALE_HD float smallest_fast_scale(int exponent) {
-  const int lowest = -103 - exponent;
-  return power_of_two(lowest < -100 ? -100 : lowest);
-}
-
-// y = function(x / scale); a quotient has the sign of x, and may be inexact where smallest_fast_scale says.
-template <class V, class T, class Function>
-void transform_quotients(const T* x, T* y, int64_t n, float scale, float smallest_fast, Function function) {
-  using Floats = typename V::Floats;
-  const Floats divisor = V::splat(scale);
-  if constexpr (V::has_fma) {
-    if (scale >= smallest_fast && scale <= 0x1p100f) {
-      const Floats reciprocal = V::splat(1.0f / scale);
-      transform<V>(x, y, n, [&](Floats v) { return function(quotient<V>(v, divisor, reciprocal)); });
-      return;
-    }
-  }
-  transform<V>(x, y, n, [&](Floats v) { return function(V::divide(v, divisor)); });
 }
 
 }  // namespace

@@ -3,45 +3,70 @@
 
 #include <cstdint>
 
-#include "numerics/codebook.h"
-#include "numerics/float_quant.h"
-#include "numerics/int_quant.h"
+#include "numerics/gradients.h"
+#include "numerics/scaling.h"
 
 namespace qscale::cpu {
 
 enum class DType { float32, bfloat16, float16 };
 
-// Floating-point elements, and how their scale is chosen.
-struct ScaledFloat {
-  FloatGrid grid;
-  ScaleRule rule;
-};
-
-// Rows of `axis` elements, each cut into groups of `group`; the last group of a row may be shorter. Format is one of
-// IntGrid, ScaledFloat, Nvfp4 and Codebook.
-template <class Format>
-struct FakeQuant {
-  const void* x;
-  void* y;
+// Rows of `axis` elements, each cut into groups of `group`; the last group of a row may be shorter. In square blocks,
+// `block_rows` rows one below the other have their scales in common: a band, which ends where a matrix ends.
+// Groups are numbered along the rows, or along the bands.
+struct Layout {
   int64_t axis;
   int64_t group;
-  Format format;
+  int64_t matrix_rows = 1;
+  int64_t block_rows = 1;
+
+  int64_t groups_per_row() const { return (axis + group - 1) / group; }
+  int64_t bands_per_matrix() const { return (matrix_rows + block_rows - 1) / block_rows; }
 };
 
-// Groups are numbered through all rows; a call does those in [first, last).
-template <class Format>
-using FakeQuantFn = void (*)(const FakeQuant<Format>& job, int64_t first, int64_t last);
+// Element is one of IntGrid, FloatGrid and Codebook.
+template <class Element>
+struct FakeQuant {
+  const void* x;
+  void* y;  // may be x; for codes, one byte an element
+  Layout layout;
+  Element element;
+  Scaling scaling;
+  const float* scale = nullptr;       // one for each group, where the caller gives them,
+  const float* zero_point = nullptr;  // and likewise, for elements that have one
+  const float* range = nullptr;       // the ends of the whole tensor, which then serve every group
+  uint64_t seed = 0;                  // of stochastic rounding
+};
 
-// The largest magnitude of n elements, as its float32 pattern: NaN is above infinity.
-using AbsmaxFn = uint32_t (*)(const void* x, int64_t n);
+struct Gradient {
+  const void* grad;    // of y, in its dtype
+  void* grad_x;        // likewise
+  float* grad_scale;   // one for each group
+  float* grad_zero;    // likewise
+  Gate gate;
+  float trust;  // in units of the scale
+};
+
+// Each call does the groups in [first, last).
+template <class Element>
+struct GroupKernels {
+  using Job = FakeQuant<Element>;
+  void (*fake_quant)(const Job& job, int64_t first, int64_t last);
+  void (*scales)(const Job& job, int64_t first, int64_t last, float* scale, float* zero_point);
+  void (*codes)(const Job& job, int64_t first, int64_t last);
+  void (*gradient)(const Job& job, int64_t first, int64_t last, const Gradient& gradient);
+};
+
+// The smallest and the largest of n elements; both NaN where there is a NaN.
+using RangeFn = void (*)(const void* x, int64_t n, float* low, float* high);
+using AbsmaxFn = float (*)(const void* x, int64_t n);
 
 // Each array is indexed by DType.
 struct Kernels {
   const char* isa;
-  FakeQuantFn<IntGrid> fake_quant_int[3];
-  FakeQuantFn<ScaledFloat> fake_quant_float[3];
-  FakeQuantFn<Nvfp4> fake_quant_nvfp4[3];
-  FakeQuantFn<Codebook> fake_quant_codebook[3];
+  GroupKernels<IntGrid> ints[3];
+  GroupKernels<FloatGrid> floats[3];
+  GroupKernels<Codebook> codebooks[3];
+  RangeFn range[3];
   AbsmaxFn absmax[3];
 };
 

@@ -1,109 +1,246 @@
-// One group in and out of each format.
+// Groups in and out of a format under scales that are there.
 #pragma once
 
-#include "cpu/group.h"
+#include <type_traits>
+
+#include "cpu/random.h"
+#include "cpu/scales.h"
 
 namespace qscale::cpu {
 namespace {
 
-template <class V, class T>
-void round_trip(const T* x, T* y, int64_t n, float absmax, const IntGrid& grid) {
-  using Floats = typename V::Floats;
-  const float scale = int_scale(absmax, grid);
-  const Floats factor = V::splat(scale), low = V::splat(grid.qmin), high = V::splat(grid.qmax);
-  const float smallest_fast = smallest_fast_scale(-2);  // below 1/4 every code is zero
-  if (grid.rounding == Rounding::even) {
-    transform_quotients<V>(x, y, n, scale, smallest_fast, [&](Floats q) {
-      return V::multiply(V::clamp(V::round_even(q), low, high), factor);
-    });
-  } else {
-    transform_quotients<V>(x, y, n, scale, smallest_fast, [&](Floats q) {
-      return V::multiply(V::map(q, [&](float v) { return int_code(v, grid); }), factor);
-    });
+// Elements beside the scale and the zero point of each one's group, so that a loop need not end with a group.
+struct Chunk {
+  float x[kChunk], scale[kChunk], zero[kChunk];
+};
+
+// x in and out of the format, for any element and every option: scalar arithmetic, for the compiler to vectorize.
+template <class Element>
+[[gnu::noinline]] void round_trip(Chunk& c, int64_t n, const Element& any, const uint32_t* random) {
+  with_rounding(any, [&](const Element& element) __attribute__((always_inline)) {
+    for (int64_t i = 0; i < n; ++i) {
+      const float quotient = c.x[i] / divisor_of(c.scale[i]);
+      c.x[i] = value_of(quotient, c.zero[i], element, is_stochastic(element) ? random[i] : 0u) * c.scale[i];
+    }
+  });
+}
+
+// Groups of one row of a tile, `index` being the place of x in its tensor.
+template <class T, class Element>
+void round_trip(const T* x, T* y, int64_t n, int64_t group, const float* scale, const float* zero,
+                const Element& element, uint64_t index, uint64_t seed) {
+  Chunk c;
+  RandomChunk random;
+  for (int64_t start = 0; start < n; start += kChunk) {
+    const int64_t some = n - start < kChunk ? n - start : kChunk;
+    for (int64_t i = 0; i < some;) {
+      const int64_t g = (start + i) / group, left = (g + 1) * group - start, end = left < some ? left : some;
+      for (; i < end; ++i) c.scale[i] = scale[g], c.zero[i] = zero[g];
+    }
+    for (int64_t i = 0; i < some; ++i) c.x[i] = to_float(x[start + i]);
+    if (is_stochastic(element)) draw(index + static_cast<uint64_t>(start), some, seed, random);
+    round_trip(c, some, element, random.first);
+    for (int64_t i = 0; i < some; ++i) from_float(c.x[i], y[start + i]);
   }
 }
 
-// Round to a grid with a mantissa, ties to even, for magnitudes up to 2**100: the float32 number 1.5 * 2**(23-M) * p,
-// where p is the power of two at or below the value, has a last bit worth one step of the grid there.
-template <class V>
-struct GridRounding {
+// bfloat16 is taken 32 elements at a time as its even and its odd ones: widening and narrowing are cheaper so.
+template <class V, class T, class Function>
+[[gnu::always_inline]] inline void transform(const T* x, T* y, int64_t n, Function function) {
+  int64_t i = 0;
+  if constexpr (V::has_even_odd && std::is_same_v<T, BFloat16>) {
+    for (; i + 2 * V::width <= n; i += 2 * V::width) {
+      typename V::Floats even, odd;
+      V::load_even_odd(x + i, even, odd);
+      V::store_even_odd(y + i, function(even), function(odd));
+    }
+  }
+  for (; i + V::width <= n; i += V::width) V::store(y + i, function(V::load(x + i)));
+  if (i < n) V::store_first(y + i, function(V::load_first(x + i, n - i)), n - i);
+}
+
+// x / scale at a third of the division's cost, correctly rounded down to the quotient whose remainder underflows; the
+// sign of a zero is lost. Two Newton steps on the quotient: the first makes it faithful, and by Markstein's theorem (IBM
+// J. Res. Dev. 34, 1990) the second then makes it exact, given a correctly rounded reciprocal and remainders that are
+// multiples of 2**-149.
+//
+// One step errs by 2**-46 of the quotient, which matters only where that is as close to a point between two float32
+// beside a tie. A bfloat16 over absmax / (2**k - 1) never is: 8 bits times 2**k - 1 over 8 bits is a tie t of at most 12
+// bits, or 2**-20 away from it; and where it is one, the rounding of the scale moves the quotient off t by no less than
+// 2**-36 more or less than half a step. (All cases counted; a test goes through them.)
+template <class V, int steps>
+[[gnu::always_inline]] inline typename V::Floats quotient(typename V::Floats x, typename V::Floats scale,
+                                                          typename V::Floats reciprocal) {
+  auto q = V::multiply(x, reciprocal);
+  for (int step = 0; step < steps; ++step) {
+    q = V::multiply_add(V::negative_multiply_add(q, scale, x), reciprocal, q);
+  }
+  return q;
+}
+
+// From this scale on, quotients down to 2**exponent are exact; smaller ones must not matter beyond their sign.
+QSCALE_HD float smallest_fast_scale(int exponent) {
+  const int lowest = -103 - exponent;
+  return power_of_two(lowest < -100 ? -100 : lowest);
+}
+
+constexpr float kLargestFastScale = 0x1p100f;
+
+// (2**k - 1) * 2**n with k up to 11: so are the largest values of integers and floats, and 1.
+QSCALE_HD bool is_all_ones(float largest) {
+  const uint32_t significand = (bits_of(largest) & 0x7fffffu) | 0x800000u, last = significand & (0u - significand);
+  return significand + last == 0x1000000u && last >= 0x2000u;
+}
+
+// How a vector of quotients, none of them a NaN, becomes values, where there is such code: `held` where they may be past the ends of the
+// grid. Zeros have any sign where `signed_zero` says that they take that of x.
+template <class V, bool held>
+struct FastInt {
   using Floats = typename V::Floats;
-  Floats low, high, smallest_normal, shift;
+  static constexpr bool signed_zero = false;
+  Floats low, high, shift = V::splat(0x1.8p23f);  // added to a number below 2**22, leaves the nearest integer
 
-  explicit GridRounding(const FloatGrid& grid)
-      : low(V::splat(-grid.largest)),
-        high(V::splat(grid.largest)),
-        smallest_normal(V::splat(power_of_two(grid.min_exponent))),
-        shift(V::splat(1.5f * power_of_two(23 - grid.mantissa_bits))) {}
+  explicit FastInt(const IntGrid& grid) : low(V::splat(grid.qmin)), high(V::splat(grid.qmax)) {}
+  static bool serves(const IntGrid& grid) {
+    return grid.rounding == Rounding::even && grid.zero_point == ZeroPoint::none;
+  }
+  static int smallest(const IntGrid&) { return -2; }  // below 1/4 every code is zero
 
-  Floats operator()(Floats value) const {
-    const Floats v = V::clamp(value, low, high);
-    const Floats p = V::larger(V::power_below(v), smallest_normal);
-    return V::with_sign_of(V::negative_multiply_add(p, shift, V::multiply_add(p, shift, v)), value);
+  Floats operator()(Floats quotient) const {
+    if constexpr (held) quotient = V::clamp(quotient, low, high);
+    return V::subtract(V::add(quotient, shift), shift);
   }
 };
 
-// Calls `use` with the fastest function that rounds to the grid.
-template <class V, class Use>
-void with_rounding(const FloatGrid& grid, Use use) {
+// The float32 number 1.5 * 2**(23-M) * p, where p is the power of two at or below the value, has a last bit worth one
+// step of the grid there; for magnitudes up to 2**100.
+template <class V, bool held>
+struct FastFloat {
+  using Floats = typename V::Floats;
+  static constexpr bool signed_zero = true;
+  Floats largest, smallest_normal, shift;
+
+  explicit FastFloat(const FloatGrid& grid)
+      : largest(V::splat(grid.largest)),
+        smallest_normal(V::splat(power_of_two(grid.min_exponent))),
+        shift(V::splat(1.5f * power_of_two(23 - grid.mantissa_bits))) {}
+  static bool serves(const FloatGrid& grid) {
+    return grid.rounding == Rounding::even && grid.mantissa_bits > 0 && grid.largest <= 0x1p100f &&
+           has_negative_zero(grid);
+  }
+  // Quotients below a quarter of a step end as zero.
+  static int smallest(const FloatGrid& grid) { return grid.min_exponent - grid.mantissa_bits - 2; }
+
+  Floats operator()(Floats quotient) const {
+    if constexpr (held) quotient = V::hold_magnitude(quotient, largest);
+    const Floats power = V::larger(V::power_below(quotient), smallest_normal);
+    return V::negative_multiply_add(power, shift, V::multiply_add(power, shift, quotient));
+  }
+};
+
+template <class V, bool held>
+struct FastCodebook {
+  using Floats = typename V::Floats;
+  static constexpr bool signed_zero = false;
+  typename V::Book book;
+
+  explicit FastCodebook(const Codebook& table) : book(V::prepare(table)) {}
+  static bool serves(const Codebook&) { return true; }
+  static int smallest(const Codebook&) { return -10; }  // no midpoint but zero is closer to zero
+
+  Floats operator()(Floats quotient) const { return V::nearest(quotient, book); }
+};
+
+template <class V, bool held>
+FastInt<V, held> fast_for(const IntGrid& grid) {
+  return FastInt<V, held>(grid);
+}
+template <class V, bool held>
+FastFloat<V, held> fast_for(const FloatGrid& grid) {
+  return FastFloat<V, held>(grid);
+}
+template <class V, bool held>
+FastCodebook<V, held> fast_for(const Codebook& table) {
+  return FastCodebook<V, held>(table);
+}
+
+// A scale that is the range over `largest`, but for a rounding, takes the range to the ends of the grid and no further.
+QSCALE_HD bool may_exceed(const IntGrid& grid, float largest) { return grid.qmax != largest || grid.qmin != -largest; }
+QSCALE_HD bool may_exceed(const FloatGrid& grid, float largest) { return grid.largest != largest; }
+QSCALE_HD bool may_exceed(const Codebook&, float) { return false; }
+
+template <class V, class T, class Element, class Fast>
+void fast_round_trips(const Tile& tile, const TileScales& scales, const FakeQuant<Element>& job, const Fast& fast) {
+  using Floats = typename V::Floats;
+  constexpr int64_t step = V::bytes / static_cast<int64_t>(sizeof(T));
+  const float least = smallest_fast_scale(Fast::smallest(job.element));
+  const bool exact = is_power_of_two(job.scaling.kind);  // then so is the product with the reciprocal
+  const bool one_step = std::is_same_v<T, BFloat16> && job.scaling.kind == ScaleKind::float32 &&
+                        is_all_ones(job.scaling.largest);
+  float reciprocal[kTileGroups];
+  bool serves[kTileGroups], serves_all = true;
+  for (int64_t g = 0; g < kTileGroups; ++g) reciprocal[g] = 1.0f / scales.scale[g];
+  for (int64_t g = 0; g < tile.count; ++g) {
+    serves[g] = scales.scale[g] >= least && scales.scale[g] <= kLargestFastScale;
+    serves_all &= serves[g];
+  }
+  const auto one_group = [&](const T* x, T* y, int64_t n, int64_t g) __attribute__((always_inline)) {
+    const Floats factor = V::splat(scales.scale[g]), inverse = V::splat(reciprocal[g]);
+    const auto finish = [&](Floats value, Floats v) __attribute__((always_inline)) {
+      value = V::multiply(value, factor);
+      return Fast::signed_zero ? V::with_sign_of(value, v) : value;
+    };
+    if (exact) {
+      transform<V>(x, y, n, [&](Floats v) { return finish(fast(V::multiply(v, inverse)), v); });
+    } else if (one_step) {
+      transform<V>(x, y, n, [&](Floats v) { return finish(fast(quotient<V, 1>(v, factor, inverse)), v); });
+    } else {
+      transform<V>(x, y, n, [&](Floats v) { return finish(fast(quotient<V, 2>(v, factor, inverse)), v); });
+    }
+  };
+  for (int64_t row = 0; row < tile.rows; ++row) {
+    const int64_t start = tile.start + row * tile.stride;
+    const T* x = static_cast<const T*>(job.x) + start;
+    T* y = static_cast<T*>(job.y) + start;
+    if (!serves_all) {
+      for (int64_t g = 0; g < tile.count; ++g, x += tile.group, y += tile.group) {
+        const int64_t n = tile.length(g);
+        if (serves[g]) {
+          one_group(x, y, n, g);
+        } else {
+          round_trip(x, y, n, n, &scales.scale[g], &scales.zero[g], job.element, 0u, 0u);
+        }
+      }
+      continue;
+    }
+    with_vectors<V, T>(tile, [&](auto vectors) __attribute__((always_inline)) {
+      if constexpr (vectors < 0) {
+        for (int64_t g = 0; g < tile.count; ++g) one_group(x + g * tile.group, y + g * tile.group, tile.length(g), g);
+      } else {
+        constexpr int64_t group = vectors == 0 ? step / 2 : vectors * step;
+        for (int64_t g = 0; g < kTileGroups; ++g) one_group(x + g * group, y + g * group, group, g);
+      }
+    });
+  }
+}
+
+template <class V, class T, class Element>
+void round_trips(const Tile& tile, const TileScales& scales, const FakeQuant<Element>& job) {
   if constexpr (V::has_fma) {
-    if (grid.rounding == Rounding::even && grid.mantissa_bits > 0 && grid.largest <= 0x1p100f) {
-      use(GridRounding<V>(grid));
-      return;
+    // Under a scale of the caller, a NaN may stand among numbers.
+    if (job.scale == nullptr && decltype(fast_for<V, true>(job.element))::serves(job.element)) {
+      if (job.scaling.kind == ScaleKind::float32 && !may_exceed(job.element, job.scaling.largest)) {
+        return fast_round_trips<V, T>(tile, scales, job, fast_for<V, false>(job.element));
+      }
+      return fast_round_trips<V, T>(tile, scales, job, fast_for<V, true>(job.element));
     }
   }
-  use([&](typename V::Floats v) { return V::map(v, [&](float value) { return round_to_grid(value, grid); }); });
-}
-
-// Quotients below a quarter of a step end as zero.
-QSCALE_HD float smallest_fast_scale(const FloatGrid& grid) {
-  return smallest_fast_scale(grid.min_exponent - grid.mantissa_bits - 2);
-}
-
-template <class V, class T>
-void round_trip(const T* x, T* y, int64_t n, float absmax, const ScaledFloat& format) {
-  using Floats = typename V::Floats;
-  const FloatGrid& grid = format.grid;
-  with_rounding<V>(grid, [&](const auto& rounded) {
-    if (format.rule == ScaleRule::free) {
-      const float scale = free_scale(absmax, grid);
-      const Floats factor = V::splat(scale);
-      transform_quotients<V>(x, y, n, scale, smallest_fast_scale(grid),
-                             [&](Floats q) { return V::multiply(rounded(q), factor); });
-    } else {
-      // Multiplying by the inverse of a power of two is the division.
-      const int exponent = mx_exponent(absmax, grid, format.rule);
-      const Floats inverse = V::splat(power_of_two(-exponent));
-      const Floats factor = V::splat(is_finite(absmax) ? power_of_two(exponent) : quiet_nan());
-      transform<V>(x, y, n, [&](Floats v) { return V::multiply(rounded(V::multiply(v, inverse)), factor); });
-    }
-  });
-}
-
-template <class V, class T>
-void round_trip(const T* x, T* y, int64_t n, float absmax, const Nvfp4& format) {
-  using Floats = typename V::Floats;
-  const FloatGrid grid = nvfp4_elements(format);
-  const float scale = nvfp4_scale(absmax, format);
-  const Floats factor = V::splat(scale);
-  // Over infinity every element is a zero with its sign.
-  const float divisor = scale == 0.0f ? float_of(0x7f800000u) : scale;
-  with_rounding<V>(grid, [&](const auto& rounded) {
-    transform_quotients<V>(x, y, n, divisor, smallest_fast_scale(grid),
-                           [&](Floats q) { return V::multiply(rounded(q), factor); });
-  });
-}
-
-template <class V, class T>
-void round_trip(const T* x, T* y, int64_t n, float absmax, const Codebook& table) {
-  using Floats = typename V::Floats;
-  const float scale = codebook_scale(absmax);
-  const Floats factor = V::splat(scale);
-  const auto book = V::prepare(table);
-  const float smallest_fast = smallest_fast_scale(-10);  // no midpoint but zero is closer to zero
-  transform_quotients<V>(x, y, n, scale, smallest_fast, [&](Floats q) {
-    return V::multiply(V::with_sign_of(V::nearest(q, book), q), factor);
-  });
+  const int64_t n = (tile.count - 1) * tile.group + tile.last;
+  for (int64_t row = 0; row < tile.rows; ++row) {
+    const int64_t start = tile.start + row * tile.stride;
+    round_trip(static_cast<const T*>(job.x) + start, static_cast<T*>(job.y) + start, n, tile.group, scales.scale,
+               scales.zero, job.element, static_cast<uint64_t>(start), job.seed);
+  }
 }
 
 }  // namespace

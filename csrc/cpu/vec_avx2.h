@@ -5,8 +5,7 @@
 
 #include <cmath>
 
-#include "numerics/codebook.h"
-#include "numerics/float16.h"
+#include "cpu/group.h"
 
 namespace qscale::cpu {
 namespace {
@@ -92,7 +91,8 @@ struct Avx2 {
   }
 
   static Floats splat(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
-  static Floats divide(Floats a, Floats b) { return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)}; }
+  static Floats add(Floats a, Floats b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
+  static Floats subtract(Floats a, Floats b) { return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)}; }
   static Floats multiply(Floats a, Floats b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
   static Floats multiply_add(Floats a, Floats b, Floats c) {
     return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
@@ -107,29 +107,24 @@ struct Avx2 {
   static Floats with_sign_of(Floats a, Floats b) {
     return {with_sign_of(a.low, b.low), with_sign_of(a.high, b.high)};
   }
-  static Floats round_even(Floats a) {
-    constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-    return {_mm256_round_ps(a.low, mode), _mm256_round_ps(a.high, mode)};
-  }
   // min and max give their second operand where either is a NaN.
   static Floats clamp(Floats a, Floats low, Floats high) {
     return {_mm256_min_ps(high.low, _mm256_max_ps(low.low, a.low)),
             _mm256_min_ps(high.high, _mm256_max_ps(low.high, a.high))};
   }
 
+  static __m256 hold_magnitude(__m256 a, __m256 most) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    return _mm256_or_ps(_mm256_min_ps(most, _mm256_andnot_ps(sign, a)), _mm256_and_ps(sign, a));
+  }
+  static Floats hold_magnitude(Floats a, Floats most) {
+    return {hold_magnitude(a.low, most.low), hold_magnitude(a.high, most.high)};
+  }
   static Floats larger(Floats a, Floats b) { return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
   // 2**floor(log2 |a|); 0 for subnormal numbers.
   static Floats power_below(Floats a) {
     const __m256 exponents = _mm256_set1_ps(INFINITY);
     return {_mm256_and_ps(a.low, exponents), _mm256_and_ps(a.high, exponents)};
-  }
-  // A function of one number, for the compiler to vectorize.
-  template <class F>
-  static Floats map(Floats a, F function) {
-    alignas(32) float at[width];
-    store(at, a);
-    for (float& value : at) value = function(value);
-    return load(at);
   }
 
   struct Book {
@@ -179,14 +174,19 @@ struct Avx2 {
     memcpy(padded, x, static_cast<size_t>(n) * sizeof(T));
     return max_magnitude(seen, padded);
   }
-  static float largest(Bits a, Bits b, float) {
-    return float_of(largest32(_mm256_max_epi32(_mm256_max_epi32(a.low, a.high), _mm256_max_epi32(b.low, b.high))));
+  static void largest(const Bits* groups, float* out, float) {
+    for (int64_t g = 0; g < kTileGroups; ++g) {
+      out[g] = float_of(largest32(_mm256_max_epi32(groups[g].low, groups[g].high)));
+    }
   }
   template <class T>
-  static float largest(Bits a, Bits b, T) {
-    const __m256i all = _mm256_max_epi16(_mm256_max_epi16(a.low, a.high), _mm256_max_epi16(b.low, b.high));
-    const __m256i lower = _mm256_and_si256(all, _mm256_set1_epi32(0xffff));
-    return to_float(T{static_cast<uint16_t>(largest32(_mm256_max_epi32(_mm256_srli_epi32(all, 16), lower)))});
+  static void largest(const Bits* groups, float* out, T) {
+    for (int64_t g = 0; g < kTileGroups; ++g) {
+      const __m256i all = _mm256_max_epi16(groups[g].low, groups[g].high);
+      const __m256i lower = _mm256_and_si256(all, _mm256_set1_epi32(0xffff));
+      const uint32_t found = largest32(_mm256_max_epi32(_mm256_srli_epi32(all, 16), lower));
+      out[g] = to_float(T{static_cast<uint16_t>(found)});
+    }
   }
   static uint32_t largest32(__m256i eight) {
     const __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));

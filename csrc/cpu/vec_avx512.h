@@ -5,8 +5,7 @@
 
 #include <cmath>
 
-#include "numerics/codebook.h"
-#include "numerics/float16.h"
+#include "cpu/group.h"
 
 namespace qscale::cpu {
 namespace {
@@ -81,7 +80,8 @@ struct Avx512 {
   }
 
   static Floats splat(float value) { return _mm512_set1_ps(value); }
-  static Floats divide(Floats a, Floats b) { return _mm512_div_ps(a, b); }
+  static Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+  static Floats subtract(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
   static Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
   static Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
   static Floats negative_multiply_add(Floats a, Floats b, Floats c) { return _mm512_fnmadd_ps(a, b, c); }
@@ -91,23 +91,16 @@ struct Avx512 {
     return _mm512_castsi512_ps(
         _mm512_ternarylogic_epi32(_mm512_castps_si512(b), _mm512_castps_si512(a), sign, select));
   }
-  static Floats round_even(Floats a) {
-    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  }
   // min and max give their second operand where either is a NaN.
   static Floats clamp(Floats a, Floats low, Floats high) { return _mm512_min_ps(high, _mm512_max_ps(low, a)); }
 
+  static Floats hold_magnitude(Floats a, Floats most) {
+    constexpr int least_magnitude_with_the_sign_of_a = 0x2;
+    return _mm512_range_ps(a, most, least_magnitude_with_the_sign_of_a);
+  }
   static Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }
   // 2**floor(log2 |a|); 0 for subnormal numbers.
   static Floats power_below(Floats a) { return _mm512_and_ps(a, _mm512_set1_ps(INFINITY)); }
-  // A function of one number, for the compiler to vectorize.
-  template <class F>
-  static Floats map(Floats a, F function) {
-    alignas(64) float at[width];
-    _mm512_store_ps(at, a);
-    for (float& value : at) value = function(value);
-    return _mm512_load_ps(at);
-  }
 
   struct Book {
     Floats values, tree;
@@ -137,8 +130,32 @@ struct Avx512 {
   static Bits max_magnitude_first(Bits seen, const float* x, int64_t n) {
     return _mm512_max_epi32(seen, magnitudes32(_mm512_maskz_loadu_epi32(first(n), x)));
   }
-  static float largest(Bits a, Bits b, float) {
-    return float_of(static_cast<uint32_t>(_mm512_reduce_max_epi32(_mm512_max_epi32(a, b))));
+  // Sixteen vectors to the largest of each: neighbours are interleaved and halved until one vector is left.
+  static Bits largest_each(const Bits* v) {
+    Bits pairs[8], fours[4];
+    for (int i = 0; i < 8; ++i) {
+      pairs[i] = _mm512_max_epi32(_mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]),
+                                  _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]));
+    }
+    for (int i = 0; i < 4; ++i) {
+      fours[i] = _mm512_max_epi32(_mm512_unpacklo_epi64(pairs[2 * i], pairs[2 * i + 1]),
+                                  _mm512_unpackhi_epi64(pairs[2 * i], pairs[2 * i + 1]));
+    }
+    const Bits low = of_even_and_odd_quarters(fours[0], fours[1]), high = of_even_and_odd_quarters(fours[2], fours[3]);
+    return of_even_and_odd_quarters(low, high);
+  }
+  static Bits of_even_and_odd_quarters(Bits a, Bits b) {
+    return _mm512_max_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
+  }
+  static void largest(const Bits* groups, float* out, float) { _mm512_storeu_si512(out, largest_each(groups)); }
+  template <class T>
+  static void largest(const Bits* groups, float* out, T) {
+    Bits wide[kTileGroups];
+    for (int64_t g = 0; g < kTileGroups; ++g) {
+      wide[g] = _mm512_max_epi32(_mm512_srli_epi32(groups[g], 16),
+                                 _mm512_and_si512(groups[g], _mm512_set1_epi32(0xffff)));
+    }
+    _mm512_storeu_ps(out, widen(_mm512_cvtepi32_epi16(largest_each(wide)), T{}));
   }
 
   template <class T>
@@ -148,13 +165,6 @@ struct Avx512 {
   template <class T>
   static Bits max_magnitude_first(Bits seen, const T* x, int64_t n) {
     return _mm512_max_epi16(seen, magnitudes16(_mm512_maskz_loadu_epi16((1u << n) - 1u, x)));
-  }
-  template <class T>
-  static float largest(Bits a, Bits b, T) {
-    const Bits both = _mm512_max_epi16(a, b);
-    const Bits upper = _mm512_srli_epi32(both, 16);
-    const Bits found = _mm512_max_epi32(upper, _mm512_and_si512(both, _mm512_set1_epi32(0xffff)));
-    return to_float(T{static_cast<uint16_t>(_mm512_reduce_max_epi32(found))});
   }
 };
 

@@ -1,9 +1,8 @@
-// Sixteen floats in portable C++, the scalar arithmetic of numerics/ element by element.
+// Sixteen floats in portable C++, for the compiler to vectorize.
 #pragma once
 
-#include "numerics/codebook.h"
+#include "cpu/group.h"
 #include "numerics/float16.h"
-#include "numerics/int_quant.h"
 
 namespace qscale::cpu {
 namespace {
@@ -12,7 +11,6 @@ struct Plain {
   static constexpr int64_t width = 16;
   static constexpr int64_t bytes = 64;
   static constexpr bool has_fma = false;
-  static constexpr bool has_even_odd = false;
   struct Floats {
     float at[width];
   };
@@ -26,59 +24,19 @@ struct Plain {
     for (int i = 0; i < width; ++i) out.at[i] = value(i);
     return out;
   }
-
   template <class T>
   static Floats load(const T* x) {
     return each([&](int i) { return to_float(x[i]); });
   }
   template <class T>
-  static Floats load_first(const T* x, int64_t n) {
-    return each([&](int i) { return i < n ? to_float(x[i]) : 0.0f; });
-  }
-  template <class T>
   static void store(T* y, const Floats& v) {
     for (int i = 0; i < width; ++i) from_float(v.at[i], y[i]);
   }
-  template <class T>
-  static void store_first(T* y, const Floats& v, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) from_float(v.at[i], y[i]);
-  }
-
   static Floats splat(float value) {
     return each([&](int) { return value; });
   }
-  static Floats divide(const Floats& a, const Floats& b) {
-    return each([&](int i) { return a.at[i] / b.at[i]; });
-  }
   static Floats multiply(const Floats& a, const Floats& b) {
     return each([&](int i) { return a.at[i] * b.at[i]; });
-  }
-  static Floats round_even(const Floats& a) {
-    return each([&](int i) { return rintf(a.at[i]); });
-  }
-  static Floats clamp(const Floats& a, const Floats& low, const Floats& high) {
-    return each([&](int i) {
-      const float v = a.at[i] < low.at[i] ? low.at[i] : a.at[i];
-      return v > high.at[i] ? high.at[i] : v;
-    });
-  }
-
-  static Floats with_sign_of(const Floats& a, const Floats& b) {
-    return each([&](int i) { return qscale::with_sign_of(a.at[i], b.at[i]); });
-  }
-  template <class F>
-  static Floats map(const Floats& a, F function) {
-    return each([&](int i) { return function(a.at[i]); });
-  }
-
-  using Book = Codebook;
-  static Book prepare(const Codebook& table) { return table; }
-  static Floats nearest(const Floats& a, const Book& table) {
-    return each([&](int i) {
-      int node = 1;
-      for (int level = 0; level < 4; ++level) node = 2 * node + (a.at[i] > table.tree[node] ? 1 : 0);
-      return table.values[node - 16];
-    });
   }
 
   static Bits no_bits() { return Bits{}; }
@@ -97,13 +55,12 @@ struct Plain {
     return out;
   }
   template <class T>
-  static float largest(const Bits& a, const Bits& b, T) {
-    uint32_t found = 0;
-    for (int i = 0; i < width; ++i) {
-      found = a.at[i] > found ? a.at[i] : found;
-      found = b.at[i] > found ? b.at[i] : found;
+  static void largest(const Bits* groups, float* out, T) {
+    for (int64_t g = 0; g < kTileGroups; ++g) {
+      uint32_t found = 0;
+      for (const uint32_t magnitude : groups[g].at) found = magnitude > found ? magnitude : found;
+      out[g] = float_of(found);
     }
-    return float_of(found);
   }
 };
 

@@ -12,7 +12,7 @@ struct Codebook {
   float tree[16];
 };
 
-// The tables of qscale/formats/grids.py, in the order of CODEBOOKS there; tests hold them together.
+// The tables of qscale/formats/grids.py, in the order of CODEBOOKS in calls.py; tests hold them together.
 constexpr float kCodebooks[][16] = {
     {-1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f,
      -0.18477343022823334f, -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f,
@@ -22,8 +22,12 @@ constexpr float kCodebooks[][16] = {
     {-1.0f, -0.6666666865348816f, -0.5f, -0.3333333432674408f, -0.25f, -0.1666666716337204f, -0.0052083334885537624f,
      0.0f, 0.0f, 0.0052083334885537624f, 0.1666666716337204f, 0.25f, 0.3333333432674408f, 0.5f, 0.6666666865348816f,
      1.0f},
+    // Sixths, and a twelfth on either side of zero, which stands twice.
+    {-1.0f, -0.8333333134651184f, -0.6666666865348816f, -0.5f, -0.3333333432674408f, -0.1666666716337204f,
+     -0.0833333358168602f, 0.0f, 0.0f, 0.0833333358168602f, 0.1666666716337204f, 0.3333333432674408f, 0.5f,
+     0.6666666865348816f, 0.8333333134651184f, 1.0f},
 };
-constexpr int64_t kCodebookCount = 2;
+constexpr int64_t kCodebookCount = 3;
 
 // Midpoints rounded to float32: the sum of two table values is exact as a double, and so is its half.
 QSCALE_HD Codebook codebook(int64_t index) {
@@ -39,16 +43,17 @@ QSCALE_HD Codebook codebook(int64_t index) {
   return made;
 }
 
-QSCALE_HD float codebook_scale(float absmax) {
-  return !is_finite(absmax) ? quiet_nan() : absmax == 0.0f ? 1.0f : absmax;
-}
-
-// The value's sign is that of x or it is zero.
-QSCALE_HD float codebook_round_trip(float x, float scale, const Codebook& table) {
-  const float quotient = x / scale;
+QSCALE_HD int codebook_index(float quotient, const Codebook& table) {
   int node = 1;
   for (int level = 0; level < 4; ++level) node = 2 * node + (quotient > table.tree[node] ? 1 : 0);
-  return with_sign_of(table.values[node - 16], x) * scale;
+  return node - 16;
 }
+
+// In units of the scale.
+QSCALE_HD float value_of(float quotient, float /*zero*/, const Codebook& table, uint32_t /*random*/) {
+  return is_nan(quotient) ? quotient : table.values[codebook_index(quotient, table)];
+}
+
+QSCALE_HD bool is_stochastic(const Codebook&) { return false; }
 
 }  // namespace qscale

@@ -5,11 +5,11 @@
 #include <cstring>
 
 // Internal linkage on purpose: an inline function with external linkage that one instruction set compiles and another
-// links would run AVX-512 on a machine that has none.
+// links would run AVX-512 on a machine that has none. Always inlined, so that loops over these functions vectorize.
 #if defined(__CUDACC__)
 #define QSCALE_HD static __host__ __device__ __forceinline__
 #else
-#define QSCALE_HD static inline
+#define QSCALE_HD [[gnu::always_inline]] static inline
 #endif
 
 namespace qscale {

@@ -1,43 +1,53 @@
-// Symmetric integer fake quantization of one element: the arithmetic that every backend repeats, bit for bit.
+// Integer elements, one number at a time: the arithmetic that every backend repeats, bit for bit.
 #pragma once
-
-#include <cmath>
 
 #include "numerics/rounding.h"
 
 namespace qscale {
 
-// Codes from qmin to qmax; the scale is absmax / denominator. Small integers, so each is exact as a float.
+// Added to the rounded quotient, or to the quotient before it is rounded.
+enum class ZeroPoint : int32_t { none = 0, integer = 1, real = 2 };
+
+// Codes from qmin to qmax: small integers, so each is exact as a float.
 struct IntGrid {
   float qmin;
   float qmax;
-  float denominator;
+  ZeroPoint zero_point = ZeroPoint::none;
   Rounding rounding = Rounding::even;
 };
 
-// A group of zeros, or one so small that its scale underflows, divides by 1: every code is then zero.
-QSCALE_HD float int_scale(float absmax, const IntGrid& grid) {
-  const float scale = absmax / grid.denominator;
-  return scale == 0.0f ? 1.0f : scale;
+// That of a group whose smallest value is `low`: low itself becomes qmin. An integer one stays in range.
+QSCALE_HD float zero_point_of(float low, float divisor, const IntGrid& grid) {
+  const float ratio = low / divisor;
+  float zero = grid.qmin - rintf(ratio);
+  zero = zero < grid.qmin ? grid.qmin : zero;
+  zero = zero > grid.qmax ? grid.qmax : zero;
+  return grid.zero_point == ZeroPoint::real ? grid.qmin - ratio : zero;
 }
 
-// Ties to even, then the ties that went towards zero one further: magnitude - code is exact.
-QSCALE_HD float round_away(float value) {
-  const float magnitude = fabsf(value);
-  float code = rintf(magnitude);
-  code += magnitude - code == 0.5f ? 1.0f : 0.0f;
-  return with_sign_of(code, value);
+// What the caller gives may lie between integers where an integer is wanted.
+QSCALE_HD float zero_point_in_use(float zero, const IntGrid& grid) {
+  return grid.zero_point == ZeroPoint::none ? 0.0f : grid.zero_point == ZeroPoint::real ? zero : rintf(zero);
+}
+
+// Before it is held to the range.
+QSCALE_HD float raw_code(float quotient, float zero, const IntGrid& grid, uint32_t random) {
+  const bool inside = grid.zero_point == ZeroPoint::real;
+  const float code = round_to_integer(inside ? quotient + zero : quotient, grid.rounding, random);
+  return inside ? code : code + zero;
 }
 
 // The comparisons keep a NaN, which fails both.
-QSCALE_HD float int_code(float quotient, const IntGrid& grid) {
-  float code = grid.rounding == Rounding::away ? round_away(quotient) : rintf(quotient);
-  code = code < grid.qmin ? grid.qmin : code;
-  return code > grid.qmax ? grid.qmax : code;
+QSCALE_HD float held(float code, const IntGrid& grid) {
+  const float v = code < grid.qmin ? grid.qmin : code;
+  return v > grid.qmax ? grid.qmax : v;
 }
 
-QSCALE_HD float int_round_trip(float x, float scale, const IntGrid& grid) {
-  return int_code(x / scale, grid) * scale;
+// In units of the scale. Integers have one zero: adding 0 makes it the positive one.
+QSCALE_HD float value_of(float quotient, float zero, const IntGrid& grid, uint32_t random) {
+  return (held(raw_code(quotient, zero, grid, random), grid) - zero) + 0.0f;
 }
+
+QSCALE_HD bool is_stochastic(const IntGrid& grid) { return grid.rounding == Rounding::stochastic; }
 
 }  // namespace qscale

@@ -14,6 +14,7 @@ from qscale.errors import QScaleError
 #: loads no command. Each module names its click command ``command``.
 COMMANDS = {
     "doctor": "What works on this machine, and why the rest does not.",
+    "bench": "Time the kernels against memory bandwidth and installed peers.",
     "train": "Train one ladder: its trunk, baseline and quantized branches.",
     "sweep": "Run, watch and export a grid of runs.",
     "fit": "Fit a law form to measured deltas.",

@@ -9,16 +9,17 @@ from qscale.formats.grids import FORMATS
 _INT = frozenset(f"int{bits}" for bits in range(2, 9))
 _FP8 = frozenset({"fp8_e4m3", "fp8_e5m2"})
 _MX_RULES = frozenset({"floor", "ceil", "rceil", "even"})
+_SCALE_DTYPES = frozenset({"scale_input", "scale_fp16", "scale_bf16", "scale_e4m3", "scale_e8m0"})
 _MX = frozenset(name for name in FORMATS if name.startswith("mx"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntArithmetic:
-    """Symmetric integers: scale = max|group| / denominator, codes rounded half to even and clamped."""
+    """Integers: scale = max|group| / denominator, or half the distance of the ends where there are two."""
 
     qmin: int
     qmax: int
-    denominator: int
+    denominator: float  #: a multiple of 1/2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,11 @@ class Dialect:
     source: str  #: where the arithmetic is defined
     formats: frozenset[str]
     options: frozenset[str] = field(default_factory=frozenset)
-    full_range: bool | None = None  #: symmetric integers: codes down to -2**(b-1); None where not yet served
+    #: Symmetric integers: the largest magnitude is divided by this and 2**(b-1); None: no kernel.
+    int_denominator: float | None = None
+    full_range: bool = False  #: symmetric integers: codes down to -2**(b-1)
+    square_blocks: bool = False
+    scale_is_given: bool = False  #: there is no scale of its own: none runs without the caller's
 
 
 DEFAULT_DIALECT = "qscale"
@@ -42,13 +47,17 @@ DIALECTS: dict[str, Dialect] = {
             name="qscale",
             source="qscale: absmax / (2**(b-1) - 1), narrow range, half to even, true division, float32",
             formats=frozenset(FORMATS),
-            options=frozenset({"asym", "onelevel", "away", "stochastic"}) | _MX_RULES,
-            full_range=False,
+            options=frozenset({"asym", "floatzero", "full", "onelevel", "away", "stochastic"})
+            | _SCALE_DTYPES
+            | _MX_RULES,
+            int_denominator=-1,
+            square_blocks=True,
         ),
         Dialect(
             name="chen2025",
             source="arXiv:2505.14302: absmax / 2**(b-1), full range, so +absmax is clipped",
             formats=_INT,
+            int_denominator=0,
             full_range=True,
         ),
         Dialect(
@@ -74,7 +83,13 @@ DIALECTS: dict[str, Dialect] = {
             formats=frozenset({"nvfp4"}),
         ),
         Dialect(name="ocp", source="OCP Microscaling Formats 1.0", formats=_MX),
-        Dialect(name="aten", source="torch 2.13.0 fake_quantize", formats=_INT, options=frozenset({"asym"})),
+        Dialect(
+            name="aten",
+            source="torch 2.13.0 fake_quantize",
+            formats=_INT,
+            options=frozenset({"asym"}),
+            scale_is_given=True,
+        ),
         Dialect(
             name="microxcaling",
             source="microxcaling 7bc4195 (2024-08-19)",
@@ -87,20 +102,28 @@ DIALECTS: dict[str, Dialect] = {
 }
 
 
-def int_arithmetic(dialect: str, num_bits: int) -> IntArithmetic | None:
-    """Range and scale denominator of a symmetric integer, or None where the dialect has no such form here.
+def int_arithmetic(
+    dialect: str, num_bits: int, *, symmetric: bool = True, full_range: bool = False
+) -> IntArithmetic | None:
+    """Range and scale denominator of an integer, or None where the dialect has no such form here.
 
     >>> int_arithmetic("qscale", 4)
     IntArithmetic(qmin=-7, qmax=7, denominator=7)
+    >>> int_arithmetic("qscale", 4, full_range=True)
+    IntArithmetic(qmin=-8, qmax=7, denominator=7.5)
+    >>> int_arithmetic("qscale", 4, symmetric=False)
+    IntArithmetic(qmin=0, qmax=15, denominator=7.5)
     >>> int_arithmetic("chen2025", 4)
     IntArithmetic(qmin=-8, qmax=7, denominator=8)
     """
-    full_range = DIALECTS[dialect].full_range
-    if full_range is None:
+    row = DIALECTS[dialect]
+    if row.int_denominator is None:
         return None
     half = 2 ** (num_bits - 1)
+    if not symmetric:
+        return IntArithmetic(qmin=0, qmax=2 * half - 1, denominator=half - 0.5)
     return IntArithmetic(
-        qmin=-half if full_range else 1 - half,
+        qmin=-half if full_range or row.full_range else 1 - half,
         qmax=half - 1,
-        denominator=half if full_range else half - 1,
+        denominator=half - 0.5 if full_range else half + row.int_denominator,
     )

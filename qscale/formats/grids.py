@@ -134,6 +134,14 @@ _FP4_BNB_POSITIVE = (
 )
 _FP4_BNB = (*(-value for value in reversed(_FP4_BNB_POSITIVE[1:])), *_FP4_BNB_POSITIVE)
 
+#: Lee et al. 2023 (dINT4), as far as its summary goes: integers with a code on either side of zero for small
+#: values, half a step from it (the half is unverified): 0, 1/2, 1, 2, ..., 6 over 6 in float32, both signs.
+_DINT4_POSITIVE = (
+    *(0.0, 0.0833333358168602, 0.1666666716337204, 0.3333333432674408, 0.5, 0.6666666865348816),
+    *(0.8333333134651184, 1.0),
+)
+_DINT4 = (*(-value for value in reversed(_DINT4_POSITIVE[1:])), *_DINT4_POSITIVE)
+
 #: The formats that have names of their own.
 NAMED: dict[str, Format] = {
     row.name: row
@@ -156,6 +164,7 @@ NAMED: dict[str, Format] = {
         _float("nvfp4", 2, 1, block=16, scale_type="e4m3"),
         Format(name="nf4", kind="codebook", num_bits=4, codebook=_NF4),
         Format(name="fp4_bnb", kind="codebook", num_bits=4, codebook=_FP4_BNB),
+        Format(name="dint4", kind="codebook", num_bits=4, codebook=_DINT4),
     )
 }
 

@@ -12,25 +12,34 @@ from qscale.errors import SpecError
 from qscale.formats.dialects import DEFAULT_DIALECT, DIALECTS, IntArithmetic, int_arithmetic
 from qscale.formats.grids import FORMATS, NAMED, Format
 
-Strategy = Literal["group", "channel", "token", "tensor"]
+Strategy = Literal["group", "channel", "token", "tensor", "block"]
 
 _STRATEGIES: tuple[Strategy, ...] = ("channel", "token", "tensor")
 Rounding = Literal["even", "away", "stochastic"]
 ScaleRule = Literal["floor", "ceil", "rceil", "even", "noclip"]
+ScaleDtype = Literal["input", "float16", "bfloat16", "e4m3", "e8m0"]
+ZeroPoint = Literal["integer", "float"]
 
 #: Options by what they set, in the order of the canonical text.
 _OPTIONS: dict[str, tuple[str, Any]] = {
     "asym": ("symmetric", False),
+    "floatzero": ("zero_point", "float"),
+    "full": ("full_range", True),
     "floor": ("scale_rule", "floor"),
     "ceil": ("scale_rule", "ceil"),
     "rceil": ("scale_rule", "rceil"),
     "even": ("scale_rule", "even"),
     "noclip": ("scale_rule", "noclip"),
+    "scale_input": ("scale_dtype", "input"),
+    "scale_fp16": ("scale_dtype", "float16"),
+    "scale_bf16": ("scale_dtype", "bfloat16"),
+    "scale_e4m3": ("scale_dtype", "e4m3"),
+    "scale_e8m0": ("scale_dtype", "e8m0"),
     "onelevel": ("tensor_scale", False),
     "away": ("rounding", "away"),
     "stochastic": ("rounding", "stochastic"),
 }
-_GROUP = re.compile(r"g([1-9][0-9]*)")
+_GROUP = re.compile(r"([gb])([1-9][0-9]*)")
 _HELP = "format[:granularity][:option...][@dialect], such as int4:g128 or int8:channel:asym@torchao"
 
 
@@ -39,12 +48,16 @@ class QuantSpec:
     """A number format, the elements that share one scale, and the library whose arithmetic is meant.
 
     Grammar: ``format[:granularity][:option...][@dialect]``. Granularity is ``g<elements>``, ``channel``,
-    ``token`` or ``tensor``; formats with a block of their own (MX, NVFP4) take none. Beside the named formats
-    there are ``fp_e<exponent bits>m<mantissa bits>``, such as ``fp_e3m4``. Options, in this order:
-    ``asym`` (integers with a zero point); how a scale is chosen where the dialect leaves it open, ``floor``,
-    ``ceil``, ``rceil`` or ``even`` (the exponent of an MX scale), ``noclip`` (integers: the larger of both
-    ends); ``onelevel`` (NVFP4 without its scale of the tensor); rounding of ties ``away`` from zero, or
-    ``stochastic``. ``str(QuantSpec.parse(text)) == text`` for canonical text: the default dialect left out.
+    ``token``, ``tensor``, or ``b<edge>`` for square blocks of the last two axes; formats with a block of
+    their own (MX, NVFP4) take none, or a square of that edge. Beside the named formats there are
+    ``fp_e<exponent bits>m<mantissa bits>``, such as ``fp_e3m4``. Options, in this order: ``asym`` (integers
+    with a zero point), ``floatzero`` (one that is not an integer), ``full`` (symmetric integers down to
+    ``-2**(b-1)``); how a scale is chosen where the dialect leaves it open, ``floor``, ``ceil``, ``rceil`` or
+    ``even`` (the exponent of an MX scale), ``noclip`` (integers: the larger of both ends); the type that a
+    free scale is rounded to, ``scale_input`` (that of the tensor), ``scale_fp16``, ``scale_bf16``,
+    ``scale_e4m3`` or ``scale_e8m0``; ``onelevel`` (E4M3 scales, NVFP4's among them, without one of the
+    tensor); rounding of ties ``away`` from zero, or ``stochastic``. ``str(QuantSpec.parse(text)) == text``
+    for canonical text: the default dialect left out.
 
     Raises:
         SpecError: Unknown format, option or dialect (the nearest known name is given), a granularity that
@@ -59,26 +72,31 @@ class QuantSpec:
 
     format: str  #: a key of ``grids.FORMATS``
     strategy: Strategy
-    group_size: int | None = None  #: elements along the reduction axis, for ``group`` only
+    group_size: int | None = None  #: elements along the reduction axis, for ``group`` and ``block``
     symmetric: bool = True
+    zero_point: ZeroPoint = "integer"  #: where it is not symmetric
+    full_range: bool = False  #: symmetric integers: codes down to -2**(b-1)
     scale_rule: ScaleRule | None = None  #: None: the dialect's own
-    tensor_scale: bool = True  #: NVFP4: a second scale for the whole tensor
+    scale_dtype: ScaleDtype | None = None  #: None: float32, or what the format fixes
+    tensor_scale: bool = True  #: E4M3 scales: a second one for the whole tensor
     rounding: Rounding = "even"
     dialect: str = DEFAULT_DIALECT
 
     def __post_init__(self) -> None:
         row = _known("format", self.format, FORMATS)
         dialect = _known("dialect", self.dialect, DIALECTS)
-        if self.strategy not in ("group", *_STRATEGIES):
-            raise SpecError(f"granularity {self.strategy!r}: use g<elements>, channel, token or tensor")
-        if (self.strategy == "group") != (self.group_size is not None):
+        if self.strategy not in ("group", "block", *_STRATEGIES):
+            raise SpecError(
+                f"granularity {self.strategy!r}: use g<elements>, b<edge>, channel, token or tensor"
+            )
+        if (self.strategy in ("group", "block")) != (self.group_size is not None):
             raise SpecError(f"group_size={self.group_size} does not go with granularity {self.strategy!r}")
         if self.group_size is not None and not 1 <= self.group_size < 2**63:
             raise SpecError(f"group_size={self.group_size}: a group has 1 to 2**63 - 1 elements")
         if row.block is not None and self.group_size != row.block:
-            raise SpecError(f"{self.format} fixes its own block of {row.block} elements: give no granularity")
+            raise SpecError(f"{self.format} {_fixed_block(row.block)}")
         for option in self._options():
-            if not _goes_with(option, row):
+            if not _goes_with(option, self):
                 raise SpecError(f"{self.format}: {_WANTS[option]} ({option})")
         if self.format not in dialect.formats:
             raise SpecError(
@@ -91,6 +109,11 @@ class QuantSpec:
                     f"dialect {self.dialect!r} does not define {self.format} with {option}; "
                     f"these do: {_join(d.name for d in DIALECTS.values() if option in d.options)}"
                 )
+        if self.strategy == "block" and not dialect.square_blocks:
+            raise SpecError(
+                f"dialect {self.dialect!r} does not define square blocks (b{self.group_size}); "
+                f"these do: {_join(d.name for d in DIALECTS.values() if d.square_blocks)}"
+            )
 
     @classmethod
     def parse(cls, text: str | QuantSpec) -> QuantSpec:
@@ -106,15 +129,15 @@ class QuantSpec:
         row = _known("format", name, FORMATS)
         strategy, group_size = _default_granularity(row)
         if parts and (span := _granularity(parts[0])) is not None:
-            if row.block is not None:
-                raise SpecError(f"{text!r}: {name} fixes its own block of {row.block}: give no granularity")
+            if row.block is not None and span != ("block", row.block):
+                raise SpecError(f"{text!r}: {name} {_fixed_block(row.block)}")
             strategy, group_size = span
             parts = parts[1:]
         if strategy is None:
             came = f", not {parts[0]!r}" if parts and parts[0] not in _OPTIONS else ""
             raise SpecError(
-                f"{text!r}: {name} needs a granularity, such as {name}:g128, {name}:channel, {name}:token or "
-                f"{name}:tensor{came}"
+                f"{text!r}: {name} needs a granularity, such as {name}:g128, {name}:b128, {name}:channel, "
+                f"{name}:token or {name}:tensor{came}"
             )
         for option in parts:
             _known("option", option, _OPTIONS)
@@ -131,7 +154,9 @@ class QuantSpec:
 
     def __str__(self) -> str:
         parts = [self.format]
-        if self.row.block is None:
+        if self.strategy == "block":
+            parts.append(f"b{self.group_size}")
+        elif self.row.block is None:
             parts.append(f"g{self.group_size}" if self.strategy == "group" else self.strategy)
         parts += self._options()
         return ":".join(parts) + ("" if self.dialect == DEFAULT_DIALECT else f"@{self.dialect}")
@@ -161,9 +186,12 @@ class QuantSpec:
             "num_bits": self.num_bits,
             "type": self.type,
             "symmetric": self.symmetric,
+            "zero_point": self.zero_point,
+            "full_range": self.full_range,
             "strategy": self.strategy,
             "group_size": self.group_size,
             "scale_rule": self.scale_rule,
+            "scale_dtype": self.scale_dtype,
             "tensor_scale": self.tensor_scale,
             "rounding": self.rounding,
             "dialect": self.dialect,
@@ -199,27 +227,49 @@ class QuantSpec:
         return min(self.group_size, in_features)
 
     def int_arithmetic(self) -> IntArithmetic | None:
-        """Range and scale denominator where this is a symmetric integer that has a kernel, else None."""
-        plain = self.type == "int" and self.row.block is None and self._options() in ([], ["away"])
-        return int_arithmetic(self.dialect, self.num_bits) if plain else None
+        """Range and scale denominator where this is an integer that has a kernel, else None."""
+        if self.type != "int" or self.row.block is not None:
+            return None
+        return int_arithmetic(
+            self.dialect, self.num_bits, symmetric=self.symmetric, full_range=self.full_range
+        )
+
+    @property
+    def has_tensor_scale(self) -> bool:
+        """Whether there is a second scale, of the whole tensor."""
+        return self.tensor_scale and "e4m3" in (self.row.scale_type, self.scale_dtype)
 
 
+_SCALE_OPTIONS = ("scale_input", "scale_fp16", "scale_bf16", "scale_e4m3", "scale_e8m0")
 #: What each option goes with, for people.
 _WANTS = {
     "asym": "only plain integer formats have a zero point",
+    "floatzero": "only an integer format with asym has a zero point",
+    "full": "only symmetric plain integers leave out a code",
     **dict.fromkeys(("floor", "ceil", "rceil", "even"), "only MX formats choose the exponent of a scale"),
     "noclip": "only plain integer formats have two ends",
-    "onelevel": "only NVFP4 has a scale of the tensor",
+    **dict.fromkeys(_SCALE_OPTIONS, "the format has a type of its own for scales"),
+    "onelevel": "only E4M3 scales have one of the tensor beside them",
     **dict.fromkeys(("away", "stochastic"), "codebooks have no ties"),
 }
 
 
-def _goes_with(option: str, row: Format) -> bool:
-    if option in ("asym", "noclip"):
-        return row.kind == "int" and row.block is None
+def _goes_with(option: str, spec: QuantSpec) -> bool:
+    row = spec.row
+    if option in ("asym", "noclip", "full", "floatzero"):
+        plain = row.kind == "int" and row.block is None
+        return plain and (option not in ("full", "floatzero") or spec.symmetric == (option == "full"))
     if option in ("floor", "ceil", "rceil", "even"):
         return row.scale_type == "e8m0"
-    return row.scale_type == "e4m3" if option == "onelevel" else row.kind != "codebook"
+    if option in _SCALE_OPTIONS:
+        return row.scale_type == "free"
+    if option == "onelevel":
+        return "e4m3" in (row.scale_type, spec.scale_dtype)
+    return row.kind != "codebook"
+
+
+def _fixed_block(block: int) -> str:
+    return f"fixes its own block of {block}: give no granularity, or b{block} for squares"
 
 
 def _default_granularity(row: Format) -> tuple[Strategy | None, int | None]:
@@ -228,7 +278,7 @@ def _default_granularity(row: Format) -> tuple[Strategy | None, int | None]:
 
 def _granularity(part: str) -> tuple[Strategy, int | None] | None:
     if match := _GROUP.fullmatch(part):
-        return "group", int(match[1])
+        return "group" if match[1] == "g" else "block", int(match[2])
     return next(((strategy, None) for strategy in _STRATEGIES if part == strategy), None)
 
 

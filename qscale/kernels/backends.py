@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from qscale.errors import BackendError
-from qscale.kernels.reference import DTYPES
+
+#: What every op takes.
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _AUTO = "auto"
 _NAMES = (_AUTO, "cpu", "reference")

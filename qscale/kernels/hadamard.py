@@ -10,11 +10,13 @@ from torch import Tensor
 
 from qscale.errors import SpecError
 from qscale.formats import QuantSpec
+from qscale.formats.calls import FAMILIES
 from qscale.kernels import hadamard_reference
 from qscale.kernels.backends import on_reference
+from qscale.kernels.fake_quantize import fake_quant, plan
 from qscale.kernels.hadamard_matrices import BASES, base_matrix, decompose, nearest_sizes
 from qscale.kernels.hadamard_reference import WHOLE_AXIS
-from qscale.kernels.ops import fake_quant
+from qscale.kernels.ops import implementation
 
 # As in ops.py: `hadamard` has a gradient, `_forward` is the same without, `_reference` has no compiled
 # kernel.
@@ -170,31 +172,43 @@ def hadamard(
     arXiv:2404.00456).
     """
     run = _forward_reference if on_reference("hadamard", x) else _forward
+    size, signs = _checked(x, block, signs)
+    return _rotate(x, size, signs, transpose, run)
+
+
+def _checked(x: Tensor, block: int | None, signs: Tensor | None) -> tuple[int, Tensor | None]:
+    """Block and signs as the ops take them."""
     size = WHOLE_AXIS if block is None else block
     if size == WHOLE_AXIS and block is not None:
         raise SpecError("hadamard: block=-1; wanted at least 1, or None for the whole last axis")
     axis = x.shape[-1] if x.dim() else 1
     if not torch.compiler.is_compiling():  # the op's shape function checks there
         _check_size(axis, size)
-    if signs is not None:
-        signs = _checked_signs(signs, axis, size, x)
-    return _rotate(x, size, signs, transpose, run)
+    return size, None if signs is None else _checked_signs(signs, axis, size, x)
 
 
 def rotate_fake_quant(
-    x: Tensor, spec: QuantSpec | str, block: int | None = None, signs: Tensor | None = None
+    x: Tensor,
+    spec: QuantSpec | str,
+    block: int | None = None,
+    signs: Tensor | None = None,
+    **options: Any,
 ) -> Tensor:
     """``fake_quant(hadamard(x, block, signs), spec)``: the values as they are stored, in the rotated basis.
 
     Exactly that composition, bit for bit: the rotation is rounded to ``x.dtype`` before it is quantized. The
     result stays rotated; what multiplies it must be rotated likewise, or ``hadamard(..., transpose=True)`` be
-    applied. Gradient: straight through the rounding, then the transpose of the rotation.
+    applied. Gradient: that of :func:`fake_quant`, then the transpose of the rotation.
+
+    Without options a tile is rotated and quantized while it is in cache; formats with a scale of the tensor,
+    square blocks and the dialects of libraries are the two ops in turn.
 
     Args:
         x: ``(..., K)``, float32, bfloat16 or float16, any shape and strides.
         spec: As for :func:`fake_quant`.
         block: As for :func:`hadamard`; independent of the group size of ``spec``.
         signs: As for :func:`hadamard`.
+        options: As for :func:`fake_quant`: ``scale``, ``gradient``, ``seed`` and the rest.
 
     Returns:
         Shape, dtype and device of ``x``, contiguous.
@@ -207,4 +221,36 @@ def rotate_fake_quant(
         >>> rotate_fake_quant(torch.tensor([4.0, 0.1, 0.0, 0.0]), "int4:g4")
         tensor([2.0500, 2.0500, 2.0500, 2.0500])
     """
-    return fake_quant(hadamard(x, block, signs), spec)
+    op, arguments, whole_tensor, _ = plan(spec)
+    if options or whole_tensor or op not in FAMILIES:
+        return fake_quant(hadamard(x, block, signs), spec, **options)
+    reference = on_reference("rotate_fake_quant", x)
+    size, signs = _checked(x, block, signs)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _RotatedFakeQuant.apply(x, size, signs, op, arguments, reference)  # type: ignore[no-untyped-call,no-any-return]
+    return implementation(op, "_rotated", reference)(x, size, signs, *arguments)  # type: ignore[no-any-return]
+
+
+class _RotatedFakeQuant(torch.autograd.Function):
+    """Straight through the rounding, then the transpose of the rotation; only the signs are saved."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        block: int,
+        signs: Tensor | None,
+        op: str,
+        arguments: tuple[Any, ...],
+        reference: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(signs)
+        ctx.arguments = (block, reference)
+        return implementation(op, "_rotated", reference)(x, block, signs, *arguments)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (signs,) = ctx.saved_tensors
+        block, reference = ctx.arguments
+        run = _forward_reference if reference else _forward
+        return _rotate(grad, block, signs, True, run), None, None, None, None, None

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from qscale.kernels.backends import DTYPES
 from qscale.kernels.hadamard_matrices import base_matrix, decompose
-from qscale.kernels.reference import DTYPES
 
 #: For ``block``: the whole last axis is one block.
 WHOLE_AXIS = -1

@@ -1,159 +1,460 @@
-"""Every op in plain torch: what the compiled kernels must equal, and what runs where there are none.
+"""The fake_quant ops in plain torch: what the compiled kernels must equal, what runs where there are none.
 
-Scales and products are float32, one operation at a time. Rounding to a grid is done in float64, where powers
-of two, quotients by them and halves are exact.
+An op is an element (integers, floats, a codebook) under scales. Elements say how a quotient ``x / s`` becomes
+a value in units of the scale; scales come of each group's range, or of the caller. Scales and products are
+float32, one operation at a time. Rounding to a grid is done in float64, where powers of two, quotients by
+them and halves are exact.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from qscale.formats.calls import CODEBOOKS, ROUNDINGS, SCALE_RULES, WHOLE_AXIS
+from qscale.formats.calls import CODEBOOKS, ROUNDINGS, SCALE_KINDS, WHOLE_AXIS, ZERO_POINTS
 from qscale.formats.grids import FORMATS
+from qscale.kernels.backends import DTYPES
+from qscale.kernels.hadamard_reference import hadamard
+from qscale.kernels.philox import random_words
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+GATES = {"straight_through": 0, "clipped": 1, "lsq": 2, "trust": 3}
 
-_AWAY = ROUNDINGS["away"]
-_E4M3_MAX = 448.0
-_E2M1_MAX = 6.0
+_AWAY, _STOCHASTIC = ROUNDINGS["away"], ROUNDINGS["stochastic"]
+_LARGEST_CODE = 2**20
+#: The types that a scale is rounded to, as mantissa bits, exponent of the smallest normal, and largest.
+_E4M3 = (3, -6, 448.0)
+_SCALE_GRIDS = {
+    SCALE_KINDS["float16"]: (10, -14, 65504.0),
+    SCALE_KINDS["bfloat16"]: (7, -126, math.ldexp(255, 120)),
+    SCALE_KINDS["e4m3"]: _E4M3,
+}
+_INPUT_KINDS = {
+    torch.float32: SCALE_KINDS["float32"],
+    torch.bfloat16: SCALE_KINDS["bfloat16"],
+    torch.float16: SCALE_KINDS["float16"],
+}
+_POWERS_OF_TWO = tuple(SCALE_KINDS[rule] for rule in ("floor", "ceil", "rceil", "even"))
+#: Sums are of this many products, halves added to halves: so any backend can add in the same order.
+_SUM_CHUNK = 1024
 
 
-def fake_quant_int(
-    x: Tensor, qmin: int, qmax: int, denominator: int, group_size: int, rounding: int
-) -> Tensor:
-    """Symmetric integers in groups of ``group_size`` along the last axis.
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What every op is asked beside its element."""
 
-    ``s = max|x| / denominator``, ``q = clamp(rint(x / s), qmin, qmax)``, ``y = q * s``.
-    """
-    op = "fake_quant_int"
-    _check(op, x, group_size, rounding)
-    largest = 2**20
-    if not -largest <= qmin < 0 < qmax <= largest:
-        raise RuntimeError(f"{op}: qmin={qmin}, qmax={qmax}; wanted -2**20 <= qmin < 0 < qmax <= 2**20")
-    if not 0 < denominator <= largest:
-        raise RuntimeError(f"{op}: denominator={denominator}; wanted 1 to 2**20")
+    scale_kind: int
+    tensor_level: int
+    group_size: int
+    block_rows: int
+    rounding: int
+    seed: int
+
+
+class Element(Protocol):
+    """How a quotient becomes a value; ``words`` are random, or None."""
+
+    largest: float  #: what the range of a group stands for in units of its scale
+    top: int  #: its exponent
+    below_top: int  #: and the bits that elements have beside it
+    ends: tuple[float, float]  #: of what a code can stand for
+
+    def value(self, quotient: Tensor, zero: Tensor, words: Tensor | None) -> Tensor:
+        """In units of the scale."""
+
+    def code(self, quotient: Tensor, zero: Tensor, words: Tensor | None) -> Tensor:
+        """An integer from 0 to 255."""
+
+    def raw(self, quotient: Tensor, zero: Tensor, words: Tensor | None) -> Tensor:
+        """Rounded, before it is held to ``ends``."""
+
+
+class Integers:
+    """``q = clamp(round(x / s) + z, qmin, qmax)``, or ``round(x / s + z)``; the value is ``q - z``."""
+
+    top = below_top = 0
+
+    def __init__(self, op: str, qmin: int, qmax: int, denominator: float, zero_point: int, o: Options):
+        if not -_LARGEST_CODE <= qmin <= 0 < qmax <= _LARGEST_CODE:
+            raise RuntimeError(f"{op}: qmin={qmin}, qmax={qmax}; wanted -2**20 <= qmin <= 0 < qmax <= 2**20")
+        if not (0 < denominator <= _LARGEST_CODE and (2 * denominator) % 1 == 0):
+            raise RuntimeError(f"{op}: denominator={denominator}; wanted a multiple of 0.5 up to 2**20")
+        if zero_point not in ZERO_POINTS.values():
+            raise RuntimeError(
+                f"{op}: zero_point={zero_point}; wanted 0 (none), 1 (an integer) or 2 (a real number)"
+            )
+        if o.scale_kind in (1, 2):
+            raise RuntimeError(f"{op}: scale_kind={o.scale_kind}; integers take 0, or 3 to 8")
+        self.ends = (float(qmin), float(qmax))
+        self.largest = denominator
+        self.rounding = o.rounding
+        self.zero_point = zero_point
+
+    @property
+    def has_zero_point(self) -> bool:
+        return self.zero_point != ZERO_POINTS["none"]
+
+    @property
+    def is_real(self) -> bool:
+        """Whether the zero point may lie between integers."""
+        return self.zero_point == ZERO_POINTS["float"]
+
+    def raw(self, quotient: Tensor, zero: Tensor, words: Tensor | None) -> Tensor:
+        if self.is_real:
+            return _rounded(quotient + zero, self.rounding, words)
+        return _rounded(quotient, self.rounding, words) + zero
+
+    def value(self, quotient: Tensor, zero: Tensor, words: Tensor | None) -> Tensor:
+        return (self.raw(quotient, zero, words).clamp(*self.ends) - zero) + 0.0  # integers have one zero
+
+    def code(self, quotient: Tensor, zero: Tensor, words: Tensor | None) -> Tensor:
+        return self.raw(quotient, zero, words).clamp(*self.ends).nan_to_num(0.0).int() & 255
+
+
+class Floats:
+    """The nearest value of a floating-point grid, or one of its two neighbours at random."""
+
+    def __init__(self, op: str, mantissa_bits: int, min_exponent: int, largest: float, o: Options):
+        if not (0 <= mantissa_bits <= 10 and -126 <= min_exponent <= 1):
+            raise RuntimeError(
+                f"{op}: mantissa_bits={mantissa_bits}, min_exponent={min_exponent}; "
+                "wanted 0 to 10 and -126 to 1"
+            )
+        if not _is_value(mantissa_bits, min_exponent, largest):
+            raise RuntimeError(f"{op}: largest={largest}; wanted a value of the format, 1 or above")
+        self.grid = (mantissa_bits, min_exponent, largest)
+        self.largest = largest
+        self.ends = (-largest, largest)
+        self.top = math.frexp(largest)[1] - 1
+        self.below_top = mantissa_bits + self.top - max(self.top, min_exponent)
+        self.rounding = o.rounding
+        self.is_fixed_point = largest < 2.0**min_exponent
+
+    def raw(self, quotient: Tensor, _zero: Tensor, words: Tensor | None) -> Tensor:
+        mantissa_bits, min_exponent, _ = self.grid
+        return _to_grid(quotient, mantissa_bits, min_exponent, math.inf, self.rounding, words)
+
+    def value(self, quotient: Tensor, _zero: Tensor, words: Tensor | None) -> Tensor:
+        value = _to_grid(quotient, *self.grid, self.rounding, words)
+        return value + 0.0 if self.is_fixed_point else value  # two's complement has one zero
+
+    def code(self, quotient: Tensor, zero: Tensor, words: Tensor | None) -> Tensor:
+        mantissa_bits, min_exponent, _ = self.grid
+        value = self.value(quotient.nan_to_num(0.0, posinf=math.inf, neginf=-math.inf), zero, words).double()
+        exponent = (torch.frexp(value).exponent - 1).clamp(min=min_exponent)
+        exponent = torch.where(value == 0, torch.full_like(exponent, min_exponent), exponent)
+        units = value.abs() / _power_of_two64(exponent - mantissa_bits)
+        magnitude = units.int() + ((exponent - min_exponent) << mantissa_bits)
+        if self.is_fixed_point:
+            return torch.where(value < 0, -magnitude, magnitude) & 255
+        sign = 1 << self._magnitude_bits()
+        return magnitude + torch.where(value.signbit(), sign, 0)
+
+    def _magnitude_bits(self) -> int:
+        mantissa_bits, min_exponent, largest = self.grid
+        units = largest * 2.0 ** (mantissa_bits - self.top)
+        return (int(units) + ((self.top - min_exponent) << mantissa_bits)).bit_length()
+
+
+class Codebooks:
+    """The nearest of sixteen values; a tie goes to the lower one."""
+
+    largest, top, below_top, ends = 1.0, 0, 0, (-1.0, 1.0)
+
+    def __init__(self, op: str, codebook: int, o: Options):
+        if codebook not in CODEBOOKS.values():
+            raise RuntimeError(f"{op}: codebook={codebook}; wanted 0 to {len(CODEBOOKS) - 1}")
+        if o.rounding:
+            raise RuntimeError(f"{op}: rounding={o.rounding}; codebooks take 0")
+        if o.scale_kind in (1, 2):
+            raise RuntimeError(f"{op}: scale_kind={o.scale_kind}; codebooks take 0, or 3 to 8")
+        name = next(name for name, index in CODEBOOKS.items() if index == codebook)
+        self.table = with_two_zeros(FORMATS[name].codebook)
+
+    def raw(self, quotient: Tensor, _zero: Tensor, _words: Tensor | None) -> Tensor:
+        return quotient
+
+    def value(self, quotient: Tensor, zero: Tensor, words: Tensor | None) -> Tensor:
+        values = torch.tensor(self.table, dtype=torch.float32, device=quotient.device)
+        return torch.where(quotient.isnan(), quotient, values[self.code(quotient, zero, words)])
+
+    def code(self, quotient: Tensor, _zero: Tensor, _words: Tensor | None) -> Tensor:
+        values = torch.tensor(self.table, dtype=torch.float64, device=quotient.device)
+        midpoints = ((values[1:] + values[:-1]) / 2).float()
+        # A NaN goes to the first value, as where every comparison with it fails.
+        return torch.bucketize(quotient.nan_to_num(-1.0).contiguous(), midpoints)
+
+
+def fake_quant(op: str, x: Tensor, element: Element, o: Options) -> Tensor:
+    """In and out of the format, each group under its own scale."""
+    groups = Groups(op, x, o)
     if x.numel() == 0:
         return _empty(x)
-    groups = _in_groups(x.float(), group_size)
-    scale = _or_one(_divided(_absmax(groups), denominator))
-    codes = _rounded(groups / scale, rounding).clamp(qmin, qmax)
-    return _out_of_groups(codes * scale, x)
+    scale, zero, level = _own_scales(groups, element, o)
+    return _under(groups, element, scale * level, zero, o)
 
 
-def fake_quant_float(
+def rotated(op: str, x: Tensor, block: int, signs: Tensor | None, element: Element, o: Options) -> Tensor:
+    """The rotation, rounded to the dtype of ``x``, in and out of the format."""
+    return fake_quant(op, hadamard(x, block, signs, False), element, o)
+
+
+def scales(op: str, x: Tensor, element: Element, o: Options) -> tuple[Tensor, Tensor, Tensor]:
+    """Scale and zero point of each group, and the scale of the tensor, which is not in the former."""
+    groups = Groups(op, x, o)
+    if x.numel() == 0:
+        nothing = torch.empty(0, dtype=torch.float32, device=x.device)
+        return nothing, nothing.clone(), torch.ones(1, dtype=torch.float32, device=x.device)
+    scale, zero, level = _own_scales(groups, element, o)
+    return scale.reshape(-1).clone(), zero.reshape(-1).clone(), level.reshape(1).clone()
+
+
+def given(
+    op: str, x: Tensor, scale: Tensor, zero_point: Tensor | None, element: Element, o: Options
+) -> Tensor:
+    """In and out of the format under scales that are there."""
+    groups = Groups(op, x, o)
+    scale, zero = groups.given(scale, zero_point, element)
+    return _empty(x) if x.numel() == 0 else _under(groups, element, scale, zero, o)
+
+
+def codes(
+    op: str, x: Tensor, scale: Tensor, zero_point: Tensor | None, element: Element, o: Options
+) -> Tensor:
+    """The code of each element, one byte each; of a NaN it is 0 or a codebook's first."""
+    groups = Groups(op, x, o)
+    scale, zero = groups.given(scale, zero_point, element)
+    if x.numel() == 0:
+        return torch.empty(x.shape, dtype=torch.uint8, device=x.device)
+    found = element.code(groups.values / _divisor(scale), zero, groups.words(o))
+    return groups.restored(found).to(torch.uint8)
+
+
+def gradient(
+    op: str,
+    grad: Tensor,
     x: Tensor,
-    mantissa_bits: int,
-    min_exponent: int,
-    largest: float,
-    group_size: int,
-    scale_rule: int,
-    rounding: int,
-) -> Tensor:
-    """Floating-point elements under a free scale (rule 0) or a power of two (rules 1 to 4).
+    scale: Tensor,
+    zero_point: Tensor | None,
+    gate: int,
+    trust: float,
+    element: Element,
+    o: Options,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, scales and zero points, rounding taken as the identity.
 
-    ``s = max|x| / largest`` or ``2**e``, ``q`` the value of the grid nearest to ``x / s``, ``y = q * s``.
+    To ``x`` it passes everywhere (gate 0), where the rounded code is in range (1), where the quotient is (2),
+    or where ``|y - x| <= trust * s`` (3). A scale gets the sum of ``grad * (q - z - x / s)`` where the code
+    (gate 2: the quotient) is in range, else of ``grad * (q - z)``; a zero point that of ``-grad * s`` where
+    it is not. Products are float32, sums float64.
     """
-    op = "fake_quant_float"
-    _check(op, x, group_size, rounding)
-    if not (0 <= mantissa_bits <= 10 and -126 <= min_exponent <= 1):
-        raise RuntimeError(
-            f"{op}: mantissa_bits={mantissa_bits}, min_exponent={min_exponent}; wanted 0 to 10 and -126 to 1"
-        )
-    grid = (mantissa_bits, min_exponent, largest, rounding)
-    if not _is_value(mantissa_bits, min_exponent, largest):
-        raise RuntimeError(f"{op}: largest={largest}; wanted a value of the format, 1 or above")
-    if not 0 <= scale_rule <= 4:
-        raise RuntimeError(
-            f"{op}: scale_rule={scale_rule}; wanted 0 (free), 1 (floor), 2 (ceil), 3 (rceil) or 4 (even)"
-        )
+    if gate not in GATES.values():
+        raise RuntimeError(f"{op}: gate={gate}; wanted 0 (open), 1 (clipped), 2 (lsq) or 3 (trust)")
+    if grad.dtype != x.dtype or grad.shape != x.shape:
+        raise RuntimeError(f"{op}: the gradient has another shape or dtype than x")
+    groups = Groups(op, x, o)
+    scale, zero = groups.given(scale, zero_point, element)
     if x.numel() == 0:
-        return _empty(x)
-    groups = _in_groups(x.float(), group_size)
-    absmax = _absmax(groups)
-    if scale_rule == SCALE_RULES["free"]:
-        scale = _or_one(_divided(absmax, largest))
+        nothing = torch.empty(0, dtype=torch.float32, device=x.device)
+        return _empty(x), nothing, nothing.clone()
+    upstream = Groups(op, grad, o).values
+    quotient, words = groups.values / _divisor(scale), groups.words(o)
+    value, raw = element.value(quotient, zero, words), element.raw(quotient, zero, words)
+    place = quotient + zero if gate == GATES["lsq"] else raw
+    inside = (place >= element.ends[0]) & (place <= element.ends[1])
+    trusted = (value * scale - groups.values).abs() <= torch.full_like(scale, trust) * scale
+    passes = {0: torch.ones_like(inside), 3: trusted}.get(gate, inside)
+    of_scale = upstream * torch.where(inside, value - quotient, value)
+    of_zero = upstream * torch.where(inside, torch.zeros_like(scale), -scale)
+    grad_x = torch.where(passes, upstream, torch.zeros_like(upstream))
+    return (
+        groups.restored(grad_x).to(x.dtype),
+        groups.summed(of_scale).float().reshape(-1),
+        groups.summed(of_zero).float().reshape(-1),
+    )
+
+
+def with_two_zeros(table: tuple[float, ...]) -> tuple[float, ...]:
+    """A codebook of sixteen values; one of fifteen has its zero twice."""
+    return table if len(table) == 16 else (*table[:7], 0.0, *table[7:])
+
+
+class Groups:
+    """A tensor as float32 in ``(matrices, bands, rows of a band, groups of a row, group)``.
+
+    Zeros fill up what is cut off at the ends: they change no maximum. ``own`` says which elements are real.
+    """
+
+    def __init__(self, op: str, x: Tensor, o: Options) -> None:
+        _check(op, x, o)
+        self.op, self.shape, self.dtype = op, x.shape, x.dtype
+        self.axis = axis = x.shape[-1] if x.dim() else 1
+        self.group = max(1, axis if o.group_size == WHOLE_AXIS else min(o.group_size, axis))
+        matrix = (x.shape[-2] if x.dim() > 1 else 1) if o.block_rows > 1 else 1
+        self.edge = max(1, min(o.block_rows, matrix))
+        self.matrix = matrix
+        self.count = 0
+        if x.numel() == 0:
+            return
+        self.values = self._split(x.float())
+        self.count = self.values.shape[0] * self.values.shape[1] * self.values.shape[3]
+        self.ragged = bool(-axis % self.group or -matrix % self.edge)
+
+    def _split(self, x: Tensor, fill: float = 0.0) -> Tensor:
+        rows = x.reshape(-1, self.matrix, self.axis)
+        ends = (0, -self.axis % self.group, 0, -self.matrix % self.edge)
+        rows = torch.nn.functional.pad(rows, ends, value=fill) if any(ends) else rows
+        bands = rows.reshape(rows.shape[0], -1, self.edge, rows.shape[-1])
+        return bands.reshape(*bands.shape[:3], -1, self.group)
+
+    def restored(self, groups: Tensor) -> Tensor:
+        """The inverse of the split, in the shape of the tensor."""
+        rows = groups.flatten(start_dim=3)[..., : self.axis].flatten(1, 2)[:, : self.matrix]
+        return rows.reshape(self.shape).contiguous()
+
+    def own(self) -> Tensor:
+        """True for elements of the tensor, False for what fills a group up."""
+        mask = torch.ones(self.values.shape[0] * self.matrix, self.axis, device=self.values.device)
+        return self._split(mask) > 0
+
+    def given(self, scale: Tensor, zero_point: Tensor | None, element: Element) -> tuple[Tensor, Tensor]:
+        """The caller's scales and zero points, one beside each group."""
+        for what, t in (("scale", scale), ("zero_point", zero_point)):
+            fits = t is None or (t.dtype == torch.float32 and t.numel() == self.count and t.is_contiguous())
+            if t is not None and not fits:
+                raise RuntimeError(
+                    f"{self.op}: {what} has dtype {t.dtype} and {t.numel()} elements; "
+                    f"wanted contiguous float32, one for each of {self.count} groups"
+                )
+        if self.count == 0:
+            return scale, scale
+        zero = torch.zeros_like(scale) if zero_point is None else zero_point
+        if not (isinstance(element, Integers) and element.has_zero_point):
+            zero = torch.zeros_like(scale)
+        elif not element.is_real:
+            zero = zero.round()
+        return self.beside(scale), self.beside(zero)
+
+    def beside(self, one_each: Tensor) -> Tensor:
+        """What there is one of for each group, in the place of its elements."""
+        return one_each.reshape(self.values.shape[0], self.values.shape[1], 1, self.values.shape[3], 1)
+
+    def words(self, o: Options) -> Tensor | None:
+        """A random word for each element, by its place in the tensor; None where none are needed."""
+        if o.rounding != _STOCHASTIC:
+            return None
+        count = math.prod(self.shape)
+        words = random_words(count, o.seed, self.values.device)
+        return self._split(words.double()).long()
+
+    def summed(self, terms: Tensor) -> Tensor:
+        """Over each group in float64: row by row, in a row chunk by chunk, in a chunk halves to halves."""
+        own = terms.shape[-1]
+        if self.ragged:
+            terms = torch.where(self.own(), terms, torch.zeros_like(terms))  # of a filler it may be a NaN
+        size = min(_SUM_CHUNK, 1 << max(own - 1, 0).bit_length())
+        wide = torch.nn.functional.pad(terms.double(), (0, -own % size))
+        chunks = wide.reshape(*wide.shape[:-1], -1, size)
+        while size > 1:
+            size //= 2
+            chunks = chunks[..., :size] + chunks[..., size:]
+        total = torch.zeros_like(chunks[:, :, 0, :, 0, 0])
+        for row, chunk in product(range(chunks.shape[2]), range(chunks.shape[4])):
+            total = total + chunks[:, :, row, :, chunk, 0]
+        return total
+
+
+def _own_scales(groups: Groups, element: Element, o: Options) -> tuple[Tensor, Tensor, Tensor]:
+    x = groups.values
+    level = torch.ones((), dtype=torch.float32, device=x.device)
+    if o.tensor_level:
+        whole = x.abs().amax()
+        level = _divided(whole, element.largest * _E4M3[2])
+        level = torch.where(level == 0, torch.ones_like(level), level)
+        level = _nan_where_not_finite(level, whole)
+    if not (isinstance(element, Integers) and element.has_zero_point):
+        scale = _scale(groups, _over(x.abs(), torch.amax), element, level, o)
+        return scale, torch.zeros_like(scale), level
+    low, high = (_ends(groups, x, end) for end in (torch.amin, torch.amax))
+    if not element.is_real:
+        low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+    half = 0.5 * high - 0.5 * low
+    half = torch.where(half == 0, low.abs(), half)
+    scale = _scale(groups, half, element, level, o)
+    ratio = low / _divisor(scale * level)
+    zero = element.ends[0] - (ratio if element.is_real else ratio.round())
+    return scale, zero if element.is_real else zero.clamp(*element.ends), level
+
+
+def _over(x: Tensor, end: Callable[..., Tensor]) -> Tensor:
+    return end(x, dim=(2, 4), keepdim=True)
+
+
+def _ends(groups: Groups, x: Tensor, end: Callable[..., Tensor]) -> Tensor:
+    """The smallest or largest of each group, what fills it up left out."""
+    if not groups.ragged:
+        return _over(x, end)
+    filler = torch.full_like(x, math.inf if end is torch.amin else -math.inf)
+    return _over(torch.where(groups.own(), x, filler), end)
+
+
+def _scale(groups: Groups, extent: Tensor, element: Element, level: Tensor, o: Options) -> Tensor:
+    kind = _INPUT_KINDS[groups.dtype] if o.scale_kind == SCALE_KINDS["input"] else o.scale_kind
+    if kind in _POWERS_OF_TWO:
+        scale = _power_of_two(_exponent(extent, element, kind))
     else:
-        scale = _power_of_two(_mx_exponent(absmax, mantissa_bits, min_exponent, largest, scale_rule))
-    scale = _nan_where_not_finite(scale, absmax)
-    return _out_of_groups(_to_grid(groups / scale, *grid) * scale, x)
+        scale = _divided(extent, element.largest)
+        if kind in _SCALE_GRIDS:
+            scale = _to_grid(scale / level, *_SCALE_GRIDS[kind], ROUNDINGS["even"], None)
+    return _nan_where_not_finite(scale, extent)
 
 
-def fake_quant_nvfp4(x: Tensor, group_size: int, tensor_level: int, rounding: int) -> Tensor:
-    """E2M1 elements under E4M3 block scales, and one float32 scale of the tensor where ``tensor_level`` is 1.
-
-    ``t = max|tensor| / 2688`` or 1, ``s = e4m3((max|x| / 6) / t) * t``, ``y = e2m1(x / s) * s``.
-    """
-    op = "fake_quant_nvfp4"
-    _check(op, x, group_size, rounding)
-    if tensor_level not in (0, 1):
-        raise RuntimeError(f"{op}: tensor_level={tensor_level}; wanted 1, or 0 for block scales alone")
-    if x.numel() == 0:
-        return _empty(x)
-    groups = _in_groups(x.float(), group_size)
-    absmax = _absmax(groups)
-    tensor_scale = torch.ones((), dtype=torch.float32, device=x.device)
-    if tensor_level:
-        tensor_absmax = absmax.amax()
-        tensor_scale = _or_one(_divided(tensor_absmax, _E4M3_MAX * _E2M1_MAX))
-        tensor_scale = _nan_where_not_finite(tensor_scale, tensor_absmax)
-    block_scale = _to_grid(_divided(absmax, _E2M1_MAX) / tensor_scale, 3, -6, _E4M3_MAX, ROUNDINGS["even"])
-    scale = _nan_where_not_finite(block_scale * tensor_scale, absmax)
-    codes = _to_grid(groups / scale, 1, 0, _E2M1_MAX, rounding)
-    codes = torch.where(scale == 0, torch.copysign(torch.zeros_like(groups), groups), codes)
-    return _out_of_groups(codes * scale, x)
+def _under(groups: Groups, element: Element, scale: Tensor, zero: Tensor, o: Options) -> Tensor:
+    quotient = groups.values / _divisor(scale)
+    y = element.value(quotient, zero, groups.words(o)) * scale
+    return groups.restored(y).to(groups.dtype)
 
 
-def fake_quant_codebook(x: Tensor, codebook: int, group_size: int) -> Tensor:
-    """The nearest of sixteen values to ``x / max|x|``; a tie goes to the lower one; zeros keep their sign."""
-    op = "fake_quant_codebook"
-    _check(op, x, group_size, ROUNDINGS["even"])
-    if codebook not in CODEBOOKS.values():
-        raise RuntimeError(f"{op}: codebook={codebook}; wanted 0 (nf4) or 1 (fp4_bnb)")
-    if x.numel() == 0:
-        return _empty(x)
-    groups = _in_groups(x.float(), group_size)
-    absmax = _absmax(groups)
-    scale = _nan_where_not_finite(_or_one(absmax), absmax)
-    name = next(name for name, index in CODEBOOKS.items() if index == codebook)
-    values = torch.tensor(FORMATS[name].codebook, dtype=torch.float64, device=x.device)
-    midpoints = ((values[1:] + values[:-1]) / 2).float()
-    nearest = values.float()[torch.bucketize((groups / scale).contiguous(), midpoints)]
-    return _out_of_groups(torch.copysign(nearest, groups) * scale, x)
+def _divisor(scale: Tensor) -> Tensor:
+    """Over infinity every element is a zero."""
+    return torch.where(scale == 0, torch.full_like(scale, math.inf), scale)
 
 
-def _to_grid(value: Tensor, mantissa_bits: int, min_exponent: int, largest: float, rounding: int) -> Tensor:
-    """The nearest magnitude of a floating-point grid, the sign kept; a tie goes to the even code or away."""
+def _exponent(extent: Tensor, element: Element, kind: int) -> Tensor:
+    """The exponent of an E8M0 scale: OCP MX 1.0, section 6.3, and the rules in use beside it."""
+    value = extent.double()
+    if kind == SCALE_KINDS["rceil"]:
+        value = _divided(extent, element.largest).double()
+        exponent = _ceil_log2(value)
+    elif kind == SCALE_KINDS["ceil"]:
+        exponent = _ceil_log2(value) - element.top
+    elif kind == SCALE_KINDS["even"]:
+        step = _power_of_two64(_floor_log2(value) - element.below_top)
+        exponent = _floor_log2(_rounded(value / step, _AWAY, None) * step) - element.top
+    else:
+        exponent = _floor_log2(value) - element.top
+    return torch.where(value == 0, torch.full_like(exponent, -127), exponent.clamp(-127, 127))
+
+
+def _to_grid(
+    value: Tensor, mantissa_bits: int, min_exponent: int, largest: float, rounding: int, words: Tensor | None
+) -> Tensor:
+    """The nearest magnitude of a floating-point grid, or a neighbour at random, the sign kept."""
     wide = value.double()
     exponent = (torch.frexp(wide).exponent - 1).clamp(min=min_exponent)
     step = _power_of_two64(exponent - mantissa_bits)
     steps = (wide / step).abs()
-    rounded = _rounded(steps, rounding)
-    if mantissa_bits == 0 and rounding != _AWAY:
+    rounded = _rounded(steps, rounding, words)
+    if mantissa_bits == 0 and rounding == ROUNDINGS["even"]:
         # One value to a binade: halfway up, 1.5 steps, the even code is the even exponent field.
         low_is_even = (exponent - min_exponent + 1) % 2 == 0
         rounded = torch.where((steps == 1.5) & low_is_even, torch.ones_like(steps), rounded)
     return torch.copysign((rounded * step).clamp(max=largest), wide).float()
-
-
-def _mx_exponent(absmax: Tensor, mantissa_bits: int, min_exponent: int, largest: float, rule: int) -> Tensor:
-    """The exponent of an E8M0 scale: OCP MX 1.0, section 6.3, and the rules in use beside it."""
-    top = math.frexp(largest)[1] - 1
-    value = absmax.double()
-    if rule == SCALE_RULES["rceil"]:
-        value = _divided(absmax, largest).double()
-        exponent = _ceil_log2(value)
-    elif rule == SCALE_RULES["ceil"]:
-        exponent = _ceil_log2(value) - top
-    elif rule == SCALE_RULES["even"]:
-        below_top = mantissa_bits + top - max(top, min_exponent)
-        step = _power_of_two64(_floor_log2(value) - below_top)
-        exponent = _floor_log2(_rounded(value / step, _AWAY) * step) - top
-    else:
-        exponent = _floor_log2(value) - top
-    return torch.where(value == 0, torch.full_like(exponent, -127), exponent.clamp(-127, 127))
 
 
 def _floor_log2(value: Tensor) -> Tensor:
@@ -175,30 +476,25 @@ def _power_of_two64(exponent: Tensor) -> Tensor:
     return ((exponent.long() + 1023) << 52).view(torch.float64)
 
 
-def _rounded(value: Tensor, rounding: int) -> Tensor:
-    """To integers, ties to even or away from zero."""
-    if rounding != _AWAY:
+def _rounded(value: Tensor, rounding: int, words: Tensor | None) -> Tensor:
+    """To integers: ties to even or away from zero; or up where the way gone is more than a random number."""
+    if words is None and rounding != _AWAY:
         return value.round()
     magnitude = value.abs()
-    nearest = magnitude.round()
-    return torch.copysign(torch.where(magnitude - nearest == 0.5, nearest + 1, nearest), value)
-
-
-def _absmax(groups: Tensor) -> Tensor:
-    return groups.abs().amax(dim=-1, keepdim=True)
+    below = magnitude.trunc()
+    beyond = magnitude - below
+    up = beyond >= 0.5 if words is None else beyond > (words >> 8) * 2.0**-24
+    return torch.copysign(below + up.to(value.dtype), value)
 
 
 def _divided(value: Tensor, by: float) -> Tensor:
     """One division. The divisor is a tensor on the device: CUDA multiplies by the reciprocal of a number."""
-    return value / torch.full((), by, dtype=torch.float32, device=value.device)
+    divisor = torch.full((), by, dtype=torch.float64, device=value.device)
+    return value / divisor.float()  # infinite where it is too large
 
 
-def _or_one(scale: Tensor) -> Tensor:
-    return torch.where(scale == 0, torch.ones_like(scale), scale)
-
-
-def _nan_where_not_finite(scale: Tensor, absmax: Tensor) -> Tensor:
-    return torch.where(absmax.isfinite(), scale, torch.full_like(scale, float("nan")))
+def _nan_where_not_finite(scale: Tensor, extent: Tensor) -> Tensor:
+    return torch.where(extent.isfinite(), scale, torch.full_like(scale, float("nan")))
 
 
 def _is_value(mantissa_bits: int, min_exponent: int, largest: float) -> bool:
@@ -209,31 +505,26 @@ def _is_value(mantissa_bits: int, min_exponent: int, largest: float) -> bool:
     return math.ldexp(largest, mantissa_bits - exponent).is_integer()
 
 
-def _check(op: str, x: Tensor, group_size: int, rounding: int) -> None:
+def _check(op: str, x: Tensor, o: Options) -> None:
     """The same demands as csrc/bindings/fake_quant.cpp."""
     if x.dtype not in DTYPES:
         raise RuntimeError(f"{op}: x has dtype {x.dtype}; wanted float32, bfloat16 or float16")
-    if group_size != WHOLE_AXIS and group_size < 1:
-        raise RuntimeError(f"{op}: group_size={group_size}; wanted at least 1, or -1 for the whole last axis")
-    if rounding not in ROUNDINGS.values():
-        raise RuntimeError(f"{op}: rounding={rounding}; wanted 0 (even) or 1 (away)")
+    if o.group_size != WHOLE_AXIS and o.group_size < 1:
+        raise RuntimeError(
+            f"{op}: group_size={o.group_size}; wanted at least 1, or -1 for the whole last axis"
+        )
+    if o.block_rows < 1:
+        raise RuntimeError(f"{op}: block_rows={o.block_rows}; wanted at least 1")
+    if o.rounding not in ROUNDINGS.values():
+        raise RuntimeError(f"{op}: rounding={o.rounding}; wanted 0 (even), 1 (away) or 2 (stochastic)")
+    if o.scale_kind not in SCALE_KINDS.values():
+        raise RuntimeError(
+            f"{op}: scale_kind={o.scale_kind}; wanted 0 (float32), 1 to 4 (E8M0: floor, ceil, rceil, even), "
+            "5 (float16), 6 (bfloat16), 7 (E4M3) or 8 (the dtype of x)"
+        )
+    if o.tensor_level != 0 and (o.tensor_level != 1 or o.scale_kind != SCALE_KINDS["e4m3"]):
+        raise RuntimeError(f"{op}: tensor_level={o.tensor_level}; wanted 0, or 1 beside scale_kind=7 (E4M3)")
 
 
 def _empty(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
-def _in_groups(x: Tensor, group_size: int) -> Tensor:
-    """``(..., K)`` as ``(rows, groups, group)``; zeros fill a short last group and change no maximum."""
-    axis = x.shape[-1] if x.dim() else 1
-    group = axis if group_size == WHOLE_AXIS else min(group_size, axis)
-    rows = x.reshape(-1, axis)
-    if short := -axis % group:
-        rows = torch.nn.functional.pad(rows, (0, short))
-    return rows.reshape(rows.shape[0], -1, group)
-
-
-def _out_of_groups(groups: Tensor, like: Tensor) -> Tensor:
-    """The inverse of :func:`_in_groups`, in the shape of ``like``, rounded to its dtype."""
-    axis = like.shape[-1] if like.dim() else 1
-    return groups.flatten(start_dim=1)[:, :axis].reshape(like.shape).contiguous().to(like.dtype)

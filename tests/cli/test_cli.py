@@ -251,6 +251,53 @@ def test_doctor_says_what_works(folder):
     assert call("doctor").stdout.startswith("qscale ")
 
 
+BENCH = ("bench", "--only", "int4:g32/float32", "--only", "hadamard:1024/float32", "--sizes", "4Ki")
+
+
+def test_bench_when_asked_for_json_then_each_line_is_an_event():
+    result = call(*BENCH, "--seconds", "0.001", "--json")
+    assert result.exit_code == 0, result.output
+    machine, *timings, end = (json.loads(line) for line in result.stdout.splitlines())
+    assert machine["event"] == "machine" and machine["threads"] == 1
+    assert {"processor", "torch", "kernels", "peers"} <= machine.keys()
+    assert {timing["event"] for timing in timings} == {"timing"}
+    assert {timing["case"] for timing in timings} == {"int4:g32/float32/4Ki", "hadamard:1024/float32/4Ki"}
+    assert {"into", "new", "composite", "aten", "matmul"} <= {timing["call"] for timing in timings}
+    assert [timing for timing in timings if timing["error"]] == []
+    assert end["event"] == "end" and len(end["summary"]) >= 3
+
+
+def test_bench_when_read_by_people_then_prints_a_line_for_each_call():
+    result = call(*BENCH, "--seconds", "0.001", "--no-peers")
+    assert result.exit_code == 0, result.output
+    assert "1 thread of" in result.stdout and "x copy" in result.stdout
+    lines = [line.split()[:2] for line in result.stdout.splitlines() if line.startswith(("int4", "hadamard"))]
+    calls = ["into", "new"]
+    assert [line[1] for line in lines] == calls * 2
+
+
+def test_bench_when_asked_for_markdown_then_stdout_is_tables_alone():
+    result = call(*BENCH, "--seconds", "0.001", "--no-peers", "--markdown")
+    assert result.exit_code == 0, result.output
+    assert "## Time and bandwidth\n\n| case | min us |" in result.stdout
+    assert "x qscale" not in result.stdout and "x qscale" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--only", "int5"), "no case fits int5"),
+        (("--sizes", "64K"), "'64K' is not a number of elements; write 65536, 64Ki or 16Mi"),
+        (("--spec", "int44:g32"), "unknown format 'int44'; did you mean 'int4'"),
+    ],
+)
+def test_bench_when_nothing_can_be_timed_then_says_so_with_exit_code_2(arguments, message):
+    result = call("bench", *arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ") and message in result.stderr
+    assert result.stdout == ""
+
+
 def test_the_remedy_repeats_the_options_given_and_quotes_the_folder(tmp_path, monkeypatch):
     from qscale.sweep.executors import LocalExecutor, outcome
     from qscale.sweep.store import Store

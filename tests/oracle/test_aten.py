@@ -1,4 +1,4 @@
-"""The dialect ``aten`` against the torch that is installed: forward and backward, on drawn inputs."""
+"""The dialect ``aten`` and ``fake_quant`` against the torch that is installed, on drawn inputs."""
 
 from __future__ import annotations
 
@@ -51,6 +51,22 @@ def test_per_tensor_matches_torch_exact(call):
     assert_same_bits(aten.fake_quantize(flat, *one, qmin, qmax).reshape(x.shape), y.detach())
     gx = aten.fake_quantize_backward(gy.reshape(1, -1), flat, *one, qmin, qmax)
     assert_same_bits(gx.reshape(x.shape), leaf.grad)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_fake_quant_exact_when_scales_are_powers_of_two_then_equals_torch(quantize, dtype, bits):
+    # Elsewhere they differ: torch multiplies by a rounded reciprocal, qscale divides.
+    largest = 2 ** (bits - 1) - 1
+    generator = torch.Generator().manual_seed(bits)
+    scale = 2.0 ** torch.randint(-6, 7, (64,), generator=generator)
+    steps = torch.randint(-16 * largest, 16 * largest + 1, (64, 32), generator=generator) / 16
+    steps[:, 0] = largest  # so that qscale finds this scale
+    x = (steps * scale.unsqueeze(-1)).to(dtype)
+    zero = torch.zeros(64, dtype=torch.int32)
+    theirs = torch.fake_quantize_per_channel_affine(x, scale, zero, 0, -largest, largest)
+    y = quantize(x.reshape(2, -1), f"int{bits}:g32").reshape(x.shape)
+    assert_same_bits(y + 0.0, theirs + 0.0)  # torch gives no -0
 
 
 @pytest.mark.parametrize("per_tensor", [False, True])

@@ -94,8 +94,10 @@ def mx(x: Tensor, element: Element, group_size: int = 32) -> Quantized:
     """
     groups = _shared.in_groups(x, group_size)
     kept = 1 if element is E4M3 else element.mantissa_bits
-    bits = _shared.largest(groups).float().view(torch.int32) + (1 << (22 - kept))
+    absmax = _shared.largest(groups).float()
+    bits = absmax.view(torch.int32) + (1 << (22 - kept))
     rounded = (bits & _EXPONENT_FIELD).view(torch.float32).to(x.dtype)  # float16 may overflow
+    rounded = torch.where(absmax.isnan(), torch.nan, rounded)  # whatever bits the NaN has
     exponent = (rounded.float().log2() - element.largest_exponent).clamp(min=-127)
     scale = exponent.exp2().to(x.dtype)
     scale = torch.where(scale == 0, 1.0, scale)

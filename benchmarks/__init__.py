@@ -1,1 +1,0 @@
-"""Timings of the ops against the least work that any implementation must do."""

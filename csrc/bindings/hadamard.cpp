@@ -132,7 +132,7 @@ qscale::Rotation::Rotation(const Tensor& x, void* y, int64_t block, const std::o
   const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(size_)));
   const float* matrix = nullptr;
   if (base > 1) matrix = transpose ? matrices().at(base).transposed.data() : matrices().at(base).forward.data();
-  job_ = cpu::Hadamard{x.const_data_ptr(), y, base, inner, matrix, scale, nullptr, 0, transpose};
+  job_ = cpu::Hadamard{x.const_data_ptr(), y, base, inner, matrix, scale, nullptr, 0, transpose, blocks_};
   if (!signs) return;
   const Tensor values = signs->is_contiguous() ? *signs : torch::stable::contiguous(*signs);
   if (dtype == DType::float32) {

@@ -7,7 +7,7 @@ namespace qscale::cpu {
 namespace {
 
 struct ButterflyPlain : Plain {
-  static constexpr int log_chunk = 6;
+  static constexpr int log_chunk = 5;
   static constexpr int log_radix = 2;
   static constexpr int mix_rows = 2;
 

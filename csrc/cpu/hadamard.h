@@ -14,51 +14,59 @@
 namespace qscale::cpu {
 namespace {
 
-constexpr int64_t kCacheLine = 64;
-constexpr int64_t kFetchedAhead = 32768;  // what a longer block fetched would be gone when it is wanted
+constexpr int64_t kFetchedAhead = 4096;  // bytes
 
-// Stages h, 2 h, ..., `log_r` of them, of `count` floats, from v to y; y may be v.
-template <class V, class Y, int log_r, bool scaled>
-void pass(const float* v, Y* y, int64_t count, int64_t h, float scale) {
+// Vectors that lie h apart, `radix` of them, through the stages between them.
+template <class V, int radix, bool scaled>
+[[gnu::always_inline]] inline void column(const float* x, int64_t h, float scale, typename V::Floats* v) {
+#pragma GCC unroll 16
+  for (int i = 0; i < radix; ++i) v[i] = V::load(x + i * h);
+  between_vectors<V, radix, 1, radix>(v);
+  if constexpr (scaled) {
+    const auto factor = V::splat(scale);
+#pragma GCC unroll 16
+    for (int i = 0; i < radix; ++i) v[i] = V::multiply(v[i], factor);
+  }
+}
+
+// Stages h, 2 h, ..., `log_r` of them, of `count` floats, from v to y; y may be v. A pair is two columns. What `next`
+// points to is fetched meanwhile, as many elements.
+template <class V, bool scaled, int log_r, class Y>
+void pass(const float* v, Y* y, int64_t count, int64_t h, float scale, const Y* next) {
   constexpr int radix = 1 << log_r;
-  const auto factor = V::splat(scale);
   for (int64_t start = 0; start < count; start += radix * h) {
     for (int64_t j = start; j < start + h; j += kPair) {
-      typename V::Floats pairs[2 * radix];
-#pragma GCC unroll 16
-      for (int i = 0; i < radix; ++i) load_pair<V>(v + j + i * h, pairs[2 * i], pairs[2 * i + 1]);
-      between_vectors<V, radix, 1, 2>(pairs);
-      between_vectors<V, radix, 1, 2>(pairs + 1);
-#pragma GCC unroll 16
-      for (int i = 0; i < radix; ++i) {
-        if constexpr (scaled) {
-          pairs[2 * i] = V::multiply(pairs[2 * i], factor);
-          pairs[2 * i + 1] = V::multiply(pairs[2 * i + 1], factor);
-        }
-        store_pair<V>(y + j + i * h, pairs[2 * i], pairs[2 * i + 1]);
+      if constexpr (scaled) {
+        fetch(next, radix * kPair);
+        next += radix * kPair;
       }
+      typename V::Floats first[radix], second[radix];
+      column<V, radix, scaled>(v + j, h, scale, first);
+      column<V, radix, scaled>(v + j + V::width, h, scale, second);
+#pragma GCC unroll 16
+      for (int i = 0; i < radix; ++i) store_pair<V>(y + j + i * h, first[i], second[i]);
     }
   }
 }
 
-template <class V, class Y, bool scaled>
-void pass_of(int log_r, const float* v, Y* y, int64_t count, int64_t h, float scale) {
-  if constexpr (V::log_radix >= 3) {
-    if (log_r == 3) return pass<V, Y, 3, scaled>(v, y, count, h, scale);
+template <class V, bool scaled, int log_r, class Y>
+void pass_of(int wanted, const float* v, Y* y, int64_t count, int64_t h, float scale, const Y* next) {
+  if constexpr (log_r > 1) {
+    if (wanted < log_r) return pass_of<V, scaled, log_r - 1>(wanted, v, y, count, h, scale, next);
   }
-  if (log_r == 2) return pass<V, Y, 2, scaled>(v, y, count, h, scale);
-  pass<V, Y, 1, scaled>(v, y, count, h, scale);
+  pass<V, scaled, log_r>(v, y, count, h, scale, next);
 }
 
 // The stages from `h` on, in place. The last pass, where it is wanted, writes y instead.
 template <class V, class Y>
-void passes(float* v, Y* y, int64_t count, int64_t h, int64_t inner, float scale, bool writes) {
+void passes(float* v, int64_t count, int64_t h, int64_t inner, float scale, Y* y, const Y* next, bool writes) {
+  constexpr int most = V::log_radix;
   int left = 0;
   for (int64_t size = h; size < inner; size *= 2) ++left;
   while (left > 0) {
-    const int log_r = left < V::log_radix ? left : V::log_radix;
-    if (writes && left == log_r) return pass_of<V, Y, true>(log_r, v, y, count, h, scale);
-    pass_of<V, float, false>(log_r, v, v, count, h, scale);
+    const int log_r = left < most ? left : most;
+    if (writes && left == log_r) return pass_of<V, true, most>(log_r, v, y, count, h, scale, next);
+    pass_of<V, false, most, float>(log_r, v, v, count, h, scale, nullptr);
     h <<= log_r;
     left -= log_r;
   }
@@ -67,11 +75,14 @@ void passes(float* v, Y* y, int64_t count, int64_t h, int64_t inner, float scale
 // The base matrix times `base` rows of `inner` values, column after column. A product with +-1 is exact. A strip of
 // pairs is gathered first: rows that lie a power of two apart would contend for the same cache lines.
 template <class V, class Y>
-void mix(const float* rows, Y* y, const Hadamard& job, int64_t inner, float* strip) {
+void mix(const float* rows, Y* y, const Hadamard& job, int64_t inner, float* strip, const Y* next) {
   constexpr int height = V::mix_rows;
   const auto factor = V::splat(job.scale);
   for (int64_t j = 0; j < inner; j += kPair) {
-    for (int64_t c = 0; c < job.base; ++c) memcpy(strip + c * kPair, rows + c * inner + j, kPair * sizeof(float));
+    for (int64_t c = 0; c < job.base; ++c, next += kPair) {
+      fetch(next, kPair);
+      memcpy(strip + c * kPair, rows + c * inner + j, kPair * sizeof(float));
+    }
     for (int64_t r = 0; r < job.base; r += height) {
       const float* matrix = job.matrix + r * job.base;
       typename V::Floats a[height], b[height];
@@ -98,27 +109,18 @@ void mix(const float* rows, Y* y, const Hadamard& job, int64_t inner, float* str
   }
 }
 
-// The next block's elements, and the lines that this block will write: memory would wait while a block is worked on.
-template <class T>
-void fetch_ahead(const T* x, const T* y, int64_t count) {
-  constexpr int64_t step = kCacheLine / static_cast<int64_t>(sizeof(T));
-  for (int64_t i = 0; i < count; i += step) {
-    __builtin_prefetch(x + i, 0, 2);
-    __builtin_prefetch(y + i, 1, 2);
-  }
-}
-
-// One block of a base other than 1, or of more elements than the registers hold.
+// One block of a base other than 1, or of more elements than the registers hold. Memory would wait while a block is
+// worked on: the lines that will be written and those of the `next` block are fetched meanwhile.
 template <class V, class T>
-void long_block(const T* x, T* y, const Hadamard& job, float* scratch) {
+void long_block(const T* x, T* y, const T* next, const Hadamard& job, float* scratch) {
   const int64_t n = job.base * job.inner;
   int log_chunk = 5;
   while (log_chunk < V::log_chunk && int64_t{1} << log_chunk < job.inner) ++log_chunk;
-  if (n <= kFetchedAhead) fetch_ahead(x + n, y, n);
-  chunks_of<V, T, float, false, 5>(log_chunk, x, scratch, n, 1.0f);
+  const auto fetch_y = [y](int64_t start, int64_t size) { fetch(y + start, size); };
+  chunks_of<V, false, 5>(log_chunk, x, scratch, n, 1.0f, fetch_y);
   const bool writes = job.base == 1;
-  passes<V, T>(scratch, y, n, int64_t{1} << log_chunk, job.inner, job.scale, writes);
-  if (!writes) mix<V, T>(scratch, y, job, job.inner, scratch + n);
+  passes<V>(scratch, n, int64_t{1} << log_chunk, job.inner, job.scale, y, next, writes);
+  if (!writes) mix<V>(scratch, y, job, job.inner, scratch + n, next);
 }
 
 // Up to 32 blocks of a narrow inner part: side by side, so that every stage is one between vectors.
@@ -131,8 +133,8 @@ void narrow_blocks(const T* x, T* y, int64_t blocks, const Hadamard& job, float*
       scratch[i * hadamard_lanes + b] = b < blocks ? to_float(x[b * n + i]) : 0.0f;
     }
   }
-  passes<V, float>(scratch, scratch, n * hadamard_lanes, hadamard_lanes, wide, job.scale, false);
-  mix<V, float>(scratch, mixed, job, wide, mixed + n * hadamard_lanes);
+  passes<V, float>(scratch, n * hadamard_lanes, hadamard_lanes, wide, job.scale, nullptr, nullptr, false);
+  mix<V, float>(scratch, mixed, job, wide, mixed + n * hadamard_lanes, scratch);
   for (int64_t b = 0; b < blocks; ++b) {
     for (int64_t i = 0; i < n; ++i) from_float(mixed[i * hadamard_lanes + b], y[b * n + i]);
   }
@@ -141,20 +143,27 @@ void narrow_blocks(const T* x, T* y, int64_t blocks, const Hadamard& job, float*
 // Blocks that fit into registers. Small ones share a pair of vectors, which the last of them need not fill.
 template <class V, class T>
 void short_blocks(const T* x, T* y, int64_t blocks, const Hadamard& job) {
+  constexpr int64_t ahead = kFetchedAhead / static_cast<int64_t>(sizeof(T));
   const int64_t count = blocks * job.inner, left = count % kPair;
   int log_n = 0;
   while (int64_t{1} << log_n < job.inner) ++log_n;
-  chunks_of<V, T, T, true, 0>(log_n, x, y, count - left, job.scale);
+  const auto fetch_both = [=](int64_t start, int64_t size) {
+    const int64_t at = start + ahead < count ? start + ahead : start;
+    fetch(x + at, size);
+    fetch(y + at, size);
+  };
+  chunks_of<V, true, 0>(log_n, x, y, count - left, job.scale, fetch_both);
   if (left > 0) {
     T padded[1 << V::log_chunk] = {};
     memcpy(padded, x + count - left, static_cast<size_t>(left) * sizeof(T));
-    chunks_of<V, T, T, true, 0>(log_n, padded, padded, kPair, job.scale);
+    chunks_of<V, true, 0>(log_n, padded, padded, kPair, job.scale, fetch_both);
     memcpy(y + count - left, padded, static_cast<size_t>(left) * sizeof(T));
   }
 }
 
+// `next` is what will be read after these blocks, or anything as long.
 template <class V, class T>
-void hadamard_blocks(const T* x, T* y, int64_t blocks, const Hadamard& job, float* scratch) {
+void hadamard_blocks(const T* x, T* y, int64_t blocks, const T* next, const Hadamard& job, float* scratch) {
   const int64_t n = job.base * job.inner;
   if (job.base == 1 && n <= int64_t{1} << V::log_chunk) {
     short_blocks<V>(x, y, blocks, job);
@@ -164,7 +173,9 @@ void hadamard_blocks(const T* x, T* y, int64_t blocks, const Hadamard& job, floa
       narrow_blocks<V>(x + b * n, y + b * n, some, job, scratch);
     }
   } else {
-    for (int64_t b = 0; b < blocks; ++b) long_block<V>(x + b * n, y + b * n, job, scratch);
+    for (int64_t b = 0; b < blocks; ++b) {
+      long_block<V>(x + b * n, y + b * n, b + 1 < blocks ? x + (b + 1) * n : next, job, scratch);
+    }
   }
 }
 
@@ -191,18 +202,22 @@ void hadamard(const Hadamard& job, int64_t first, int64_t last, float* scratch) 
   const int64_t n = job.base * job.inner;
   const T* x = static_cast<const T*>(job.x);
   T* y = static_cast<T*>(job.y);
-  if (job.flips == nullptr) return hadamard_blocks<V>(x + first * n, y + first * n, last - first, job, scratch);
+  const auto after = [&](int64_t block) { return x + (block < job.blocks ? block : first) * n; };
+  if (job.flips == nullptr) {
+    return hadamard_blocks<V>(x + first * n, y + first * n, last - first, after(last), job, scratch);
+  }
   const int64_t blocks = n < hadamard_tile ? hadamard_tile / n : 1;
   T* flipped = reinterpret_cast<T*>(scratch);  // a tile, then the scratch of the transform
   scratch += n < hadamard_tile ? hadamard_tile : n;
   for (int64_t block = first; block < last; block += blocks) {
     const int64_t some = last - block < blocks ? last - block : blocks, start = block * n;
+    const T* next = after(block + some);
     if (job.flip_after) {
-      hadamard_blocks<V>(x + start, y + start, some, job, scratch);
+      hadamard_blocks<V>(x + start, y + start, some, next, job, scratch);
       flip<T, Word>(y + start, y + start, some * n, job, start);
     } else {
       flip<T, Word>(x + start, flipped, some * n, job, start);
-      hadamard_blocks<V>(static_cast<const T*>(flipped), y + start, some, job, scratch);
+      hadamard_blocks<V>(static_cast<const T*>(flipped), y + start, some, next, job, scratch);
     }
   }
 }

@@ -40,6 +40,15 @@ template <class V, class T>
   }
 }
 
+// Asks for the lines of elements that are wanted later. Few at a time: a processor has some ten or twenty lines on
+// their way at once, and stands still when more are asked for.
+template <class T>
+[[gnu::always_inline]] inline void fetch(const T* x, int64_t count) {
+  constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < count; i += line) __builtin_prefetch(x + i, 0, 2);
+}
+
 template <class V>
 [[gnu::always_inline]] inline void add_and_subtract(typename V::Floats& a, typename V::Floats& b) {
   const typename V::Floats sum = V::add(a, b);
@@ -47,53 +56,54 @@ template <class V>
   a = sum;
 }
 
-// The stages between whole vectors that lie `from`, 2 * from, ... apart.
-template <class V, int count, int from, int step = 1>
+// The stages between whole vectors that lie `from`, 2 * from, ... below `end` apart.
+template <class V, int count, int from, int end>
 [[gnu::always_inline]] inline void between_vectors(typename V::Floats* v) {
-  if constexpr (from < count) {
+  if constexpr (from < end) {
 #pragma GCC unroll 16
     for (int i = 0; i < count; ++i) {
-      if ((i & from) == 0) add_and_subtract<V>(v[i * step], v[(i + from) * step]);
+      if ((i & from) == 0) add_and_subtract<V>(v[i], v[i + from]);
     }
-    between_vectors<V, count, from * 2, step>(v);
+    between_vectors<V, count, from * 2, end>(v);
   }
 }
 
-template <class V, int stages>
-[[gnu::always_inline]] inline typename V::Floats within_vector(typename V::Floats v) {
-  if constexpr (stages >= 1) v = V::template butterfly<1>(v);
-  if constexpr (stages >= 2) v = V::template butterfly<2>(v);
-  if constexpr (stages >= 3) v = V::template butterfly<4>(v);
-  if constexpr (stages >= 4) v = V::template butterfly<8>(v);
-  return v;
+// The stages h, 2 * h, ... below `end` within each of `count` vectors. All take a stage before any takes the next: a
+// processor looks some hundred instructions ahead, and so finds others there than those that wait for this one.
+template <class V, int count, int h, int end>
+[[gnu::always_inline]] inline void within_vectors(typename V::Floats* v) {
+  if constexpr (h < end) {
+#pragma GCC unroll 16
+    for (int i = 0; i < count; ++i) v[i] = V::template butterfly<h>(v[i]);
+    within_vectors<V, count, h * 2, end>(v);
+  }
 }
 
-// All stages of 2**log_n elements, in registers; of 32 elements, 32 / 2**log_n blocks of them, where that is more.
-template <class V, class T, int log_n>
+// All stages of blocks of 2**log_n elements, of which `vectors` registers hold one or more.
+template <class V, class T, int log_n, int vectors>
 [[gnu::always_inline]] inline void transform(const T* x, typename V::Floats* v) {
-  constexpr int vectors = log_n > 5 ? 1 << (log_n - 4) : 2;
-  constexpr int in_pairs = even_odd<T> ? 1 : 0;  // stages done before those within a vector
-  constexpr int left = log_n - (log_n > 0 ? in_pairs : 0);
+  constexpr bool first_in_pairs = even_odd<T> && log_n > 0;
+  constexpr int log_within = first_in_pairs ? log_n - 1 : log_n;
 #pragma GCC unroll 16
   for (int i = 0; i < vectors; i += 2) {
     load_pair<V>(x + i * V::width, v[i], v[i + 1]);
-    if constexpr (even_odd<T> && log_n > 0) add_and_subtract<V>(v[i], v[i + 1]);
-    v[i] = within_vector<V, left < 4 ? left : 4>(v[i]);
-    v[i + 1] = within_vector<V, left < 4 ? left : 4>(v[i + 1]);
-    if constexpr (!even_odd<T> && log_n > 4) add_and_subtract<V>(v[i], v[i + 1]);
+    if constexpr (first_in_pairs) add_and_subtract<V>(v[i], v[i + 1]);
   }
-  between_vectors<V, vectors, 2>(v);
+  within_vectors<V, vectors, 1, (log_within < 4 ? 1 << log_within : V::width)>(v);
+  between_vectors<V, vectors, even_odd<T> ? 2 : 1, (1 << log_n) / V::width>(v);
 }
 
-// Chunks of 2**log_n elements, from x to y; where y is float scratch, pairs stay as they were loaded.
-template <class V, class T, class Y, int log_n, bool scaled>
-void chunks(const T* x, Y* y, int64_t count, float scale) {
-  constexpr int64_t size = log_n > 5 ? int64_t{1} << log_n : kPair;
+// Blocks of 2**log_n elements, 2**log_size elements at a time, from x to y; where y is float scratch, pairs stay as
+// they were loaded. `before` is called for each such part.
+template <class V, bool scaled, int log_n, int log_size, class T, class Y, class Before>
+void chunks(const T* x, Y* y, int64_t from, int64_t to, float scale, Before before) {
+  constexpr int64_t size = int64_t{1} << log_size;
   constexpr int vectors = static_cast<int>(size / V::width);
   const auto factor = V::splat(scale);
-  for (int64_t start = 0; start < count; start += size) {
+  for (int64_t start = from; start < to; start += size) {
+    before(start, size);
     typename V::Floats v[vectors];
-    transform<V, T, log_n>(x + start, v);
+    transform<V, T, log_n, vectors>(x + start, v);
 #pragma GCC unroll 16
     for (int i = 0; i < vectors; i += 2) {
       if constexpr (scaled) {
@@ -105,12 +115,16 @@ void chunks(const T* x, Y* y, int64_t count, float scale) {
   }
 }
 
-template <class V, class T, class Y, bool scaled, int log_n>
-void chunks_of(int wanted, const T* x, Y* y, int64_t count, float scale) {
+// Blocks of 2**wanted elements, as many at a time as the registers hold.
+template <class V, bool scaled, int log_n, class T, class Y, class Before>
+void chunks_of(int wanted, const T* x, Y* y, int64_t count, float scale, Before before) {
   if constexpr (log_n < V::log_chunk) {
-    if (wanted > log_n) return chunks_of<V, T, Y, scaled, log_n + 1>(wanted, x, y, count, scale);
+    if (wanted > log_n) return chunks_of<V, scaled, log_n + 1>(wanted, x, y, count, scale, before);
   }
-  chunks<V, T, Y, log_n, scaled>(x, y, count, scale);
+  constexpr int least = log_n > 5 ? log_n : 5;
+  const int64_t most = count >> V::log_chunk << V::log_chunk;
+  chunks<V, scaled, log_n, V::log_chunk>(x, y, 0, most, scale, before);
+  if constexpr (least < V::log_chunk) chunks<V, scaled, log_n, least>(x, y, most, count, scale, before);
 }
 
 }  // namespace

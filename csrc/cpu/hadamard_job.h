@@ -17,9 +17,11 @@ struct Hadamard {
   const void* flips;  // sign bits of x's dtype, to be XORed onto the elements, or null
   int64_t period;     // of flips: a multiple of the block
   bool flip_after;    // the transpose flips what it writes
+  int64_t blocks = 0;  // of x in all: the one that follows a call's last is fetched ahead
 };
 
-// Does blocks [first, last). `scratch`: hadamard_scratch floats, aligned to 64 bytes.
+// Does blocks [first, last). `scratch`: hadamard_scratch floats, aligned to 64 bytes. A call costs little beside its
+// blocks: a tile of rows may be done at a time, and worked on while it is in cache.
 using HadamardFn = void (*)(const Hadamard& job, int64_t first, int64_t last, float* scratch);
 
 // Blocks whose inner part is narrower than a pair of vectors are taken this many at a time.
@@ -29,8 +31,9 @@ constexpr int64_t hadamard_tile = 1024;
 
 inline int64_t hadamard_scratch(const Hadamard& job) {
   const int64_t n = job.base * job.inner, tile = n > hadamard_tile ? n : hadamard_tile;
+  const int64_t strip = job.base > 1 ? job.base * hadamard_lanes : 0;
   const bool narrow = job.base > 1 && job.inner < hadamard_lanes;
-  return (narrow ? 2 * n * hadamard_lanes : n) + job.base * hadamard_lanes + tile;
+  return (narrow ? 2 * n * hadamard_lanes : n) + strip + (job.flips != nullptr ? tile : 0);
 }
 
 // By DType.

@@ -69,7 +69,7 @@ void check(int dtype, int64_t base, int64_t inner, int64_t blocks, bool flipped,
   }
   const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(n)));
   const cpu::Hadamard job{x.get(), y.get(), base, inner, matrix.data(), scale, flipped ? flips.data() : nullptr, n,
-                          after};
+                          after, blocks};
   constexpr std::align_val_t alignment{64};
   struct Free {
     void operator()(float* p) const { ::operator delete[](p, alignment); }

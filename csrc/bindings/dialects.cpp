@@ -279,9 +279,9 @@ struct MicroxcalingOp {
     check_index(x.op, "away", away, 0, 1);
     const int64_t group = group_of(x, group_size, Groups::any);
     if (away == 1) {
-      run(x, y, group, Microxcaling<Rounding::away>{e, floor_log2(x.dtype)});
+      run(x, y, group, microxcaling<Rounding::away>(e, floor_log2(x.dtype)));
     } else {
-      run(x, y, group, Microxcaling<Rounding::even>{e, floor_log2(x.dtype)});
+      run(x, y, group, microxcaling<Rounding::even>(e, floor_log2(x.dtype)));
     }
   }
 };

@@ -31,19 +31,12 @@ QSCALE_HD BlockScale scale_of(float absmax, const BitsandbytesShort&) {
   return {at_least(absmax, 1e-38f), absmax};
 }
 
-// A NaN is past every border; it comes of infinities. Values past the ends need no clamp.
-QSCALE_HD float bitsandbytes_value(float scaled, const Codebook& table) {
-  return nearest(scaled == scaled ? scaled : 1.0f, table);
-}
+// What is looked up, and the value of what was found. A NaN, which comes of infinities, is past every border; numbers
+// past the ends need no clamp.
+QSCALE_HD float past_the_end(float scaled) { return scaled == scaled ? scaled : 1.0f; }
 
-template <class T>
-QSCALE_HD float round_trip(float x, const BlockScale& s, const Bitsandbytes& rule) {
-  return bitsandbytes_value(x * s.by, rule.table) * s.absmax;
-}
-
-template <class T>
-QSCALE_HD float round_trip(float x, const BlockScale& s, const BitsandbytesShort& rule) {
-  return bitsandbytes_value(x / s.by, rule.table) * s.absmax;
-}
+QSCALE_HD float looked_up(float x, const BlockScale& s, const Bitsandbytes&) { return past_the_end(x * s.by); }
+QSCALE_HD float looked_up(float x, const BlockScale& s, const BitsandbytesShort&) { return past_the_end(x / s.by); }
+QSCALE_HD float value_of(float found, const BlockScale& s) { return found * s.absmax; }
 
 }  // namespace qscale::dialects

@@ -13,7 +13,16 @@ struct Microxcaling {
   using Reduced = float;
   Element element;
   const int32_t* floor_log2;  // in the input's dtype
+  float half_step;            // of the elements from 1 to 2
+  float most;                 // magnitude whose logarithm is below 16
 };
+
+template <Rounding rounding>
+QSCALE_HD Microxcaling<rounding> microxcaling(const Element& e, const int32_t* floor_log2) {
+  constexpr uint32_t field = 127 + 15;
+  const float most = float_of(field << 23 | static_cast<uint32_t>(floor_log2[field]));
+  return {e, floor_log2, power_of_two(-1 - e.mantissa_bits), most};
+}
 
 // In float16 a scale may be 0 or infinite; every element is then NaN.
 template <class T, Rounding rounding>
@@ -27,30 +36,26 @@ QSCALE_HD Factors scale_of(float absmax, const Microxcaling<rounding>& rule) {
 
 // A magnitude of float16 whose logarithm is rounded up to 16 has no binade there: 2**16 is infinite, the result NaN.
 template <class T>
-QSCALE_HD bool has_binade(float, const int32_t*, T) {
-  return true;
+QSCALE_HD float with_binade(float value, float, float, T) {
+  return value;
 }
-QSCALE_HD bool has_binade(float magnitude, const int32_t* floor_log2, Half) {
-  constexpr uint32_t top = 127 + 15;
-  return bits_of(magnitude) <= (top << 23 | static_cast<uint32_t>(floor_log2[top]));
+QSCALE_HD float with_binade(float value, float magnitude, float most, Half) {
+  return magnitude > most ? quiet_nan() : value;
 }
 
-// floor(n + 1/2) of the steps n in a binade; the sum is rounded, so the last number below a half becomes 1. The library
-// takes the binade of an element from a rounded logarithm, which may be one high: the element is then so near to the
-// power of two that it is rounded there either way.
+// floor(n + 1/2) of the steps n in a binade, or one less at a tie above an even number. The sum is rounded, so the last
+// number below half a step becomes one. The library takes the binade of an element from a rounded logarithm, which may
+// be one high: the element is then so near to the power of two that it is rounded there either way.
 template <class T, Rounding rounding>
 QSCALE_HD float round_trip(float x, const Factors& s, const Microxcaling<rounding>& rule) {
   const Element& e = rule.element;
-  const float steps = power_of_two(e.mantissa_bits), step = power_of_two(-e.mantissa_bits);
-  const float scaled = in<T>(x * s.before);
-  const float magnitude = fabsf(scaled);
-  const float power = binade(magnitude, e);
-  const float n = magnitude * float_of(0x7f000000u - bits_of(power)) * steps;
-  const float up = floorf(in<T>(n + 0.5f)), below_a_half = 0.5f * (n - 0.5f);
-  const bool tie_to_lower = rounding == Rounding::even && below_a_half == floorf(below_a_half);
-  const float value = at_most((tie_to_lower ? up - 1.0f : up) * step * power, e.largest);
-  const float defined = has_binade(magnitude, rule.floor_log2, T{}) ? value : quiet_nan();
-  return (scaled < 0.0f ? -defined : defined) * s.after;
+  const float scaled = in<T>(x * s.before) + 0.0f;
+  const float magnitude = fabsf(scaled), held = at_most(magnitude, e.largest);
+  const float even = nearest_held(held, e), half_step = float_of(binade(held, e)) * rule.half_step;
+  const float up = rounding == Rounding::away && held - even == half_step ? even + 2.0f * half_step : even;
+  const float least = 2.0f * e.smallest_normal * rule.half_step;
+  const float value = magnitude == least * (0.5f - 0.25f * epsilon(T{})) ? least : up;
+  return with_sign_of(with_binade(value, magnitude, rule.most, T{}), scaled) * s.after;
 }
 
 }  // namespace qscale::dialects

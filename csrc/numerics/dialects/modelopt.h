@@ -69,9 +69,8 @@ QSCALE_HD float round_trip(float x, const Factors& s, const ModeloptMxfp4&) {
   const Element e = e2m1();
   const float scaled = x * s.before;
   const float magnitude = fabsf(scaled) < e.largest ? fabsf(scaled) : e.largest;
-  const float step = 0.5f * binade(magnitude, e);
-  const float even = nearest(magnitude, e);
-  const float value = even - magnitude == 0.5f * step ? even - step : even;
+  const float even = nearest_held(magnitude, e), power = float_of(binade(magnitude, e));
+  const float value = even - magnitude == 0.25f * power ? even - 0.5f * power : even;
   return (scaled > 0.0f ? value : -value) * s.after;
 }
 
@@ -121,10 +120,9 @@ QSCALE_HD Divisor scale_of(float absmax, const ModeloptNf4&) {
   return {absmax};
 }
 
-template <class T>
-QSCALE_HD float round_trip(float x, const Divisor& s, const ModeloptNf4& rule) {
-  return nearest(x / s.scale, rule.table) * s.scale;
-}
+// What is looked up, and the value of what was found.
+QSCALE_HD float looked_up(float x, const Divisor& s, const ModeloptNf4&) { return x / s.scale; }
+QSCALE_HD float value_of(float found, const Divisor& s) { return found * s.scale; }
 
 // The table to four decimals, as the library has it, and then in bfloat16.
 constexpr float kModeloptNf4[16] = {-1.0f,   -0.6962f, -0.5251f, -0.3949f, -0.2844f, -0.1848f, -0.0911f, 0.0f,

@@ -51,21 +51,20 @@ QSCALE_HD float between(float value, float low, float high) { return at_most(at_
 
 QSCALE_HD float infinity() { return float_of(0x7f800000u); }
 
-// The values of a small float, as their rounding needs them. The power of two at or below a value, times `shift`, is a
-// number whose last bit is worth one step of the grid there. Fixed point is all subnormals: it ends below
-// `smallest_normal`.
+// The values of a small float, as their rounding needs them. A power of two as a pattern, plus `shift`, is 1.5 times
+// a power whose last bit is worth one step of the grid from the first power on. Fixed point is all subnormals: it ends
+// below `smallest_normal`.
 struct Element {
   float largest;
   float smallest_normal;
-  float shift;
+  uint32_t shift;
   int mantissa_bits;
   int largest_exponent;  // floor(log2(largest)): emax
 };
 
 QSCALE_HD Element element(int mantissa_bits, int min_exponent, float largest) {
-  const int largest_exponent = static_cast<int>(bits_of(largest) >> 23) - 127;
-  return {largest, power_of_two(min_exponent), 1.5f * power_of_two(23 - mantissa_bits), mantissa_bits,
-          largest_exponent};
+  const uint32_t shift = static_cast<uint32_t>(23 - mantissa_bits) << 23 | 0x400000u;
+  return {largest, power_of_two(min_exponent), shift, mantissa_bits, static_cast<int>(bits_of(largest) >> 23) - 127};
 }
 
 // In the order of ELEMENTS in qscale/formats/dialect_ops.py.
@@ -85,16 +84,22 @@ QSCALE_HD Element element(int64_t index) {
 QSCALE_HD Element e4m3() { return element(3, -6, 448.0f); }
 QSCALE_HD Element e2m1() { return element(1, 0, 6.0f); }
 
-// 2**floor(log2 |value|), at least the smallest normal number of the element.
-QSCALE_HD float binade(float value, const Element& e) {
-  return at_least(float_of(bits_of(value) & 0x7f800000u), e.smallest_normal);
+// The pattern of 2**floor(log2 |value|), at least the smallest normal number of the element.
+QSCALE_HD uint32_t binade(float value, const Element& e) {
+  const uint32_t power = bits_of(value) & 0x7f800000u, least = bits_of(e.smallest_normal);
+  return power > least ? power : least;
+}
+
+// The nearest value, ties to even, of one that is at most the largest. The sign of a zero is lost.
+QSCALE_HD float nearest_held(float held, const Element& e) {
+  const float shifter = float_of(binade(held, e) + e.shift);
+  return (held + shifter) - shifter;
 }
 
 // The nearest value, ties to even, saturating; the sign is kept, and so is NaN.
 QSCALE_HD float nearest(float value, const Element& e) {
-  const float v = between(value, -e.largest, e.largest);
-  const float shifter = binade(v, e) * e.shift;
-  return with_sign_of((v + shifter) - shifter, value);
+  const float rounded = nearest_held(between(value, -e.largest, e.largest), e);
+  return float_of(bits_of(rounded) | (bits_of(value) & 0x80000000u));
 }
 
 // A scale that elements are divided by and multiplied with.

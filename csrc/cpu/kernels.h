@@ -12,15 +12,16 @@ enum class DType { float32, bfloat16, float16 };
 
 // Rows of `axis` elements, each cut into groups of `group`; the last group of a row may be shorter. In square blocks,
 // `block_rows` rows one below the other have their scales in common: a band, which ends where a matrix ends.
-// Groups are numbered along the rows, or along the bands.
+// Groups are numbered along the rows, or along the bands. Every instruction set compiles the functions: always inlined,
+// they leave no symbol to share.
 struct Layout {
   int64_t axis;
   int64_t group;
   int64_t matrix_rows = 1;
   int64_t block_rows = 1;
 
-  int64_t groups_per_row() const { return (axis + group - 1) / group; }
-  int64_t bands_per_matrix() const { return (matrix_rows + block_rows - 1) / block_rows; }
+  [[gnu::always_inline]] int64_t groups_per_row() const { return (axis + group - 1) / group; }
+  [[gnu::always_inline]] int64_t bands_per_matrix() const { return (matrix_rows + block_rows - 1) / block_rows; }
 };
 
 // Element is one of IntGrid, FloatGrid and Codebook.

@@ -18,11 +18,12 @@ struct FloatGrid {
 QSCALE_HD bool has_negative_zero(const FloatGrid& grid) { return grid.largest >= power_of_two(grid.min_exponent); }
 
 // A magnitude below the smallest normal, where the spacing is constant. Two products, as 2**(M - min_exponent) may be
-// out of range; a subnormal float32 times a power of two is exact as long as it grows.
+// out of range; a subnormal float32 times a power of two is exact as long as it grows, so the one that cannot be below 1
+// comes first.
 QSCALE_HD float round_subnormal(float magnitude, const FloatGrid& grid, uint32_t random) {
   const float up = power_of_two(-grid.min_exponent), more = power_of_two(grid.mantissa_bits);
   const float step = power_of_two(grid.min_exponent - grid.mantissa_bits);
-  return round_magnitude(magnitude * up * more, grid.rounding, random) * step;
+  return round_magnitude(magnitude * more * up, grid.rounding, random) * step;
 }
 
 // Any other, by its pattern: the part that is dropped against a half, or against a random word.

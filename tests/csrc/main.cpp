@@ -2,9 +2,11 @@
 #include "check.h"
 
 int failures = 0;
+std::string context;
 
 int main() {
   test_numerics();
+  test_scaling();
   test_fake_quant();
   test_hadamard();
   std::printf("%d failures\n", failures);

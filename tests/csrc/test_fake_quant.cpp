@@ -1,115 +1,389 @@
-// The kernels of every instruction set against the scalar arithmetic, in buffers of the exact size, so that
-// AddressSanitizer sees a read or write past either end.
+// The kernels of every instruction set against the scalar arithmetic, group by group and element by element.
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <initializer_list>
-#include <memory>
-#include <stdexcept>
+#include <limits>
 
 #include "check.h"
-#include "cpu/kernels.h"
-#include "numerics/float16.h"
+#include "defined.h"
+#include "known_grid.h"
 
 namespace {
 
 using namespace qscale;
-using cpu::DType;
+using cpu::FakeQuant;
+using cpu::Gradient;
+using cpu::Layout;
 
-uint32_t pattern(float v) { return bits_of(v); }
-template <class T>
-uint32_t pattern(T v) {
-  return v.bits;
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// A quotient on a tie between two values of the element, or on a value.
+float tie_of(const IntGrid& grid, Draws& draws) {
+  const int64_t most = static_cast<int64_t>(std::min(grid.qmax, 1000.0f));
+  return static_cast<float>(draws.between(-2 * most, 2 * most)) * 0.5f;
 }
-
-// The scalar arithmetic of each format: the scale of a group, and one element under it.
-float scale_of(float absmax, const IntGrid& f) { return int_scale(absmax, f); }
-float scale_of(float absmax, const cpu::ScaledFloat& f) {
-  if (f.rule == ScaleRule::free) return free_scale(absmax, f.grid);
-  return is_finite(absmax) ? power_of_two(mx_exponent(absmax, f.grid, f.rule)) : quiet_nan();
+float tie_of(const FloatGrid& grid, Draws& draws) {
+  const int64_t one = int64_t{2} << grid.mantissa_bits, top = std::ilogb(grid.largest);
+  const int64_t exponent = draws.between(std::max<int64_t>(grid.min_exponent - 1, top - 12), top);
+  const int64_t last_place = exponent - grid.mantissa_bits - 1;
+  const float value = std::ldexp(static_cast<float>(one + draws.below(one)), static_cast<int>(last_place));
+  return std::copysign(std::min(value, grid.largest), draws.unit());
 }
-float scale_of(float absmax, const Nvfp4& f) { return nvfp4_scale(absmax, f); }
-float scale_of(float absmax, const Codebook&) { return codebook_scale(absmax); }
+float tie_of(const Codebook& table, Draws& draws) { return table.tree[draws.between(1, 15)]; }
 
-float element(float x, float scale, const IntGrid& f) { return int_round_trip(x, scale, f); }
-float element(float x, float scale, const cpu::ScaledFloat& f) { return float_round_trip(x, scale, f.grid); }
-float element(float x, float scale, const Nvfp4& f) { return nvfp4_round_trip(x, scale, f); }
-float element(float x, float scale, const Codebook& f) { return codebook_round_trip(x, scale, f); }
+// What the elements of a group have in common. From `any` on, a group may hold what is not finite.
+enum Flavour { ordinary, ordinary_too, ties, ties_too, zeros, tiny, wide, one_sided, huge, any, with_nan, with_infinity };
 
-const auto* kernels_for(const IntGrid&) { return cpu::kernels().fake_quant_int; }
-const auto* kernels_for(const cpu::ScaledFloat&) { return cpu::kernels().fake_quant_float; }
-const auto* kernels_for(const Nvfp4&) { return cpu::kernels().fake_quant_nvfp4; }
-const auto* kernels_for(const Codebook&) { return cpu::kernels().fake_quant_codebook; }
-
-template <class T>
-float largest_of(const T* x, int64_t n) {
-  float largest = 0.0f;
-  for (int64_t i = 0; i < n; ++i) {
-    const float magnitude = std::fabs(to_float(x[i]));
-    if (std::isnan(magnitude)) return magnitude;
-    largest = magnitude > largest ? magnitude : largest;
+// Groups of every flavour side by side.
+template <class T, class Element>
+Buffer<T> filled(const Shape& shape, const Element& element, float largest, bool finite, Draws& draws) {
+  const bool half = std::is_same_v<T, Half>;
+  struct Group {
+    Flavour flavour;
+    float unit;
+    bool negative, begun;
+  };
+  std::vector<Group> groups;
+  for (int64_t g = 0; g < shape.groups(); ++g) {
+    const auto flavour = static_cast<Flavour>(draws.below(finite ? any : with_infinity + 1));
+    const bool far = draws.below(3) == 0;  // to the ends of what float32 holds
+    const int64_t reach = flavour == wide || far ? (half ? 24 : 126) : (half ? 5 : 20);
+    const int64_t exponent = flavour == tiny ? (half ? -20 : -135) : draws.between(-reach, half ? 5 : reach);
+    const float mantissa = draws.below(3) == 0 ? 1.5f + 0.5f * draws.unit() : 1.0f;
+    groups.push_back({flavour, std::ldexp(mantissa, static_cast<int>(exponent)), draws.below(2) == 0, false});
   }
+  Buffer<T> x = buffer_of<T>(shape.count());
+  for (int64_t i = 0; i < shape.count(); ++i) {
+    Group& group = groups[static_cast<size_t>(shape.group_of(i))];
+    float value = draws.unit() * group.unit;
+    switch (group.flavour) {
+      case ties:
+      case ties_too:
+        value = (group.begun ? tie_of(element, draws) : largest) * group.unit;
+        if (draws.below(4) == 0) value = std::nextafter(value, draws.unit() * kInfinity);
+        break;
+      case zeros:
+        value = std::copysign(0.0f, value);
+        break;
+      case wide:
+        value = std::ldexp(value, -static_cast<int>(draws.below(40)));
+        break;
+      case one_sided:
+        value = (value + 2.0f * group.unit) * (group.negative ? -1.0f : 1.0f);
+        break;
+      case huge:
+        value = draws.unit() * (half ? 65504.0f : 0x1.fep127f);
+        break;
+      case any:
+        value = float_of(draws.word());
+        break;
+      case with_nan:
+        value = draws.below(4) == 0 ? quiet_nan() : value;
+        break;
+      case with_infinity:
+        value = draws.below(4) == 0 ? std::copysign(kInfinity, value) : value;
+        break;
+      default:
+        break;
+    }
+    group.begun = true;
+    T& out = x[static_cast<size_t>(i)];
+    from_float(value, out);
+    if (finite && !is_finite(to_float(out))) from_float(1.0f, out);
+  }
+  return x;
+}
+
+// All groups in three calls, not in order.
+template <class Run>
+void in_pieces(int64_t groups, Draws& draws, Run run) {
+  const int64_t a = draws.between(0, groups), b = draws.between(a, groups);
+  run(b, groups);
+  run(0, a);
+  run(a, b);
+}
+
+template <class T>
+void check_all(const T* got, const T* wanted, int64_t n, const char* what) {
+  if (std::memcmp(got, wanted, static_cast<size_t>(n) * sizeof(T)) == 0) return;  // NaNs may still differ
+  for (int64_t i = 0; i < n; ++i) check_same(got[i], wanted[i], what, i);
+}
+
+template <class T, class Element>
+void check_own_scales(const Shape& shape, FakeQuant<Element> job, const Scales& scales, Draws& draws) {
+  const int64_t count = shape.count(), groups = shape.groups();
+  const Buffer<T> wanted = defined_values<T>(shape, job, scales);
+  on_each_isa([&] {
+    const auto& kernels = kernels_for<T>(job.element);
+    Buffer<T> y = buffer_of<T>(count);
+    Buffer<float> scale = buffer_of<float>(groups), zero = buffer_of<float>(groups);
+    job.y = y.get();
+    in_pieces(groups, draws, [&](int64_t first, int64_t last) { kernels.fake_quant(job, first, last); });
+    check_all(y.get(), wanted.get(), count, "value");
+    in_pieces(groups, draws, [&](int64_t a, int64_t b) { kernels.scales(job, a, b, scale.get(), zero.get()); });
+    check_all(scale.get(), scales.own.data(), groups, "scale");
+    check_all(zero.get(), scales.zero.data(), groups, "zero point");
+    FakeQuant<Element> in_place = job;
+    std::copy_n(static_cast<const T*>(job.x), count, y.get());
+    in_place.x = y.get();
+    in_pieces(groups, draws, [&](int64_t first, int64_t last) { kernels.fake_quant(in_place, first, last); });
+    check_all(y.get(), wanted.get(), count, "value in place");
+  });
+}
+
+template <class T, class Element>
+void check_given_scales(const Shape& shape, FakeQuant<Element> job, Scales scales, Draws& draws) {
+  const int64_t count = shape.count(), groups = shape.groups();
+  Buffer<float> scale = buffer_of<float>(groups), zero = buffer_of<float>(groups);
+  const float odd_scales[] = {0.0f, kInfinity, quiet_nan(), 0x1p-149f, 0x1p-120f, 3e38f, 0.7f, -0.3f};
+  const float odd_zeros[] = {2.5f, -3.75f, 1e9f, kInfinity, quiet_nan(), 0.0f};
+  const bool has_zeros = draws.below(3) > 0;
+  for (int64_t g = 0; g < groups; ++g) {
+    const size_t at = static_cast<size_t>(g);
+    if (draws.below(4) == 0) scales.whole[at] = odd_scales[draws.below(8)];
+    if (draws.below(4) == 0) scales.zero[at] = odd_zeros[draws.below(6)];
+    scale[at] = scales.whole[at];
+    zero[at] = scales.zero[at];
+    scales.zero[at] = has_zeros ? given_zero(zero[at], job.element) : 0.0f;
+  }
+  job.scale = scale.get();
+  job.zero_point = has_zeros ? zero.get() : nullptr;
+  Buffer<T> grad = buffer_of<T>(count), grad_x = buffer_of<T>(count), y = buffer_of<T>(count);
+  const bool odd = draws.below(8) == 0;
+  for (int64_t i = 0; i < count; ++i) {
+    from_float(odd && draws.below(32) == 0 ? kInfinity : draws.unit(), grad[static_cast<size_t>(i)]);
+  }
+  Buffer<uint8_t> codes = buffer_of<uint8_t>(count);
+  Buffer<float> grad_scale = buffer_of<float>(groups), grad_zero = buffer_of<float>(groups);
+  const Gradient asked{grad.get(),       grad_x.get(),
+                       grad_scale.get(), grad_zero.get(),
+                       static_cast<Gate>(draws.below(4)), static_cast<float>(draws.between(1, 8)) * 0.125f};
+  const Buffer<T> values = defined_values<T>(shape, job, scales);
+  const Buffer<uint8_t> wanted_codes = defined_codes<T>(shape, job, scales);
+  const Gradients<T> gradients = defined_gradients<T>(shape, job, scales, asked);
+  on_each_isa([&] {
+    const auto& kernels = kernels_for<T>(job.element);
+    job.y = y.get();
+    in_pieces(groups, draws, [&](int64_t first, int64_t last) { kernels.fake_quant(job, first, last); });
+    check_all(y.get(), values.get(), count, "value under a given scale");
+    in_pieces(groups, draws, [&](int64_t first, int64_t last) { kernels.gradient(job, first, last, asked); });
+    check_all(grad_x.get(), gradients.x.get(), count, "gradient of x");
+    check_all(grad_scale.get(), gradients.scale.data(), groups, "gradient of a scale");
+    check_all(grad_zero.get(), gradients.zero.data(), groups, "gradient of a zero point");
+    job.y = codes.get();
+    in_pieces(groups, draws, [&](int64_t first, int64_t last) { kernels.codes(job, first, last); });
+    check_all(codes.get(), wanted_codes.get(), count, "code");
+  });
+}
+
+const char* name_of(cpu::DType dtype) {
+  return dtype == cpu::DType::float32 ? "float32" : dtype == cpu::DType::bfloat16 ? "bfloat16" : "float16";
+}
+
+template <class T>
+float absmax_of(const T* x, int64_t n) {
+  float largest = 0.0f;
+  for (int64_t i = 0; i < n; ++i) largest = std::fmax(largest, std::fabs(to_float(x[i])));
   return largest;
 }
 
-template <class T, class Format>
-void check_format(DType dtype, const T* x, T* y, int64_t rows, int64_t axis, int64_t group, const Format& format) {
-  const cpu::FakeQuant<Format> job{x, y, axis, group, format};
-  const int64_t groups = rows * ((axis + group - 1) / group), middle = groups / 3;
-  const auto kernel = kernels_for(format)[static_cast<int>(dtype)];
-  kernel(job, 0, middle);
-  kernel(job, middle, groups);
-  for (int64_t start = 0; start < rows * axis;) {
-    const int64_t left = axis - start % axis, n = left < group ? left : group;
-    const float scale = scale_of(largest_of(x + start, n), format);
-    for (int64_t i = start; i < start + n; ++i) {
-      T wanted;
-      from_float(element(to_float(x[i]), scale, format), wanted);
-      const bool both_nan = std::isnan(to_float(wanted)) && std::isnan(to_float(y[i]));
-      if (!both_nan) check_equal(pattern(y[i]), pattern(wanted), cpu::kernels().isa, i);
+template <class T, class Element>
+void check_format(const Shape& shape, const Element& element, Scaling scaling, Draws& draws) {
+  const bool with_level = scaling.kind == ScaleKind::e4m3 && draws.below(2) == 0, whole = draws.below(8) == 0;
+  const bool finite = with_level || whole || draws.below(2) == 0;
+  const Buffer<T> x = filled<T>(shape, element, scaling.largest, finite, draws);
+  if (with_level) scaling.tensor_scale = tensor_scale_of(absmax_of(x.get(), shape.count()), scaling.largest);
+  context = std::string(name_of(dtype_of(T{}))) + " " + context;
+  FakeQuant<Element> job{x.get(), nullptr, shape.layout, element, scaling};
+  float range[2] = {kInfinity, -kInfinity};
+  for (int64_t i = 0; whole && i < shape.count(); ++i) {
+    range[0] = std::min(range[0], to_float(x[static_cast<size_t>(i)]));
+    range[1] = std::max(range[1], to_float(x[static_cast<size_t>(i)]));
+  }
+  job.range = whole ? range : nullptr;
+  job.seed = uint64_t{draws.word()} << 32 | draws.word();
+  const Scales scales = defined_scales<T>(shape, job);
+  check_own_scales<T>(shape, job, scales, draws);
+  job.range = nullptr;
+  check_given_scales<T>(shape, job, scales, draws);
+}
+
+// The formats: elements, with every way to round and to scale that they take.
+template <class Use>
+void for_ints(Use use) {
+  struct Codes {
+    float qmin, qmax, denominator;
+  };
+  const auto with = [&](Codes c, ScaleKind kind, ZeroPoint zero = ZeroPoint::none, Rounding r = Rounding::even) {
+    use(IntGrid{c.qmin, c.qmax, zero, r}, Scaling{kind, c.denominator});
+  };
+  const Codes int4{-7.0f, 7.0f, 7.0f}, uint4{0.0f, 15.0f, 7.5f}, full{-8.0f, 7.0f, 7.5f};
+  const Codes wide{-0x1p20f, 0x1p20f, 0x1p20f};
+  for (const Codes c : {int4, full, wide, Codes{-128.0f, 127.0f, 128.0f}, Codes{-1.0f, 1.0f, 1.0f}}) {
+    with(c, ScaleKind::float32);
+  }
+  for (int32_t kind = 3; kind < 8; ++kind) with(int4, static_cast<ScaleKind>(kind));
+  for (const Rounding r : {Rounding::away, Rounding::stochastic}) {
+    with(int4, ScaleKind::float32, ZeroPoint::none, r);
+    with(wide, ScaleKind::rceil, ZeroPoint::none, r);
+  }
+  for (const ZeroPoint zero : {ZeroPoint::integer, ZeroPoint::real}) {
+    for (const ScaleKind k : {ScaleKind::float32, ScaleKind::rceil, ScaleKind::float16, ScaleKind::e4m3}) {
+      with(uint4, k, zero);
     }
-    start += n;
+    with(full, ScaleKind::float32, zero);
+    with(uint4, ScaleKind::float32, zero, Rounding::away);
+    with(uint4, ScaleKind::float32, zero, Rounding::stochastic);
+  }
+}
+
+template <class Use>
+void for_floats(Use use) {
+  const auto with = [&](const KnownGrid& known, ScaleKind kind, Rounding rounding = Rounding::even) {
+    const FloatGrid grid = known.grid(rounding);
+    const int top = std::ilogb(grid.largest);
+    use(grid, Scaling{kind, grid.largest, 1.0f, top, top - std::max(top, grid.min_exponent) + grid.mantissa_bits});
+  };
+  const KnownGrid e3m2{3, 2}, e1m2{1, 2}, e1m0{1, 0}, e7m10{7, 10}, e8m0{8, 0, 1}, e8m3{8, 3, 8}, bfloat16{8, 7, 128};
+  for (const KnownGrid& known :
+       {kE2M1, kE4M3, kE5M2, kE3M0, kFixed, e3m2, e1m2, e1m0, e7m10, e8m0, e8m3, bfloat16}) {
+    with(known, ScaleKind::float32);
+  }
+  for (int32_t kind = 1; kind < 8; ++kind) {
+    for (const KnownGrid& known : {kE2M1, kE4M3, kE3M0, kFixed}) with(known, static_cast<ScaleKind>(kind));
+  }
+  for (const Rounding rounding : {Rounding::away, Rounding::stochastic}) {
+    for (const KnownGrid& known : {kE2M1, kE4M3, kE3M0, kFixed, e8m3}) with(known, ScaleKind::float32, rounding);
+    with(kE2M1, ScaleKind::e4m3, rounding);
+    with(kE4M3, ScaleKind::rceil, rounding);
+  }
+}
+
+template <class Use>
+void for_codebooks(Use use) {
+  for (int64_t index = 0; index < kCodebookCount; ++index) use(codebook(index), Scaling{ScaleKind::float32, 1.0f});
+  for (int32_t kind = 5; kind < 8; ++kind) use(codebook(0), Scaling{static_cast<ScaleKind>(kind), 1.0f});
+}
+
+std::string name_of(const IntGrid& grid) {
+  return "int " + std::to_string(grid.qmin) + " to " + std::to_string(grid.qmax) + " zero point " +
+         std::to_string(static_cast<int>(grid.zero_point)) + " rounding " +
+         std::to_string(static_cast<int>(grid.rounding));
+}
+std::string name_of(const FloatGrid& grid) {
+  return "float m" + std::to_string(grid.mantissa_bits) + " from 2**" + std::to_string(grid.min_exponent) + " to " +
+         std::to_string(grid.largest) + " rounding " + std::to_string(static_cast<int>(grid.rounding));
+}
+std::string name_of(const Codebook&) { return "codebook"; }
+
+Shape rows_of(int64_t rows, int64_t axis, int64_t group) { return {Layout{axis, group}, rows}; }
+Shape squares_of(int64_t matrices, int64_t rows, int64_t axis, int64_t block_rows, int64_t group) {
+  return {Layout{axis, group, rows, block_rows}, matrices * rows};
+}
+
+void check_shapes() {
+  const int64_t tile = cpu::kTileElements;
+  const Shape shapes[] = {
+      rows_of(2, 1, 1),
+      rows_of(2, 21, 1),  // of one element each, more than a tile takes
+      rows_of(3, 15, 15),
+      rows_of(3, 50, 16),  // ragged
+      rows_of(2, 257, 16),
+      rows_of(1, 600, 32),
+      rows_of(1, 330, 9),
+      rows_of(1, 200, 64),
+      rows_of(2, 97, 48),
+      squares_of(2, 7, 21, 4, 4),  // ragged both ways
+      squares_of(3, 2, 60, 2, 3),
+      squares_of(1, 5, 70, 5, 32),
+      squares_of(2, 3, 40, 2, 1),
+      // From here on long ones: fewer formats each.
+      rows_of(1, 700, 300),
+      rows_of(1, 5 * (tile / 3), tile / 3),
+      rows_of(1, 2 * tile + 500, tile + 77),
+      squares_of(1, 3, 1400, 2, 1100),
+  };
+  Draws draws(4);
+  int turn = 0;
+  for (const Shape& shape : shapes) {
+    const int64_t share = shape.count() < 700 ? 1 : shape.count() < 2000 ? 3 : 10;
+    const auto with = [&](const auto& element, const Scaling& scaling) {
+      if (++turn % share != 0) return;
+      context = name_of(element) + " scale " + std::to_string(static_cast<int>(scaling.kind)) + ", " + shape.name();
+      switch (draws.below(3)) {
+        case 0:
+          return check_format<float>(shape, element, scaling, draws);
+        case 1:
+          return check_format<BFloat16>(shape, element, scaling, draws);
+        default:
+          return check_format<Half>(shape, element, scaling, draws);
+      }
+    };
+    for_ints(with);
+    for_floats(with);
+    for_codebooks(with);
+  }
+}
+
+// Any run of groups, alone: it gives the bits that a call for all gives, and writes nowhere else.
+template <class T, class Element>
+void check_runs(const Shape& shape, const Element& element, const Scaling& scaling) {
+  Draws draws(5);
+  const int64_t count = shape.count(), groups = shape.groups();
+  const Buffer<T> x = filled<T>(shape, element, scaling.largest, false, draws);
+  Buffer<T> y = buffer_of<T>(count);
+  T untouched;
+  from_float(-12345.0f, untouched);
+  FakeQuant<Element> job{x.get(), y.get(), shape.layout, element, scaling};
+  const Buffer<T> all = defined_values<T>(shape, job, defined_scales<T>(shape, job)), wanted = buffer_of<T>(count);
+  for (int64_t first = 0; first < groups; ++first) {
+    for (int64_t last = first; last <= std::min(groups, first + 21); last += 1 + draws.below(4)) {
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t g = shape.group_of(i);
+        wanted[static_cast<size_t>(i)] = g >= first && g < last ? all[static_cast<size_t>(i)] : untouched;
+      }
+      on_each_isa([&] {
+        std::fill_n(y.get(), count, untouched);
+        kernels_for<T>(element).fake_quant(job, first, last);
+        check_all(y.get(), wanted.get(), count, "run of groups");
+      });
+    }
   }
 }
 
 template <class T>
-void check(DType dtype, int64_t rows, int64_t axis, int64_t group, int flavour) {
-  static uint32_t state = 12345;
-  const int64_t count = rows * axis;
-  std::unique_ptr<T[]> x(new T[static_cast<size_t>(count)]), y(new T[static_cast<size_t>(count)]);
-  for (int64_t i = 0; i < count; ++i) {
-    state = state * 1664525u + 1013904223u;
-    // Ordinary numbers, or any bit pattern: NaN, infinities and subnormal numbers among them.
-    const float ordinary = static_cast<float>(static_cast<int32_t>(state)) * 0x1p-30f;
-    from_float(flavour == 0 ? ordinary : float_of(state), x[static_cast<size_t>(i)]);
+void check_runs_of() {
+  context = "runs of groups";
+  for (const Shape& shape : {rows_of(2, 95, 4), squares_of(2, 3, 37, 2, 2)}) {
+    check_runs<T>(shape, IntGrid{-7.0f, 7.0f}, Scaling{ScaleKind::float32, 7.0f});
+    check_runs<T>(shape, IntGrid{0.0f, 15.0f, ZeroPoint::integer, Rounding::stochastic},
+                  Scaling{ScaleKind::float32, 7.5f});
+    check_runs<T>(shape, kE2M1.grid(), Scaling{ScaleKind::floor, 6.0f, 1.0f, 2, 1});
+    check_runs<T>(shape, codebook(0), Scaling{ScaleKind::float32, 1.0f});
   }
-  const float largest = largest_of(x.get(), count);
-  const float found = float_of(cpu::kernels().absmax[static_cast<int>(dtype)](x.get(), count));
-  if (!std::isnan(largest)) check_equal(pattern(found), pattern(largest), "absmax", count);
-  const auto run = [&](const auto& format) { check_format(dtype, x.get(), y.get(), rows, axis, group, format); };
-  run(IntGrid{-7.0f, 7.0f, 7.0f});
-  run(IntGrid{-128.0f, 127.0f, 128.0f});
-  run(IntGrid{-7.0f, 7.0f, 7.0f, Rounding::away});
-  const FloatGrid e2m1{1, 0, 6.0f}, e3m0{0, -2, 16.0f}, e8m0{0, -126, 0x1p127f}, fixed{7, 1, 127.0f / 64.0f};
-  for (const FloatGrid& grid : {kE4M3, e2m1, e3m0, e8m0, FloatGrid{3, -6, 448.0f, Rounding::away}}) {
-    run(cpu::ScaledFloat{grid, ScaleRule::free});
-  }
-  for (ScaleRule rule : {ScaleRule::floor, ScaleRule::ceil, ScaleRule::rceil, ScaleRule::even}) {
-    for (const FloatGrid& grid : {kE4M3, e2m1, fixed}) run(cpu::ScaledFloat{grid, rule});
-  }
-  run(Nvfp4{1.0f});
-  run(Nvfp4{nvfp4_tensor_scale(largest)});
-  for (int64_t index = 0; index < kCodebookCount; ++index) run(codebook(index));
 }
 
-void check_isa() {
-  const int64_t axes[] = {1, 2, 15, 16, 17, 33, 64, 257};
-  const int64_t groups[] = {1, 3, 16, 32, 48, 257};
-  for (int64_t axis : axes) {
-    for (int64_t group : groups) {
-      for (int flavour : {0, 1}) {
-        check<float>(DType::float32, 3, axis, group < axis ? group : axis, flavour);
-        check<BFloat16>(DType::bfloat16, 3, axis, group < axis ? group : axis, flavour);
-        check<Half>(DType::float16, 3, axis, group < axis ? group : axis, flavour);
+template <class T>
+void check_ranges() {
+  context = "range";
+  Draws draws(6);
+  for (int64_t n = 1; n < 150; ++n) {
+    const Shape shape = rows_of(1, n, 10 < n ? 10 : n);
+    for (const bool finite : {true, false}) {
+      const Buffer<T> x = filled<T>(shape, codebook(0), 1.0f, finite, draws);
+      float low = kInfinity, high = -kInfinity;
+      for (int64_t i = 0; i < n; ++i) {
+        const float v = to_float(x[static_cast<size_t>(i)]);
+        low = v < low || is_nan(v) ? v : low;
+        high = v > high || is_nan(v) ? v : high;
       }
+      on_each_isa([&] {
+        float found[2] = {-12345.0f, -12345.0f};
+        cpu::kernels().range[static_cast<int>(dtype_of(T{}))](x.get(), n, found, found + 1);
+        check_same(found[0] + 0.0f, low + 0.0f, "low", n);  // a zero has any sign
+        check_same(found[1] + 0.0f, high + 0.0f, "high", n);
+      });
     }
   }
 }
@@ -117,14 +391,11 @@ void check_isa() {
 }  // namespace
 
 void test_fake_quant() {
-  for (const char* isa : {"plain", "avx2", "avx512"}) {
-    try {
-      cpu::use_isa(isa);
-    } catch (const std::invalid_argument& refused) {
-      std::printf("skipped: %s\n", refused.what());
-      continue;
-    }
-    std::printf("instruction set %s\n", cpu::kernels().isa);
-    check_isa();
-  }
+  check_shapes();
+  check_runs_of<float>();
+  check_runs_of<BFloat16>();
+  check_runs_of<Half>();
+  check_ranges<float>();
+  check_ranges<BFloat16>();
+  check_ranges<Half>();
 }

@@ -47,8 +47,9 @@ class Call:
 def call_for(spec: QuantSpec) -> Call | None:
     """The op that computes ``spec`` bit for bit, or None where none does.
 
-    >>> call_for(QuantSpec.parse("int4:g32"))
-    Call(op='fake_quant_int', arguments=(-7, 7, 7, 0, 0, 0, 32, 1, 0, 0), whole_tensor=False)
+    >>> call = call_for(QuantSpec.parse("int4:g32"))
+    >>> call.op, call.arguments
+    ('fake_quant_int', (-7, 7, 7, 0, 0, 0, 32, 1, 0, 0))
     """
     found = _op_and_numbers(spec)
     if found is None:

@@ -47,10 +47,10 @@ def bits_per_weight(
     """Bits that one weight takes, its share of the scales included.
 
     ``num_bits + (scale_bits + zero_bits) * groups / in_features`` with ``groups = ceil(in_features / G)``;
-    without ``in_features`` no last group is ragged and it is ``num_bits + (scale_bits + zero_bits) / G``. In
-    squares of ``G`` rows these are shared by ``G`` weights. One scale for a whole tensor (``tensor``, and the
-    second one beside E4M3 scales) has no share that is independent of the tensor's size, nor have squares that
-    are cut off at the last rows: :func:`weight_bytes` counts them.
+    without ``in_features`` no last group is ragged and it is ``num_bits + (scale_bits + zero_bits) / G``. A
+    square of ``G`` rows shares them among ``G`` times as many. One scale for a whole tensor (``tensor``, and
+    the second one beside E4M3 scales) has no share that is independent of the tensor's size, nor have squares
+    that are cut off at the last rows: :func:`weight_bytes` counts them.
 
     Args:
         spec: Such as ``"int4:g128"``.

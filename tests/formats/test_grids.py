@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from qscale.errors import SpecError
@@ -42,8 +43,13 @@ def test_values_of_e2m1_and_integers_and_codebooks():
     assert values("mxfp4")[7:] == (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
     assert values("int3") == (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
     assert len(values("nf4")) == 16
-    assert len(values("fp4_bnb")) == 15
-    assert values("nf4")[-1] == values("fp4_bnb")[-1] == 1.0
+    assert len(values("fp4_bnb")) == len(values("dint4")) == 15
+    assert values("nf4")[-1] == values("fp4_bnb")[-1] == values("dint4")[-1] == 1.0
+
+
+def test_values_of_dint4_are_sixths_and_a_half_of_one_on_either_side_of_zero():
+    sixths = [float(np.float32(i / 6)) for i in (0, 0.5, 1, 2, 3, 4, 5, 6)]
+    assert list(values("dint4")) == [*(-v for v in reversed(sixths[1:])), *sixths]
 
 
 def test_values_when_the_format_is_unknown_then_the_error_lists_the_known():

@@ -86,7 +86,7 @@ def test_override_changes_one_layer_of_every_block(model):
         ("w4a4:g32,up_prj.input=int8:g32", ConfigError, "names no linear layer"),
         ("w4a4:g32,rot=hadamard:32", ConfigError, "rotations are not trained yet"),
         ("w4a4:g32,q=lsq", SpecError, "unknown quantizer 'lsq'"),
-        ("w=mxfp4:stochastic", SpecError, "mxfp4:stochastic"),
+        ("w=int4:g8@quest", SpecError, "int4:g8@quest"),
     ],
 )
 def test_recipe_that_cannot_be_built_is_an_error(model, recipe, error, message):

@@ -110,7 +110,7 @@ def assert_ops_agree(isa: str, name: str, *arguments: object) -> None:
         assert_same_bits(mine, theirs)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(case=op_calls())
 def test_own_scales_when_drawn_at_random_then_the_reference_has_their_bits_exact(isa, case):
     family, numbers, x, *_ = case
@@ -118,7 +118,7 @@ def test_own_scales_when_drawn_at_random_then_the_reference_has_their_bits_exact
     assert_ops_agree(isa, family, x, *numbers)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(case=op_calls())
 def test_given_scales_when_drawn_at_random_then_the_reference_has_the_bits_exact(isa, case):
     family, numbers, x, scale, zero, _ = case
@@ -130,7 +130,7 @@ gates = st.sampled_from(sorted(GATES.values()))
 trusts = st.sampled_from([0.0, 0.25, 0.5, 1.0, math.inf, math.nan])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(case=op_calls(), gate=gates, trust=trusts)
 def test_gradients_when_drawn_at_random_then_the_reference_has_their_bits_exact(isa, case, gate, trust):
     family, numbers, x, scale, zero, grad = case

@@ -192,7 +192,7 @@ def test_compile_when_the_whole_graph_is_traced_then_bits_and_gradients_are_thos
     assert_same_bits(x.grad, gradient * 2)
 
 
-def graph_of(spec: str, **options):
+def graph_of(spec: QuantSpec | str, **options):
     def run(x: Tensor, *given: Tensor) -> Tensor:
         named = dict(zip(("scale", "zero_point"), given, strict=False))
         return fake_quant(x * 2, spec, **named, **options) + 1
@@ -246,6 +246,19 @@ def test_compile_when_calls_differ_in_nothing_or_the_seed_then_nothing_is_compil
     for seed in (4, 5, 2**40, -7):  # the second seed makes it an input of the graph
         assert_same_bits(compiled(x, scale, seed), run(x, scale, seed))
     assert counter.frame_count == 2
+
+
+@compiles
+def test_compile_when_sizes_differ_then_the_factor_of_lsq_follows_them():
+    torch.compiler.reset()
+    run = graph_of(QuantSpec.parse("int4:g32"), gradient="lsq", gradient_scale="lsq")
+    compiled = torch.compile(run, fullgraph=True, dynamic=True, backend="aot_eager")
+    for rows in (3, 5):
+        x, scale = torch.randn(rows, 64, requires_grad=True), torch.rand(rows, 2, requires_grad=True)
+        for mine, theirs in zip(
+            *(torch.autograd.grad(f(x, scale).sum(), (x, scale)) for f in (compiled, run)), strict=True
+        ):
+            assert_same_bits(mine, theirs)
 
 
 def test_compile_when_a_new_spec_is_seen_elsewhere_then_nothing_is_compiled_again():

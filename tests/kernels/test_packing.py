@@ -70,7 +70,7 @@ def cases(draw: st.DrawFn) -> tuple[str, Tensor, int]:
     return f"{text}:{option}{dialect}" if option else f"{text}{dialect}", x, seed
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(case=cases())
 def test_dequantize_when_anything_is_quantized_then_it_has_the_bits_of_fake_quant_exact(implementation, case):
     spec, x, seed = case
@@ -80,7 +80,7 @@ def test_dequantize_when_anything_is_quantized_then_it_has_the_bits_of_fake_quan
     assert (q.spec, q.shape, q.dtype) == (QuantSpec.parse(spec), x.shape, x.dtype)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(case=cases(), seed=st.integers(0, 2**32 - 1), wild=st.booleans())
 def test_dequantize_when_scales_are_given_then_it_has_the_bits_of_fake_quant_exact(
     implementation, case, seed, wild

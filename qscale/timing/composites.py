@@ -61,7 +61,7 @@ def _rounding(spec: QuantSpec) -> Callable[[Tensor, Tensor], Tensor] | None:
 
 def _integers(groups: Tensor, absmax: Tensor, largest: int) -> Tensor:
     scale = _or_one(absmax / largest)
-    return (groups / scale).round().clamp(-largest, largest) * scale
+    return ((groups / scale).round().clamp(-largest, largest) + 0.0) * scale
 
 
 def _floats(groups: Tensor, absmax: Tensor, grid: Grid) -> Tensor:
@@ -86,7 +86,7 @@ def _two_levels(groups: Tensor, absmax: Tensor, grid: Grid) -> Tensor:
 def _codebook(groups: Tensor, absmax: Tensor, values: Sequence[float], borders: Sequence[float]) -> Tensor:
     scale = _or_one(absmax)
     find = _compared if torch.compiler.is_compiling() else _searched
-    return find(groups / scale, values, borders).copysign(groups) * scale
+    return find(groups / scale, values, borders) * scale
 
 
 def _searched(scaled: Tensor, values: Sequence[float], borders: Sequence[float]) -> Tensor:
@@ -103,7 +103,8 @@ def _compared(scaled: Tensor, values: Sequence[float], borders: Sequence[float])
 
 def _to_grid(value: Tensor, grid: Grid) -> Tensor:
     step = _power_of_two(_exponent(value).clamp(min=grid.min_exponent) - grid.mantissa_bits)
-    return ((value / step).round() * step).clamp(-grid.max, grid.max)
+    rounded = ((value / step).round() * step).clamp(-grid.max, grid.max)
+    return rounded if grid.exponent_bits else rounded + 0.0  # fixed point has one zero
 
 
 def _exponent(value: Tensor) -> Tensor:

@@ -220,9 +220,8 @@ void for_ints(Use use) {
   };
   const Codes int4{-7.0f, 7.0f, 7.0f}, uint4{0.0f, 15.0f, 7.5f}, full{-8.0f, 7.0f, 7.5f};
   const Codes wide{-0x1p20f, 0x1p20f, 0x1p20f};
-  for (const Codes c : {int4, full, wide, Codes{-128.0f, 127.0f, 128.0f}, Codes{-1.0f, 1.0f, 1.0f}}) {
-    with(c, ScaleKind::float32);
-  }
+  const Codes int8{-128.0f, 127.0f, 128.0f}, ternary{-1.0f, 1.0f, 1.0f}, few_below{-3.0f, 7.0f, 7.0f};
+  for (const Codes c : {int4, full, wide, int8, ternary, few_below}) with(c, ScaleKind::float32);
   for (int32_t kind = 3; kind < 8; ++kind) with(int4, static_cast<ScaleKind>(kind));
   for (const Rounding r : {Rounding::away, Rounding::stochastic}) {
     with(int4, ScaleKind::float32, ZeroPoint::none, r);
@@ -250,6 +249,7 @@ void for_floats(Use use) {
        {kE2M1, kE4M3, kE5M2, kE3M0, kFixed, e3m2, e1m2, e1m0, e7m10, e8m0, e8m3, bfloat16}) {
     with(known, ScaleKind::float32);
   }
+  for (const float largest : {4.0f, 8.0f}) use(kE2M1.grid(), Scaling{ScaleKind::float32, largest});
   for (int32_t kind = 1; kind < 8; ++kind) {
     for (const KnownGrid& known : {kE2M1, kE4M3, kE3M0, kFixed}) with(known, static_cast<ScaleKind>(kind));
   }
@@ -292,14 +292,19 @@ void check_shapes() {
       rows_of(2, 257, 16),
       rows_of(1, 600, 32),
       rows_of(1, 330, 9),
-      rows_of(1, 200, 64),
+      rows_of(1, 131, 8),  // from here on also tiles full of groups of whole vectors
       rows_of(2, 97, 48),
       squares_of(2, 7, 21, 4, 4),  // ragged both ways
       squares_of(3, 2, 60, 2, 3),
       squares_of(1, 5, 70, 5, 32),
       squares_of(2, 3, 40, 2, 1),
+      squares_of(1, 3, 261, 2, 16),
       // From here on long ones: fewer formats each.
       rows_of(1, 700, 300),
+      rows_of(1, 1100, 64),
+      squares_of(1, 2, 520, 2, 32),
+      rows_of(1, 2100, 128),
+      rows_of(1, 4200, 256),
       rows_of(1, 5 * (tile / 3), tile / 3),
       rows_of(1, 2 * tile + 500, tile + 77),
       squares_of(1, 3, 1400, 2, 1100),
@@ -383,6 +388,8 @@ void check_ranges() {
         cpu::kernels().range[static_cast<int>(dtype_of(T{}))](x.get(), n, found, found + 1);
         check_same(found[0] + 0.0f, low + 0.0f, "low", n);  // a zero has any sign
         check_same(found[1] + 0.0f, high + 0.0f, "high", n);
+        const float absmax = cpu::kernels().absmax[static_cast<int>(dtype_of(T{}))](x.get(), n);
+        check_same(absmax, std::max(std::fabs(low), std::fabs(high)), "absmax", n);
       });
     }
   }

@@ -254,24 +254,26 @@ void check_philox() {
     PhiloxState wanted;
   };
   const Known known[] = {
-      {{{0, 0, 0, 0}}, {0, 0}, {{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}}},
-      {{{~0u, ~0u, ~0u, ~0u}}, {~0u, ~0u}, {{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}}},
-      {{{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}},
+      {{0, 0, 0, 0}, {0, 0}, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
+      {{~0u, ~0u, ~0u, ~0u}, {~0u, ~0u}, {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
+      {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
        {0xa4093822, 0x299f31d0},
-       {{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}}},
+       {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
   };
+  const auto word_of = [](PhiloxState s, int w) { return w == 0 ? s.a : w == 1 ? s.b : w == 2 ? s.c : s.d; };
   const auto ten_rounds = [](PhiloxState s, PhiloxKey key) {
     for (int round = 0; round < 10; ++round, key = philox_next(key)) s = philox_round(s, key);
     return s;
   };
   for (const Known& one : known) {
     const PhiloxState s = ten_rounds(one.counter, one.key);
-    for (int w = 0; w < 4; ++w) check_equal(s.words[w], one.wanted.words[w], "Philox", w);
+    for (int w = 0; w < 4; ++w) check_equal(word_of(s, w), word_of(one.wanted, w), "Philox", w);
   }
+  const PhiloxState far = ten_rounds({0xfffffffeu, 0x123u, 0u, 0u}, {0x89abcdefu, 0x01234567u});
   for (int w = 0; w < 4; ++w) {
-    check_equal(random_word(static_cast<uint64_t>(w), 0), known[0].wanted.words[w], "word", w);
-    const PhiloxState s = ten_rounds({{0xfffffffeu, 0x123u, 0u, 0u}}, {0x89abcdefu, 0x01234567u});
-    check_equal(random_word(0x123fffffffeu * uint64_t{4} + static_cast<uint64_t>(w), 0x0123456789abcdefu), s.words[w], "far", w);
+    check_equal(random_word(static_cast<uint64_t>(w), 0), word_of(known[0].wanted, w), "word", w);
+    const uint64_t index = 0x123fffffffeu * uint64_t{4} + static_cast<uint64_t>(w);
+    check_equal(random_word(index, 0x0123456789abcdefu), word_of(far, w), "far word", w);
   }
   for (const uint64_t index : {uint64_t{0}, uint64_t{5}, uint64_t{1023}, (uint64_t{1} << 34) - 7}) {
     for (const int64_t n : {int64_t{1}, int64_t{3}, int64_t{64}, int64_t{65}, cpu::kChunk}) {
@@ -305,7 +307,9 @@ void check_slopes() {
   is(22.0f, 2.0f, 4.0f, shifted, "1111", 0.0f, 0.0f, Gate::lsq);             // code 15, the last
   is(23.0f, 2.0f, 4.0f, shifted, "1001", 11.0f, -2.0f, Gate::lsq);           // 11.5 + 4; a tie goes up to 16
   is(-8.5f, 2.0f, 4.0f, shifted, "1101", 0.25f, 0.0f, Gate::clipped);        // -4.25 rounds to code 0
-  is(6.5f, 1.0f, 0.0f, kE2M1.grid(), "1001", 6.0f, -1.0f, Gate::clipped);    // floats are held before they round
+  is(6.5f, 1.0f, 0.0f, kE2M1.grid(), "1101", -0.5f, 0.0f, Gate::clipped);    // rounds to 6
+  is(6.5f, 1.0f, 0.0f, kE2M1.grid(), "1101", 6.0f, -1.0f, Gate::lsq);
+  is(-7.0f, 1.0f, 0.0f, kE2M1.grid(), "1001", -6.0f, -1.0f, Gate::clipped);  // a tie goes to 8
   is(5.5f, 1.0f, 0.0f, kE2M1.grid(), "1111", 0.5f, 0.0f, Gate::clipped);
   is(-1.5f, 1.0f, 0.0f, codebook(0), "1001", -1.0f, -1.0f, Gate::open);
   is(-1.0f, 1.0f, 0.0f, codebook(0), "1111", 0.0f, 0.0f, Gate::open);

@@ -39,9 +39,10 @@ def test_kernels_when_run_under_sanitizers_then_no_error_and_every_bit_is_right(
 def test_objects_when_built_for_an_instruction_set_then_they_share_no_symbol(tmp_path):
     # A weak symbol would be merged with its twin from another unit: AVX-512 code on a machine without it.
     # Nothing is inlined in a debug build, so nothing hides.
-    build(tmp_path, "-DCMAKE_BUILD_TYPE=Debug", target="qscale_cpu")
-    for source in ("fake_quant_avx2", "fake_quant_avx512", "hadamard_avx2", "hadamard_avx512"):
-        (unit,) = tmp_path.rglob(f"{source}.cpp.o")
+    build(tmp_path, "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0", target="qscale_cpu")
+    units = list(tmp_path.rglob("*_avx*.cpp.o"))
+    assert {unit.name.split("_avx")[0] for unit in units} >= {"fake_quant", "hadamard"}
+    for unit in units:
         listing = subprocess.run(
             ["nm", "-C", "--defined-only", unit], capture_output=True, text=True, check=True
         )
@@ -49,4 +50,4 @@ def test_objects_when_built_for_an_instruction_set_then_they_share_no_symbol(tmp
         shared = [name for kind, name in symbols if kind.isupper() and not name.endswith("_kernels")]
         weak = [name for kind, name in symbols if kind in "WVuvw"]
         assert symbols
-        assert shared + weak == []
+        assert (unit.name, shared + weak) == (unit.name, [])

@@ -59,9 +59,9 @@ def in_float64(x: torch.Tensor, text: str) -> torch.Tensor:
     spec = QuantSpec.parse(text)
     arithmetic = spec.int_arithmetic()
     group = spec.group_length(x.shape[-1])
-    wide = x.float().numpy().astype(np.float64)
     out = []
     with np.errstate(all="ignore"):
+        wide = x.float().numpy().astype(np.float64)
         for values in np.split(wide, range(group, x.shape[-1], group), axis=1):
             largest = np.abs(values).max(axis=1, keepdims=True)
             scale = (largest / arithmetic.denominator).astype(np.float32).astype(np.float64)

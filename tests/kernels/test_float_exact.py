@@ -76,9 +76,10 @@ CASES = {
 
 @lru_cache
 def rounded_patterns(name: str, ties: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every bfloat16 up to the format's largest, and the nearest values of the format."""
+    """Every bfloat16 up to the format's largest, few of those that are zeros, and the nearest values."""
     x = torch.arange(2**15).to(torch.int16).view(torch.bfloat16)
-    x = x[x <= FORMATS[name].grid.max]
+    grid = FORMATS[name].grid
+    x = x[(x <= grid.max) & ((x >= grid.step / 8) | (torch.arange(2**15) % 97 == 0))]
     found = [float(round_to_format(Fraction(v), name, ties)) for v in x.tolist()]
     wanted = torch.tensor(found, dtype=torch.float64).to(torch.bfloat16)
     negative = -wanted + 0.0 if FORMATS[name].exponent_bits == 0 else -wanted  # fixed point has one zero

@@ -1,5 +1,5 @@
 """The implementations of tests/kernels, for comparisons with libraries."""
 
-from kernels.conftest import quantize
+from kernels.conftest import implementation, quantize
 
-__all__ = ["quantize"]
+__all__ = ["implementation", "quantize"]

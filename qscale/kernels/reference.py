@@ -201,6 +201,7 @@ def fake_quant(op: str, x: Tensor, element: Element, o: Options) -> Tensor:
 
 def rotated(op: str, x: Tensor, block: int, signs: Tensor | None, element: Element, o: Options) -> Tensor:
     """The rotation, rounded to the dtype of ``x``, in and out of the format."""
+    _check(op, x, o)
     return fake_quant(op, hadamard(x, block, signs, False), element, o)
 
 

@@ -1,4 +1,4 @@
-"""The compiled dialects against their emulations, which tests/kernels/test_golden.py holds to recorded bits."""
+"""The compiled dialects against their emulations, which test_golden.py holds to recorded bits."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from qscale.errors import BackendError, SpecError
 from qscale.formats import DIALECTS, FORMATS, QuantSpec, call_for
 from qscale.kernels import dialects, fake_quant, use_backend
+from qscale.kernels.dialects.compiled import OPS as LIBRARY_OPS
 from qscale.kernels.ops import FAMILIES, MEMBERS, OPTIONS, group_count
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -51,7 +52,7 @@ def call(family: str, suffix: str, x: Tensor, **options: int) -> tuple:
     chosen = NUMBERS | options
     count = group_count(x.shape, chosen["group_size"], chosen["block_rows"])
     scale, zero = torch.full((count,), 0.25), torch.full((count,), 2.5)
-    tensors = {"_given": (x, scale, zero), "_codes": (x, scale, None)}
+    tensors = {"_given": (x, scale, zero), "_codes": (x, scale, None), "_rotated": (x, 1, None)}
     tensors["_gradient"] = (torch.ones_like(x), x, scale, zero, 1, 0.5)
     return (*tensors.get(suffix, (x,)), *numbers(family, **options))
 
@@ -64,7 +65,10 @@ def test_every_op_of_the_namespace_is_checked_in_this_file():
     registered = [
         name for name in torch._C._dispatch_get_all_op_names() if name.startswith("qscale::fake_quant")
     ]
-    wanted = [f"qscale::{name}" for name in (*mains, *others, "fake_quant_aten")]
+    libraries = [
+        f"{row.name}{end}" for row in LIBRARY_OPS for end in ENDINGS["main"]
+    ]  # test_dialects_compiled
+    wanted = [f"qscale::{name}" for name in (*mains, *others, *libraries, "fake_quant_aten")]
     assert sorted(registered) == sorted(wanted)
     assert [family.name for family in FAMILIES] == [*ELEMENTS]
     assert [option.split()[1] for option in OPTIONS.split(", ")] == [*NUMBERS]
@@ -399,7 +403,7 @@ def test_fake_quant_when_the_device_is_meta_then_shape_and_dtype_are_inferred():
 
 # Emulated dialects
 
-EMULATED = "int4:g32@torchao"
+EMULATED = "int4:channel@quest"
 
 
 def emulated(x: torch.Tensor, spec: str = EMULATED) -> torch.Tensor:
@@ -435,5 +439,5 @@ def test_calls_when_a_dialect_is_emulated_then_every_spec_has_an_implementation_
         spans = [""] if FORMATS[name].block else [":g32", ":channel", ":token", ":tensor"]
         for spec in (QuantSpec.parse(f"{name}{span}@{dialect}") for span in spans):
             call = call_for(spec)
-            planned = call is not None and call.op == "fake_quant_emulated"
+            planned = call is not None and call.op not in ELEMENTS
             assert planned == (dialects.find(spec) is not None), spec

@@ -338,3 +338,21 @@ def test_fake_quant_exact_when_the_tensor_is_beyond_32_bits_then_the_last_rows_e
     for row in some:
         wanted = definition(x[row], spec, first=1000 * row)
         assert_same_bits(y[row], wanted)
+
+
+ONE_STEP = ["int2", "int3", "int4", "int5", "int6", "int7", "int8", "int4:full", "int8:full", "fp8_e4m3"]
+ONE_STEP += ["fp8_e5m2", "fp6_e2m3", "fp6_e3m2", "fp4_e2m1", "fp_e3m6", "fp_e2m10", "nf4", "fp4_bnb", "dint4"]
+
+
+@pytest.mark.parametrize("text", ONE_STEP)
+def test_fake_quant_exact_when_bfloat16_meets_every_scale_then_equals_true_division(check, text):
+    # The vector kernels divide by one Newton step, which round_trips.h shows to be enough for these.
+    name, _, option = text.partition(":")
+    significands = torch.arange(128, 256).float()
+    smaller = torch.cat([significands * 2.0**-binade for binade in range(14)])
+    rows = [torch.cat([a.reshape(1), smaller[smaller <= a], -a.reshape(1)]) for a in significands]
+    x = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(torch.bfloat16)
+    spec = f"{name}:channel{':' * bool(option)}{option}"
+    with use_backend("reference"):
+        wanted = fake_quant(x, spec)
+    check(x, spec, wanted)

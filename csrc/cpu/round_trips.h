@@ -92,12 +92,11 @@ QSCALE_HD bool is_all_ones(float largest) {
   return significand + last == 0x1000000u && last >= 0x2000u;
 }
 
-// How a vector of quotients, none of them a NaN, becomes values, where there is such code: `held` where they may be past the ends of the
-// grid. Zeros have any sign where `signed_zero` says that they take that of x.
+// How a vector of quotients, none of them a NaN, becomes values, where there is such code: `held` where they may be past
+// the ends of the grid. Zeros come out positive; `signed_zero` gives them the sign of x where the format has two.
 template <class V, bool held>
 struct FastInt {
   using Floats = typename V::Floats;
-  static constexpr bool signed_zero = false;
   Floats low, high, shift = V::splat(0x1.8p23f);  // added to a number below 2**22, leaves the nearest integer
 
   explicit FastInt(const IntGrid& grid) : low(V::splat(grid.qmin)), high(V::splat(grid.qmax)) {}
@@ -110,6 +109,7 @@ struct FastInt {
     if constexpr (held) quotient = V::clamp(quotient, low, high);
     return V::subtract(V::add(quotient, shift), shift);
   }
+  Floats signed_zero(Floats y, Floats) const { return y; }
 };
 
 // The float32 number 1.5 * 2**(23-M) * p, where p is the power of two at or below the value, has a last bit worth one
@@ -117,16 +117,15 @@ struct FastInt {
 template <class V, bool held>
 struct FastFloat {
   using Floats = typename V::Floats;
-  static constexpr bool signed_zero = true;
-  Floats largest, smallest_normal, shift;
+  Floats largest, smallest_normal, shift, sign;
 
   explicit FastFloat(const FloatGrid& grid)
       : largest(V::splat(grid.largest)),
         smallest_normal(V::splat(power_of_two(grid.min_exponent))),
-        shift(V::splat(1.5f * power_of_two(23 - grid.mantissa_bits))) {}
+        shift(V::splat(1.5f * power_of_two(23 - grid.mantissa_bits))),
+        sign(V::splat(has_negative_zero(grid) ? -0.0f : 0.0f)) {}
   static bool serves(const FloatGrid& grid) {
-    return grid.rounding == Rounding::even && grid.mantissa_bits > 0 && grid.largest <= 0x1p100f &&
-           has_negative_zero(grid);
+    return grid.rounding == Rounding::even && grid.mantissa_bits > 0 && grid.largest <= 0x1p100f;
   }
   // Quotients below a quarter of a step end as zero.
   static int smallest(const FloatGrid& grid) { return grid.min_exponent - grid.mantissa_bits - 2; }
@@ -136,12 +135,12 @@ struct FastFloat {
     const Floats power = V::larger(V::power_below(quotient), smallest_normal);
     return V::negative_multiply_add(power, shift, V::multiply_add(power, shift, quotient));
   }
+  Floats signed_zero(Floats y, Floats x) const { return V::with_sign_where(y, x, sign); }
 };
 
 template <class V, bool held>
 struct FastCodebook {
   using Floats = typename V::Floats;
-  static constexpr bool signed_zero = false;
   typename V::Book book;
 
   explicit FastCodebook(const Codebook& table) : book(V::prepare(table)) {}
@@ -149,6 +148,7 @@ struct FastCodebook {
   static int smallest(const Codebook&) { return -10; }  // no midpoint but zero is closer to zero
 
   Floats operator()(Floats quotient) const { return V::nearest(quotient, book); }
+  Floats signed_zero(Floats y, Floats) const { return y; }
 };
 
 template <class V, bool held>
@@ -187,8 +187,7 @@ void fast_round_trips(const Tile& tile, const TileScales& scales, const FakeQuan
   const auto one_group = [&](const T* x, T* y, int64_t n, int64_t g) __attribute__((always_inline)) {
     const Floats factor = V::splat(scales.scale[g]), inverse = V::splat(reciprocal[g]);
     const auto finish = [&](Floats value, Floats v) __attribute__((always_inline)) {
-      value = V::multiply(value, factor);
-      return Fast::signed_zero ? V::with_sign_of(value, v) : value;
+      return fast.signed_zero(V::multiply(value, factor), v);
     };
     if (exact) {
       transform<V>(x, y, n, [&](Floats v) { return finish(fast(V::multiply(v, inverse)), v); });

@@ -100,12 +100,10 @@ struct Avx2 {
   static Floats negative_multiply_add(Floats a, Floats b, Floats c) {
     return {_mm256_fnmadd_ps(a.low, b.low, c.low), _mm256_fnmadd_ps(a.high, b.high, c.high)};
   }
-  static __m256 with_sign_of(__m256 a, __m256 b) {
-    const __m256 sign = _mm256_set1_ps(-0.0f);
-    return _mm256_or_ps(_mm256_andnot_ps(sign, a), _mm256_and_ps(sign, b));
-  }
-  static Floats with_sign_of(Floats a, Floats b) {
-    return {with_sign_of(a.low, b.low), with_sign_of(a.high, b.high)};
+  // a with those bits of b that are set in `sign`.
+  static __m256 with_sign_where(__m256 a, __m256 b, __m256 sign) { return _mm256_or_ps(a, _mm256_and_ps(b, sign)); }
+  static Floats with_sign_where(Floats a, Floats b, Floats sign) {
+    return {with_sign_where(a.low, b.low, sign.low), with_sign_where(a.high, b.high, sign.high)};
   }
   // min and max give their second operand where either is a NaN.
   static Floats clamp(Floats a, Floats low, Floats high) {

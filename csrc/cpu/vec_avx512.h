@@ -85,11 +85,11 @@ struct Avx512 {
   static Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
   static Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
   static Floats negative_multiply_add(Floats a, Floats b, Floats c) { return _mm512_fnmadd_ps(a, b, c); }
-  static Floats with_sign_of(Floats a, Floats b) {
-    constexpr int select = 0xe4;  // bit by bit: the third operand ? b : a
-    const __m512i sign = _mm512_set1_epi32(INT32_MIN);
-    return _mm512_castsi512_ps(
-        _mm512_ternarylogic_epi32(_mm512_castps_si512(b), _mm512_castps_si512(a), sign, select));
+  // a with those bits of b that are set in `sign`.
+  static Floats with_sign_where(Floats a, Floats b, Floats sign) {
+    constexpr int first_or_both_others = 0xf8;
+    return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b),
+                                                         _mm512_castps_si512(sign), first_or_both_others));
   }
   // min and max give their second operand where either is a NaN.
   static Floats clamp(Floats a, Floats low, Floats high) { return _mm512_min_ps(high, _mm512_max_ps(low, a)); }

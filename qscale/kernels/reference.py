@@ -439,7 +439,8 @@ def _exponent(extent: Tensor, element: Element, kind: int) -> Tensor:
         exponent = _floor_log2(_rounded(value / step, _AWAY, None) * step) - element.top
     else:
         exponent = _floor_log2(value) - element.top
-    return torch.where(value == 0, torch.full_like(exponent, -127), exponent.clamp(-127, 127))
+    exponent = torch.where(value == 0, torch.full_like(exponent, -127), exponent.clamp(-127, 127))
+    return torch.where(value.isinf(), torch.full_like(exponent, 127), exponent)  # a quotient past float32
 
 
 def _to_grid(

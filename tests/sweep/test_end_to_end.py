@@ -89,7 +89,7 @@ class Once:
 @pytest.fixture(scope="module")
 def history(place):
     """One study: interrupted, then a worker of it killed, then left in peace, then run once more."""
-    interrupt = Once("started", lambda driver, _: driver.send_signal(signal.SIGINT))
+    interrupt = Once("step", lambda driver, _: driver.send_signal(signal.SIGINT))
     kill = Once("started", lambda _, pid: os.kill(pid, signal.SIGKILL))
     return SimpleNamespace(
         interrupted=drive(place, interrupt),

@@ -105,11 +105,11 @@ struct FastInt {
   }
   static int smallest(const IntGrid&) { return -2; }  // below 1/4 every code is zero
 
-  Floats operator()(Floats quotient) const {
+  [[gnu::always_inline]] Floats operator()(Floats quotient) const {
     if constexpr (held) quotient = V::clamp(quotient, low, high);
     return V::subtract(V::add(quotient, shift), shift);
   }
-  Floats signed_zero(Floats y, Floats) const { return y; }
+  [[gnu::always_inline]] Floats signed_zero(Floats y, Floats) const { return y; }
 };
 
 // The float32 number 1.5 * 2**(23-M) * p, where p is the power of two at or below the value, has a last bit worth one
@@ -130,12 +130,12 @@ struct FastFloat {
   // Quotients below a quarter of a step end as zero.
   static int smallest(const FloatGrid& grid) { return grid.min_exponent - grid.mantissa_bits - 2; }
 
-  Floats operator()(Floats quotient) const {
+  [[gnu::always_inline]] Floats operator()(Floats quotient) const {
     if constexpr (held) quotient = V::hold_magnitude(quotient, largest);
     const Floats power = V::larger(V::power_below(quotient), smallest_normal);
     return V::negative_multiply_add(power, shift, V::multiply_add(power, shift, quotient));
   }
-  Floats signed_zero(Floats y, Floats x) const { return V::with_sign_where(y, x, sign); }
+  [[gnu::always_inline]] Floats signed_zero(Floats y, Floats x) const { return V::with_sign_where(y, x, sign); }
 };
 
 template <class V, bool held>
@@ -147,8 +147,11 @@ struct FastCodebook {
   static bool serves(const Codebook&) { return true; }
   static int smallest(const Codebook&) { return -10; }  // no midpoint but zero is closer to zero
 
-  Floats operator()(Floats quotient) const { return V::nearest(quotient, book); }
-  Floats signed_zero(Floats y, Floats) const { return y; }
+  [[gnu::always_inline]] Floats operator()(Floats quotient) const {
+    if constexpr (held) quotient = V::hold_magnitude(quotient, V::splat(1.0f));
+    return V::nearest(quotient, book);
+  }
+  [[gnu::always_inline]] Floats signed_zero(Floats y, Floats) const { return y; }
 };
 
 template <class V, bool held>
@@ -178,49 +181,58 @@ void fast_round_trips(const Tile& tile, const TileScales& scales, const FakeQuan
   const bool one_step = std::is_same_v<T, BFloat16> && job.scaling.kind == ScaleKind::float32 &&
                         is_all_ones(job.scaling.largest);
   float reciprocal[kTileGroups];
-  bool serves[kTileGroups], serves_all = true;
+  int32_t serves[kTileGroups], missing = 0;
   for (int64_t g = 0; g < kTileGroups; ++g) reciprocal[g] = 1.0f / scales.scale[g];
-  for (int64_t g = 0; g < tile.count; ++g) {
-    serves[g] = scales.scale[g] >= least && scales.scale[g] <= kLargestFastScale;
-    serves_all &= serves[g];
+  for (int64_t g = 0; g < kTileGroups; ++g) {
+    serves[g] = (scales.scale[g] >= least) & (scales.scale[g] <= kLargestFastScale);
+    missing += (g < tile.count) & (serves[g] ^ 1);
   }
-  const auto one_group = [&](const T* x, T* y, int64_t n, int64_t g) __attribute__((always_inline)) {
-    const Floats factor = V::splat(scales.scale[g]), inverse = V::splat(reciprocal[g]);
-    const auto finish = [&](Floats value, Floats v) __attribute__((always_inline)) {
-      return fast.signed_zero(V::multiply(value, factor), v);
+  const bool serves_all = missing == 0;
+  // The number of steps is asked outside the loops over vectors.
+  const auto run = [&](auto steps) __attribute__((always_inline)) {
+    const auto some = [&](const T* x, T* y, int64_t n, Floats factor, Floats inverse) __attribute__((always_inline)) {
+      transform<V>(x, y, n, [&](Floats v) __attribute__((always_inline)) {
+        const Floats value = fast(quotient<V, decltype(steps)::value>(v, factor, inverse));
+        return fast.signed_zero(V::multiply(value, factor), v);
+      });
     };
-    if (exact) {
-      transform<V>(x, y, n, [&](Floats v) { return finish(fast(V::multiply(v, inverse)), v); });
-    } else if (one_step) {
-      transform<V>(x, y, n, [&](Floats v) { return finish(fast(quotient<V, 1>(v, factor, inverse)), v); });
-    } else {
-      transform<V>(x, y, n, [&](Floats v) { return finish(fast(quotient<V, 2>(v, factor, inverse)), v); });
+    const auto one_group = [&](const T* x, T* y, int64_t n, int64_t g) __attribute__((always_inline)) {
+      some(x, y, n, V::splat(scales.scale[g]), V::splat(reciprocal[g]));
+    };
+    for (int64_t row = 0; row < tile.rows; ++row) {
+      const int64_t start = tile.start + row * tile.stride;
+      const T* x = static_cast<const T*>(job.x) + start;
+      T* y = static_cast<T*>(job.y) + start;
+      if (!serves_all) {
+        for (int64_t g = 0; g < tile.count; ++g, x += tile.group, y += tile.group) {
+          const int64_t n = tile.length(g);
+          if (serves[g]) {
+            one_group(x, y, n, g);
+          } else {
+            round_trip(x, y, n, n, &scales.scale[g], &scales.zero[g], job.element, 0u, 0u);
+          }
+        }
+        continue;
+      }
+      with_vectors<V, T>(tile, [&](auto vectors) __attribute__((always_inline)) {
+        constexpr int64_t group = vectors == 0 ? step / 2 : vectors * step;
+        if constexpr (vectors < 0) {
+          for (int64_t g = 0; g < tile.count; ++g) one_group(x + g * tile.group, y + g * tile.group, tile.length(g), g);
+        } else if constexpr (vectors == 0 && V::has_even_odd && std::is_same_v<T, BFloat16>) {
+          // Of the even elements of a vector, and of the odd ones, half are in either group.
+          for (int64_t g = 0; g < kTileGroups; g += 2) {
+            some(x + g * group, y + g * group, step, V::splat_halves(scales.scale[g], scales.scale[g + 1]),
+                 V::splat_halves(reciprocal[g], reciprocal[g + 1]));
+          }
+        } else {
+          for (int64_t g = 0; g < kTileGroups; ++g) one_group(x + g * group, y + g * group, group, g);
+        }
+      });
     }
   };
-  for (int64_t row = 0; row < tile.rows; ++row) {
-    const int64_t start = tile.start + row * tile.stride;
-    const T* x = static_cast<const T*>(job.x) + start;
-    T* y = static_cast<T*>(job.y) + start;
-    if (!serves_all) {
-      for (int64_t g = 0; g < tile.count; ++g, x += tile.group, y += tile.group) {
-        const int64_t n = tile.length(g);
-        if (serves[g]) {
-          one_group(x, y, n, g);
-        } else {
-          round_trip(x, y, n, n, &scales.scale[g], &scales.zero[g], job.element, 0u, 0u);
-        }
-      }
-      continue;
-    }
-    with_vectors<V, T>(tile, [&](auto vectors) __attribute__((always_inline)) {
-      if constexpr (vectors < 0) {
-        for (int64_t g = 0; g < tile.count; ++g) one_group(x + g * tile.group, y + g * tile.group, tile.length(g), g);
-      } else {
-        constexpr int64_t group = vectors == 0 ? step / 2 : vectors * step;
-        for (int64_t g = 0; g < kTileGroups; ++g) one_group(x + g * group, y + g * group, group, g);
-      }
-    });
-  }
+  if (exact) return run(std::integral_constant<int, 0>());
+  if (one_step) return run(std::integral_constant<int, 1>());
+  run(std::integral_constant<int, 2>());
 }
 
 template <class V, class T, class Element>

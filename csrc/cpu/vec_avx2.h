@@ -91,6 +91,7 @@ struct Avx2 {
   }
 
   static Floats splat(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
+  static Floats splat_halves(float low, float high) { return {_mm256_set1_ps(low), _mm256_set1_ps(high)}; }
   static Floats add(Floats a, Floats b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
   static Floats subtract(Floats a, Floats b) { return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)}; }
   static Floats multiply(Floats a, Floats b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }

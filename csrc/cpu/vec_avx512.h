@@ -80,6 +80,9 @@ struct Avx512 {
   }
 
   static Floats splat(float value) { return _mm512_set1_ps(value); }
+  static Floats splat_halves(float low, float high) {
+    return _mm512_mask_mov_ps(splat(low), static_cast<__mmask16>(0xff00u), splat(high));
+  }
   static Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
   static Floats subtract(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
   static Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
@@ -102,22 +105,25 @@ struct Avx512 {
   // 2**floor(log2 |a|); 0 for subnormal numbers.
   static Floats power_below(Floats a) { return _mm512_and_ps(a, _mm512_set1_ps(INFINITY)); }
 
+  // Permutations of two registers use the low five bits of each index.
   struct Book {
-    Floats values, tree;
+    Floats midpoint[2], below[2], above[2];
   };
   static Book prepare(const Codebook& table) {
-    return {_mm512_loadu_ps(table.values), _mm512_loadu_ps(table.tree)};
+    const auto both = [](const float* from, Floats* to) { to[0] = load(from), to[1] = load(from + width); };
+    Book book;
+    both(table.midpoint, book.midpoint);
+    both(table.below, book.below);
+    both(table.above, book.above);
+    return book;
   }
-  // A permutation uses the low four bits of each index: those of the node, and after four steps of the index.
   static Floats nearest(Floats a, const Book& book) {
-    const __m512i one = _mm512_set1_epi32(1);
-    __m512i node = one;
-    for (int level = 0; level < 4; ++level) {
-      const __mmask16 above = _mm512_cmp_ps_mask(a, _mm512_permutexvar_ps(node, book.tree), _CMP_GT_OQ);
-      node = _mm512_add_epi32(node, node);
-      node = _mm512_mask_add_epi32(node, above, node, one);
-    }
-    return _mm512_permutexvar_ps(node, book.values);
+    const Floats place = multiply_add(a, splat(kBinsPerUnit), splat(kBinOfZero));
+    const __m512i bin = _mm512_castps_si512(add(place, splat(0x1.8p23f)));
+    const __mmask16 above = _mm512_cmp_ps_mask(a, _mm512_permutex2var_ps(book.midpoint[0], bin, book.midpoint[1]),
+                                               _CMP_GT_OQ);
+    const Floats below = _mm512_permutex2var_ps(book.below[0], bin, book.below[1]);
+    return _mm512_mask_mov_ps(below, above, _mm512_permutex2var_ps(book.above[0], bin, book.above[1]));
   }
 
   static Bits no_bits() { return _mm512_setzero_si512(); }
@@ -131,32 +137,46 @@ struct Avx512 {
     return _mm512_max_epi32(seen, magnitudes32(_mm512_maskz_loadu_epi32(first(n), x)));
   }
   // Sixteen vectors to the largest of each: neighbours are interleaved and halved until one vector is left.
-  static Bits largest_each(const Bits* v) {
-    Bits pairs[8], fours[4];
+  static void largest(const Bits* v, float* out, float) {
+    Bits pairs[8];
     for (int i = 0; i < 8; ++i) {
       pairs[i] = _mm512_max_epi32(_mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]),
                                   _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]));
     }
+    Bits fours[4];
     for (int i = 0; i < 4; ++i) {
       fours[i] = _mm512_max_epi32(_mm512_unpacklo_epi64(pairs[2 * i], pairs[2 * i + 1]),
                                   _mm512_unpackhi_epi64(pairs[2 * i], pairs[2 * i + 1]));
     }
-    const Bits low = of_even_and_odd_quarters(fours[0], fours[1]), high = of_even_and_odd_quarters(fours[2], fours[3]);
-    return of_even_and_odd_quarters(low, high);
+    const auto both = [](Bits a, Bits b) {
+      return _mm512_max_epi32(_mm512_shuffle_i32x4(a, b, kEvenQuarters), _mm512_shuffle_i32x4(a, b, kOddQuarters));
+    };
+    _mm512_storeu_si512(out, both(both(fours[0], fours[1]), both(fours[2], fours[3])));
   }
-  static Bits of_even_and_odd_quarters(Bits a, Bits b) {
-    return _mm512_max_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
-  }
-  static void largest(const Bits* groups, float* out, float) { _mm512_storeu_si512(out, largest_each(groups)); }
   template <class T>
-  static void largest(const Bits* groups, float* out, T) {
-    Bits wide[kTileGroups];
-    for (int64_t g = 0; g < kTileGroups; ++g) {
-      wide[g] = _mm512_max_epi32(_mm512_srli_epi32(groups[g], 16),
-                                 _mm512_and_si512(groups[g], _mm512_set1_epi32(0xffff)));
+  static void largest(const Bits* v, float* out, T) {
+    Bits pairs[8];
+    for (int i = 0; i < 8; ++i) {
+      pairs[i] = _mm512_max_epi16(_mm512_unpacklo_epi16(v[2 * i], v[2 * i + 1]),
+                                  _mm512_unpackhi_epi16(v[2 * i], v[2 * i + 1]));
     }
-    _mm512_storeu_ps(out, widen(_mm512_cvtepi32_epi16(largest_each(wide)), T{}));
+    Bits fours[4];
+    for (int i = 0; i < 4; ++i) {
+      fours[i] = _mm512_max_epi16(_mm512_unpacklo_epi32(pairs[2 * i], pairs[2 * i + 1]),
+                                  _mm512_unpackhi_epi32(pairs[2 * i], pairs[2 * i + 1]));
+    }
+    Bits eights[2];
+    for (int i = 0; i < 2; ++i) {
+      eights[i] = _mm512_max_epi16(_mm512_unpacklo_epi64(fours[2 * i], fours[2 * i + 1]),
+                                   _mm512_unpackhi_epi64(fours[2 * i], fours[2 * i + 1]));
+    }
+    const auto both = [](Bits a, Bits b) {
+      return _mm512_max_epi16(_mm512_shuffle_i32x4(a, b, kEvenQuarters), _mm512_shuffle_i32x4(a, b, kOddQuarters));
+    };
+    const Bits quarters = both(eights[0], eights[1]);
+    _mm512_storeu_ps(out, widen(_mm512_castsi512_si256(both(quarters, quarters)), T{}));
   }
+  static constexpr int kEvenQuarters = 0x88, kOddQuarters = 0xdd;
 
   template <class T>
   static Bits max_magnitude(Bits seen, const T* x) {

@@ -183,6 +183,16 @@ def test_codebook_exact_when_values_are_the_table_or_its_midpoints_then_a_tie_go
     assert got[:, 1].tolist() == table[1:].tolist()
 
 
+@pytest.mark.parametrize("name", ["nf4", "fp4_bnb", "dint4"])
+def test_codebook_exact_when_values_fill_the_range_then_each_goes_to_the_nearest(quantize, name):
+    table = torch.tensor(values(name))
+    middles = (table[1:].double() + table[:-1].double()).div(2).float()
+    ends_of_bins = torch.arange(-16, 17).div(15.75).clamp(-1, 1)
+    around = [ends_of_bins.nextafter(torch.tensor(end)) for end in (-1.0, 1.0)]
+    x = torch.cat([torch.linspace(-1, 1, 2**14 + 1), ends_of_bins, *around])
+    assert_same_bits(quantize(x, f"{name}:channel"), table[torch.searchsorted(middles, x)])
+
+
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0), (0, 5), (1,), (2, 3, 4, 5)], ids=str)
 def test_format_exact_when_the_shape_is_unusual_then_it_is_kept(check, shape):
     for spec in ("fp8_e4m3:g3", "mxfp4", "nvfp4", "nf4:tensor", "nvfp4:b16", "dint4:b2", "mxfp4:stochastic"):

@@ -1,10 +1,9 @@
-"""The registry of law forms: formula, parameters and variables with units, source, value, gradient."""
+"""What a law form is: formula, parameters and variables with units, source, value, gradient."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Literal
 
 import numpy as np
@@ -40,29 +39,51 @@ class Variable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogAxis:
-    """One factor of a form that is a product of powers: ``transform(variable)**(sign * exponent)``."""
+    """One factor of a term: ``transform(variable)**(sign * exponent)``."""
 
     parameter: str  #: the exponent
     variable: str
     sign: int
-    transform: Literal["identity", "log2"] = "identity"
+    #: ``exp`` makes the exponent a rate: ``exp(sign * rate * variable)``
+    transform: Literal["identity", "log2", "exp"] = "identity"
 
     def base(self, x: FloatArray) -> FloatArray:
         """The number that is raised to the exponent."""
+        if self.transform == "exp":
+            return np.exp(x)
         return np.log2(x) if self.transform == "log2" else x
 
     def invert(self, base: float) -> float:
         """The variable at which :meth:`base` has this value."""
+        if self.transform == "exp":
+            return float(np.log(base))
         return float(np.exp2(base)) if self.transform == "log2" else float(base)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """One summand of a form: ``scale * prod_j base_j(variable_j)**(sign_j * exponent_j)``, above zero.
+
+    Several terms may share an exponent, which ties them; a term without axes is a constant.
+    """
+
+    scale: str
+    axes: tuple[LogAxis, ...] = ()
+
+    def value(self, params: Params, x: Inputs) -> FloatArray:
+        """The summand at checked inputs."""
+        out = np.full(next(iter(x.values())).shape, float(params[self.scale]))
+        for axis in self.axes:
+            out = out * axis.base(x[axis.variable]) ** (axis.sign * params[axis.parameter])
+        return out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
     """One law form.
 
-    A form with ``axes`` is ``scale * prod_j base_j(variable_j)**(sign_j * exponent_j)``: linear in its
-    parameters once logs are taken, which is what :func:`qscale.laws.fit` uses. Other forms give ``function``
-    and ``slope``: they can be evaluated, not fitted.
+    A form with ``terms`` is their sum: a sum of exponentials of linear predictors once logs are taken, which
+    is what :func:`qscale.laws.fit` uses. Other forms give ``function`` and ``slope``.
     """
 
     id: str
@@ -71,8 +92,7 @@ class Form:
     parameters: tuple[Parameter, ...]
     variables: tuple[Variable, ...]
     citation: str
-    scale: str | None = None  #: the factor before the product, for forms with axes
-    axes: tuple[LogAxis, ...] = ()
+    terms: tuple[Term, ...] = ()
     function: Callable[[Params, Inputs], FloatArray] | None = None
     slope: Callable[[Params, Inputs], dict[str, FloatArray]] | None = None
 
@@ -80,6 +100,16 @@ class Form:
     def names(self) -> tuple[str, ...]:
         """The names of the parameters, in order."""
         return tuple(p.name for p in self.parameters)
+
+    @property
+    def scale(self) -> str | None:
+        """The factor before the product, for forms of one term."""
+        return self.terms[0].scale if len(self.terms) == 1 else None
+
+    @property
+    def axes(self) -> tuple[LogAxis, ...]:
+        """The factors of the product, for forms of one term."""
+        return self.terms[0].axes if len(self.terms) == 1 else ()
 
     @property
     def reference_scale(self) -> str:
@@ -112,31 +142,29 @@ class Form:
 
         Example:
             >>> published = {"k": 0.1582, "gN": 0.2186, "gD": 0.0745, "gG": 0.7779}
-            >>> round(float(FORMS["qat-unified"].value(published, {"N": 595e6, "D": 100e9, "G": 128})), 6)
+            >>> from qscale.laws import forms
+            >>> round(float(forms.get("qat-unified").value(published, {"N": 595e6, "D": 100e9, "G": 128})), 6)
             0.057279
         """
         x = self.inputs(given)
         if self.function is not None:
             return self.function(params, x)
-        assert self.scale is not None
-        out = np.full(x[self.variables[0].name].shape, float(params[self.scale]))
-        for axis in self.axes:
-            out = out * axis.base(x[axis.variable]) ** (axis.sign * params[axis.parameter])
-        return out
+        return sum((term.value(params, x) for term in self.terms[1:]), start=self.terms[0].value(params, x))
 
     def gradient(self, params: Params, given: Mapping[str, Any]) -> dict[str, FloatArray]:
         """Derivative of :meth:`value` by each parameter, one array a parameter."""
         x = self.inputs(given)
         if self.slope is not None:
             return self.slope(params, x)
-        assert self.scale is not None
-        value = self.value(params, given)
-        out = {self.scale: value / params[self.scale]}
-        for axis in self.axes:
-            base = axis.base(x[axis.variable])
-            # The limit of value * ln(base) as base goes to 0 is 0 for a positive exponent.
-            log = np.log(base, out=np.zeros_like(base), where=base > 0)
-            out[axis.parameter] = axis.sign * value * log
+        out = {name: np.zeros(next(iter(x.values())).shape) for name in self.names}
+        for term in self.terms:
+            value = term.value(params, x)
+            out[term.scale] = out[term.scale] + value / params[term.scale]
+            for axis in term.axes:
+                base = axis.base(x[axis.variable])
+                # The limit of value * ln(base) as base goes to 0 is 0 for a positive exponent.
+                log = np.log(base, out=np.zeros_like(base), where=base > 0)
+                out[axis.parameter] = out[axis.parameter] + axis.sign * value * log
         return out
 
     def log_design(self, given: Mapping[str, Any], center: Mapping[str, float]) -> FloatArray:
@@ -177,90 +205,7 @@ def _checked(form: str, variable: Variable, value: Any) -> FloatArray:
     return array
 
 
-def _chinchilla(p: Params, x: Inputs) -> FloatArray:
-    out: FloatArray = p["A"] / x["N"] ** p["alpha"] + p["B"] / x["D"] ** p["beta"] + p["E"]
-    return out
-
-
-def _chinchilla_slope(p: Params, x: Inputs) -> dict[str, FloatArray]:
-    by_a, by_b = x["N"] ** -p["alpha"], x["D"] ** -p["beta"]
-    return {
-        "A": by_a,
-        "B": by_b,
-        "E": np.ones_like(by_a),
-        "alpha": -p["A"] * by_a * np.log(x["N"]),
-        "beta": -p["B"] * by_b * np.log(x["D"]),
-    }
-
-
-_N = Variable(name="N", unit="non-embedding parameters, raw count", least=0.0, least_allowed=False)
-_D = Variable(name="D", unit="training tokens, raw count", least=0.0, least_allowed=False)
-_G = Variable(name="G", unit="elements that share one scale", least=1.0, least_allowed=True)
-
-#: Every form by id. A new form is one entry here.
-FORMS: dict[str, Form] = {
-    form.id: form
-    for form in (
-        Form(
-            id="qat-unified",
-            formula="delta = k * D^gD * (log2 G)^gG / N^gN",
-            target="delta",
-            parameters=(
-                Parameter(
-                    name="k",
-                    meaning="scale; means nothing without its exponents",
-                    unit="nats/token * N^gN / D^gD",
-                ),
-                Parameter(name="gN", meaning="how fast delta falls with model size"),
-                Parameter(name="gD", meaning="how fast delta grows with training tokens"),
-                Parameter(name="gG", meaning="how fast delta grows with log2 of the group size"),
-            ),
-            variables=(_N, _D, _G),
-            citation="Chen et al. 2025, arXiv:2505.14302",
-            scale="k",
-            axes=(
-                LogAxis(parameter="gN", variable="N", sign=-1),
-                LogAxis(parameter="gD", variable="D", sign=1),
-                LogAxis(parameter="gG", variable="G", sign=1, transform="log2"),
-            ),
-        ),
-        Form(
-            id="chinchilla",
-            formula="L = A / N^alpha + B / D^beta + E",
-            target="loss",
-            parameters=(
-                Parameter(name="A", meaning="scale of the size term", unit="nats/token * N^alpha"),
-                Parameter(name="B", meaning="scale of the data term", unit="nats/token * D^beta"),
-                Parameter(name="E", meaning="loss that neither size nor data removes", unit="nats/token"),
-                Parameter(name="alpha", meaning="how fast the size term falls"),
-                Parameter(name="beta", meaning="how fast the data term falls"),
-            ),
-            variables=(_N, _D),
-            citation="Hoffmann et al. 2022, arXiv:2203.15556",
-            function=_chinchilla,
-            slope=_chinchilla_slope,
-        ),
-    )
-}
-
-
-def get(form: str) -> Form:
-    """The form of an id.
-
-    Raises:
-        LawError: No such form; the nearest id and all ids are named.
-
-    Example:
-        >>> get("qat-unified").formula
-        'delta = k * D^gD * (log2 G)^gG / N^gN'
-    """
-    if form in FORMS:
-        return FORMS[form]
-    nearest = get_close_matches(str(form), FORMS, n=1, cutoff=0.4)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    raise LawError(f"unknown law form {form!r}; {hint}known: {', '.join(FORMS)}")
-
-
-def fittable() -> list[str]:
-    """The ids of the forms that :func:`qscale.laws.fit` can fit."""
-    return [form.id for form in FORMS.values() if form.axes]
+#: Variables that several forms take.
+N = Variable(name="N", unit="non-embedding parameters, raw count", least=0.0, least_allowed=False)
+D = Variable(name="D", unit="training tokens, raw count", least=0.0, least_allowed=False)
+G = Variable(name="G", unit="elements that share one scale", least=1.0, least_allowed=True)

@@ -253,6 +253,10 @@ void check_mx() {
   is("compressed mx", compressed_mx(e), {1.0f, kInfinity}, {kNan, kNan});
   is("compressed mx", compressed_mx(e), {1.0f, kNan}, {kNan, kNan});
   is_as<Half>("compressed mx", compressed_mx(e), {65504.0f, 1.0f}, {kNan, kNan});  // up to 65536, which is infinite
+  // Subnormal in float16: the scale is 1, but where rounding makes the largest a normal number.
+  is_as<Half>("compressed mx", compressed_mx(e), {0x1.7f8p-15f, -0x1p-16f}, {0.0f, -0.0f});
+  is_as<Half>("compressed mx", compressed_mx(e), {0x1.8p-15f, -0x1p-16f}, {0x1.8p-15f, -0x1p-16f});
+  is_as<BFloat16>("compressed mx", compressed_mx(e), {0x1.8p-15f, -0x1p-16f}, {0x1.8p-15f, -0x1p-16f});
 
   is("ocp", OcpMx{e}, {7.0f, 5.0f, -0.25f}, {6.0f, 4.0f, -0.0f});
   is("ocp", OcpMx{element(5)}, {127.0f / 64.0f, 0x1p-7f, 0x3p-7f}, {127.0f / 64.0f, 0.0f, 0x2p-6f});

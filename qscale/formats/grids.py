@@ -57,6 +57,11 @@ class Grid:
         """The largest magnitude."""
         return self.magnitude(self.count - 1)
 
+    @property
+    def max_exponent(self) -> int:
+        """``floor(log2(max))``: ``emax`` of the MX rules."""
+        return math.frexp(self.max)[1] - 1
+
     def magnitude(self, code: int) -> float:
         """The value of a code from 0 to ``count - 1``.
 

@@ -94,3 +94,4 @@ void test_numerics();
 void test_scaling();
 void test_fake_quant();
 void test_hadamard();
+void test_dialects();

@@ -1,12 +1,12 @@
 // The kernels of every instruction set against the scalar arithmetic, group by group and element by element.
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <initializer_list>
 #include <limits>
 
 #include "check.h"
 #include "defined.h"
+#include "inputs.h"
 #include "known_grid.h"
 
 namespace {
@@ -17,98 +17,6 @@ using cpu::Gradient;
 using cpu::Layout;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-// A quotient on a tie between two values of the element, or on a value.
-float tie_of(const IntGrid& grid, Draws& draws) {
-  const int64_t most = static_cast<int64_t>(std::min(grid.qmax, 1000.0f));
-  return static_cast<float>(draws.between(-2 * most, 2 * most)) * 0.5f;
-}
-float tie_of(const FloatGrid& grid, Draws& draws) {
-  const int64_t one = int64_t{2} << grid.mantissa_bits, top = std::ilogb(grid.largest);
-  const int64_t exponent = draws.between(std::max<int64_t>(grid.min_exponent - 1, top - 12), top);
-  const int64_t last_place = exponent - grid.mantissa_bits - 1;
-  const float value = std::ldexp(static_cast<float>(one + draws.below(one)), static_cast<int>(last_place));
-  return std::copysign(std::min(value, grid.largest), draws.unit());
-}
-float tie_of(const Codebook& table, Draws& draws) { return table.tree[draws.between(1, 15)]; }
-
-// What the elements of a group have in common. From `any` on, a group may hold what is not finite.
-enum Flavour { ordinary, ordinary_too, ties, ties_too, zeros, tiny, wide, one_sided, huge, any, with_nan, with_infinity };
-
-// Groups of every flavour side by side.
-template <class T, class Element>
-Buffer<T> filled(const Shape& shape, const Element& element, float largest, bool finite, Draws& draws) {
-  const bool half = std::is_same_v<T, Half>;
-  struct Group {
-    Flavour flavour;
-    float unit;
-    bool negative, begun;
-  };
-  std::vector<Group> groups;
-  for (int64_t g = 0; g < shape.groups(); ++g) {
-    const auto flavour = static_cast<Flavour>(draws.below(finite ? any : with_infinity + 1));
-    const bool far = draws.below(3) == 0;  // to the ends of what float32 holds
-    const int64_t reach = flavour == wide || far ? (half ? 24 : 126) : (half ? 5 : 20);
-    const int64_t exponent = flavour == tiny ? (half ? -20 : -135) : draws.between(-reach, half ? 5 : reach);
-    const float mantissa = draws.below(3) == 0 ? 1.5f + 0.5f * draws.unit() : 1.0f;
-    groups.push_back({flavour, std::ldexp(mantissa, static_cast<int>(exponent)), draws.below(2) == 0, false});
-  }
-  Buffer<T> x = buffer_of<T>(shape.count());
-  for (int64_t i = 0; i < shape.count(); ++i) {
-    Group& group = groups[static_cast<size_t>(shape.group_of(i))];
-    float value = draws.unit() * group.unit;
-    switch (group.flavour) {
-      case ties:
-      case ties_too:
-        value = (group.begun ? tie_of(element, draws) : largest) * group.unit;
-        if (draws.below(4) == 0) value = std::nextafter(value, draws.unit() * kInfinity);
-        break;
-      case zeros:
-        value = std::copysign(0.0f, value);
-        break;
-      case wide:
-        value = std::ldexp(value, -static_cast<int>(draws.below(40)));
-        break;
-      case one_sided:
-        value = (value + 2.0f * group.unit) * (group.negative ? -1.0f : 1.0f);
-        break;
-      case huge:
-        value = draws.unit() * (half ? 65504.0f : 0x1.fep127f);
-        break;
-      case any:
-        value = float_of(draws.word());
-        break;
-      case with_nan:
-        value = draws.below(4) == 0 ? quiet_nan() : value;
-        break;
-      case with_infinity:
-        value = draws.below(4) == 0 ? std::copysign(kInfinity, value) : value;
-        break;
-      default:
-        break;
-    }
-    group.begun = true;
-    T& out = x[static_cast<size_t>(i)];
-    from_float(value, out);
-    if (finite && !is_finite(to_float(out))) from_float(1.0f, out);
-  }
-  return x;
-}
-
-// All groups in three calls, not in order.
-template <class Run>
-void in_pieces(int64_t groups, Draws& draws, Run run) {
-  const int64_t a = draws.between(0, groups), b = draws.between(a, groups);
-  run(b, groups);
-  run(0, a);
-  run(a, b);
-}
-
-template <class T>
-void check_all(const T* got, const T* wanted, int64_t n, const char* what) {
-  if (std::memcmp(got, wanted, static_cast<size_t>(n) * sizeof(T)) == 0) return;  // NaNs may still differ
-  for (int64_t i = 0; i < n; ++i) check_same(got[i], wanted[i], what, i);
-}
 
 template <class T, class Element>
 void check_own_scales(const Shape& shape, FakeQuant<Element> job, const Scales& scales, Draws& draws) {
@@ -175,10 +83,6 @@ void check_given_scales(const Shape& shape, FakeQuant<Element> job, Scales scale
     in_pieces(groups, draws, [&](int64_t first, int64_t last) { kernels.codes(job, first, last); });
     check_all(codes.get(), wanted_codes.get(), count, "code");
   });
-}
-
-const char* name_of(cpu::DType dtype) {
-  return dtype == cpu::DType::float32 ? "float32" : dtype == cpu::DType::bfloat16 ? "bfloat16" : "float16";
 }
 
 template <class T>
@@ -277,7 +181,6 @@ std::string name_of(const FloatGrid& grid) {
 }
 std::string name_of(const Codebook&) { return "codebook"; }
 
-Shape rows_of(int64_t rows, int64_t axis, int64_t group) { return {Layout{axis, group}, rows}; }
 Shape squares_of(int64_t matrices, int64_t rows, int64_t axis, int64_t block_rows, int64_t group) {
   return {Layout{axis, group, rows, block_rows}, matrices * rows};
 }

@@ -11,6 +11,7 @@ import torch
 from golden_cases import Case, cases
 from torch import Tensor
 
+from qscale.formats import FORMATS, Grid
 from qscale.kernels.dialects import (
     aten,
     bitsandbytes,
@@ -212,10 +213,15 @@ def bitsandbytes_case(case: Case, x: Tensor) -> Outputs:
     return of(bitsandbytes.quantize_4bit(x, table, case.group_size))
 
 
+def microxcaling_grid(case: Case) -> Grid:
+    fixed_point = {"int8": "mxint8", "int4": "fp_e0m3"}
+    return FORMATS[fixed_point.get(case.format, case.format)].grid
+
+
 def microxcaling_case(case: Case, x: Tensor) -> Outputs:
     y = microxcaling.quantize_mx(
         x,
-        microxcaling.ELEMENTS[case.format],
+        microxcaling_grid(case),
         case.group_size,
         case.options["round"],
         axis=case.options.get("axis", -1),
@@ -225,8 +231,7 @@ def microxcaling_case(case: Case, x: Tensor) -> Outputs:
 
 
 def microxcaling_cast(case: Case, x: Tensor) -> Outputs:
-    element = microxcaling.ELEMENTS[case.format]
-    return {"y": microxcaling.cast(x.float(), element, case.options["round"])}
+    return {"y": microxcaling.cast(x.float(), microxcaling_grid(case), case.options["round"])}
 
 
 def te_case(case: Case, x: Tensor) -> Outputs:

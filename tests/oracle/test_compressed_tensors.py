@@ -63,25 +63,10 @@ def test_float8_exact_when_compressed_tensors_is_installed_then_equals_it(span, 
 def test_mx_exact_when_compressed_tensors_is_installed_then_equals_it(name, bits, dtype):
     compressed("quantization")
     options = {"strategy": "group", "group_size": 32, "scale_dtype": torch.uint8}
-    # The exponent of an infinity goes into a byte, which the CPU does as it likes.
+    # The library masks the bits of a NaN, and which those are depends on torch and the CPU.
     assert_follows(
         f"{name}@compressed_tensors",
         dtype,
-        lambda x: fake_quantize(x, num_bits=bits, type="float", **options),
-        leave_out=("not finite",) if dtype != torch.float16 else ("not finite", "tiny"),
-    )
-
-
-@pytest.mark.xfail(
-    strict=True, reason="the dialect takes the exponent from float32 bits, the library from float16's"
-)
-@pytest.mark.parametrize(("name", "bits"), [("mxfp4", 4), ("mxfp6_e2m3", 6)])
-def test_mx_exact_when_float16_is_subnormal_then_equals_compressed_tensors(name, bits):
-    compressed("quantization")
-    options = {"strategy": "group", "group_size": 32, "scale_dtype": torch.uint8}
-    assert_follows(
-        f"{name}@compressed_tensors",
-        torch.float16,
         lambda x: fake_quantize(x, num_bits=bits, type="float", **options),
         leave_out=("not finite",),
     )

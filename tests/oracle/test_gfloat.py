@@ -10,7 +10,8 @@ from bits import assert_same_bits
 from oracle.installed import library
 
 from qscale.formats.grids import FORMATS
-from qscale.kernels.dialects import casts, elements
+from qscale.kernels.dialects import casts
+from qscale.kernels.dialects.elements import element_of
 
 VERSION = "0.5.2"
 ELEMENTS = {
@@ -44,8 +45,7 @@ def rounded(name, rounding):
 def test_cast_exact_when_given_bfloat16_of_all_sizes_then_has_the_codes_of_gfloat(name, rounding):
     x = finite_bfloat16()
     _, codes = rounded(name, rounding)
-    element = elements.ELEMENTS[ELEMENTS[name].replace("e4m3", "e4m3fn")]
-    assert_same_bits(casts.gfloat_cast(x, element, rounding), codes.to(torch.uint8))
+    assert_same_bits(casts.gfloat_cast(x, element_of(name), rounding), codes.to(torch.uint8))
 
 
 @pytest.mark.parametrize("ties", ["even", "away"])

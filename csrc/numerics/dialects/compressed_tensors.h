@@ -82,10 +82,18 @@ QSCALE_HD CompressedMx compressed_mx(const Element& e) {
   return {e, 1u << (22 - (e.largest == 448.0f ? 1 : e.mantissa_bits))};
 }
 
+// The exponent field of T alone, which of a subnormal number is that of 0. There float32 has a leading bit where T has
+// none: one is lent, and taken back.
+template <class T>
+QSCALE_HD float power_of_field(float absmax, uint32_t half) {
+  const float lent = absmax < smallest_normal(T{}) ? smallest_normal(T{}) : 0.0f;
+  return in<T>(float_of((bits_of(absmax + lent) + half) & 0x7f800000u) - lent);
+}
+
 // In float16 the power of two below may be infinite, and the scale then is; or the scale 0, which becomes 1.
 template <class T>
 QSCALE_HD Factors scale_of(float absmax, const CompressedMx& rule) {
-  const float below = in<T>(float_of((bits_of(absmax) + rule.half) & 0x7f800000u));
+  const float below = power_of_field<T>(absmax, rule.half);
   const int exponent = static_cast<int>(bits_of(below) >> 23) - 127 - rule.element.largest_exponent;
   const float power = in<T>(power_of_two(exponent < -127 ? -127 : exponent));
   const float scale = below == infinity() ? below : power == 0.0f ? 1.0f : power;

@@ -16,7 +16,6 @@ from qscale.formats import QuantSpec
 from qscale.kernels.dialects import (
     bitsandbytes,
     compressed_tensors,
-    elements,
     microxcaling,
     modelopt,
     ocp,
@@ -26,6 +25,7 @@ from qscale.kernels.dialects import (
     torchao_floats,
 )
 from qscale.kernels.dialects._shared import Quantized
+from qscale.kernels.dialects.elements import element_of
 
 __all__ = ["Quantized", "find"]
 
@@ -74,25 +74,13 @@ def _on_rows(x: Tensor, spec: QuantSpec, run: Quantizer) -> Quantized:
     )
 
 
-#: Elements of the float formats, those of the MX formats included.
-_ELEMENTS = {
-    "fp8_e4m3": elements.E4M3,
-    "fp8_e5m2": elements.E5M2,
-    "mxfp8_e4m3": elements.E4M3,
-    "mxfp8_e5m2": elements.E5M2,
-    "mxfp6_e2m3": elements.E2M3,
-    "mxfp6_e3m2": elements.E3M2,
-    "mxfp4": elements.E2M1,
-}
-
-
 def _torchao(spec: QuantSpec) -> Quantizer | None:
     group = spec.group_size
     if spec.format == "nvfp4":
         return lambda x: torchao_floats.nvfp4(x, two_levels=spec.tensor_scale)
     if spec.type == "int":
         return _torchao_int(spec)
-    element = _ELEMENTS[spec.format]
+    element = element_of(spec.format)
     if spec.row.block is None:
         return lambda x: torchao_floats.float8(x, element, group)
     rule = _mx_rule(spec)
@@ -127,7 +115,7 @@ def _compressed_tensors(spec: QuantSpec) -> Quantizer | None:
         return lambda x: compressed_tensors.integers(x, spec.num_bits, group, symmetric=spec.symmetric)
     if spec.row.block is None:
         return lambda x: compressed_tensors.float8(x, group)
-    return lambda x: compressed_tensors.mx(x, _ELEMENTS[spec.format])
+    return lambda x: compressed_tensors.mx(x, element_of(spec.format))
 
 
 def _modelopt(spec: QuantSpec) -> Quantizer | None:
@@ -148,19 +136,10 @@ def _bitsandbytes(spec: QuantSpec) -> Quantizer | None:
 
 
 def _microxcaling(spec: QuantSpec) -> Quantizer | None:
-    element = microxcaling.ELEMENTS[_MICROXCALING_NAMES[spec.format]]
+    grid = spec.row.grid
+    assert grid is not None
     rounding: microxcaling.Rounding = "nearest" if spec.rounding == "away" else "even"
-    return lambda x: Quantized(y=microxcaling.quantize_mx(x, element, rounding=rounding))
-
-
-_MICROXCALING_NAMES = {
-    "mxfp8_e4m3": "fp8_e4m3",
-    "mxfp8_e5m2": "fp8_e5m2",
-    "mxfp6_e2m3": "fp6_e2m3",
-    "mxfp6_e3m2": "fp6_e3m2",
-    "mxfp4": "fp4_e2m1",
-    "mxint8": "int8",
-}
+    return lambda x: Quantized(y=microxcaling.quantize_mx(x, grid, rounding=rounding))
 
 
 def _quest(spec: QuantSpec) -> Quantizer | None:

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from qscale.errors import SpecError
-from qscale.formats import QuantSpec
+from qscale.formats import FORMATS, QuantSpec
 from qscale.formats.dialect_ops import CODEBOOKS, ELEMENTS, MAPPINGS, SCALE_RULES
 from qscale.kernels.backends import DTYPES
 from qscale.kernels.dialects import (
     bitsandbytes,
     compressed_tensors,
-    elements,
     microxcaling,
     modelopt,
     ocp,
@@ -28,6 +27,7 @@ from qscale.kernels.dialects import (
     torchao_floats,
 )
 from qscale.kernels.dialects._shared import Quantized
+from qscale.kernels.dialects.elements import Element, element_of
 from qscale.kernels.dialects.logarithms import last_mantissas
 
 _WHOLE_AXIS = -1
@@ -92,22 +92,8 @@ def _named(what: str, table: Mapping[str, int], number: int) -> str:
     raise RuntimeError(f"{what}={number}; wanted 0 to {len(table) - 1}")
 
 
-_ELEMENTS = {
-    "e4m3": elements.E4M3,
-    "e5m2": elements.E5M2,
-    "e2m3": elements.E2M3,
-    "e3m2": elements.E3M2,
-    "e2m1": elements.E2M1,
-}
-_MICROXCALING_ELEMENTS = {
-    "e4m3": "fp8_e4m3",
-    "e5m2": "fp8_e5m2",
-    "e2m3": "fp6_e2m3",
-    "e3m2": "fp6_e3m2",
-    "e2m1": "fp4_e2m1",
-    "int8": "int8",
-}
-_OCP_FORMATS = {
+#: A format with each element.
+_FORMATS = {
     "e4m3": "mxfp8_e4m3",
     "e5m2": "mxfp8_e5m2",
     "e2m3": "mxfp6_e2m3",
@@ -118,8 +104,12 @@ _OCP_FORMATS = {
 _TABLES = {"nf4": bitsandbytes.NF4, "fp4_bnb": bitsandbytes.FP4}
 
 
-def _element(number: int) -> elements.Element:
-    return _ELEMENTS[_named("element", ELEMENTS, number)]
+def _format(element: int) -> str:
+    return _FORMATS[_named("element", ELEMENTS, element)]
+
+
+def _element(number: int) -> Element:
+    return element_of(_format(number))
 
 
 def _mapping(number: int) -> Any:
@@ -136,15 +126,16 @@ def _bitsandbytes(x: Tensor, group: int, codebook: int) -> Quantized:
 
 
 def _microxcaling(x: Tensor, group: int, element: int, away: int) -> Quantized:
-    name = _MICROXCALING_ELEMENTS[_named("element", ELEMENTS, element)]
+    grid = FORMATS[_format(element)].grid
+    assert grid is not None
     rounding: microxcaling.Rounding = "nearest" if away else "even"
-    return Quantized(y=microxcaling.quantize_mx(x, microxcaling.ELEMENTS[name], group, rounding))
+    return Quantized(y=microxcaling.quantize_mx(x, grid, group, rounding))
 
 
 def _ocp(x: Tensor, group: int, element: int) -> Quantized:
     if group != ocp.BLOCK:
         raise RuntimeError(f"fake_quant_ocp_mx: group_size={group}; wanted {ocp.BLOCK}")
-    return ocp.mx_quantizer(_OCP_FORMATS[_named("element", ELEMENTS, element)])(x)
+    return ocp.mx_quantizer(_format(element))(x)
 
 
 OPS = (

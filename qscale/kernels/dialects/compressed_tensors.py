@@ -7,6 +7,8 @@ negative values still give -0.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ from qscale.kernels.dialects.elements import E2M1, E4M3, Element, round_to
 
 #: Block scales of NVFP4 that E4M3 rounds to zero become this.
 _NVFP4_ZERO_SCALE = 0.125
-_EXPONENT_FIELD = 0x7F800000
+_INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
 
 def integers(x: Tensor, num_bits: int, group_size: int | None, *, symmetric: bool = True) -> Quantized:
@@ -90,19 +92,27 @@ def mx(x: Tensor, element: Element, group_size: int = 32) -> Quantized:
     """``s = 2**(floor(log2 r) - emax)``, ``r`` being ``a`` rounded half up to few mantissa bits.
 
     One bit for E2M1 and for E4M3, three for E2M3: the rule ``even`` of other libraries, but for FP8 with the
-    mantissa of FP4. The scale is a number in dt; where it underflows to 0 it becomes 1.
+    mantissa of FP4. The scale is a number in dt; where it underflows to 0 it becomes 1. So it does in float16
+    where ``r`` is subnormal there: the library takes the power of two by the exponent field.
     """
     groups = _shared.in_groups(x, group_size)
     kept = 1 if element is E4M3 else element.mantissa_bits
-    absmax = _shared.largest(groups).float()
-    bits = absmax.view(torch.int32) + (1 << (22 - kept))
-    rounded = (bits & _EXPONENT_FIELD).view(torch.float32).to(x.dtype)  # float16 may overflow
-    rounded = torch.where(absmax.isnan(), torch.nan, rounded)  # whatever bits the NaN has
-    exponent = (rounded.float().log2() - element.largest_exponent).clamp(min=-127)
+    power = _power_of_field(_shared.largest(groups), kept)
+    exponent = (power.float().log2() - element.largest_exponent).clamp(min=-127)
     scale = exponent.exp2().to(x.dtype)
     scale = torch.where(scale == 0, 1.0, scale)
     values = _quantized(groups, scale, element)
     return _result(x, values * scale, values, scale)
+
+
+def _power_of_field(absmax: Tensor, kept: int) -> Tensor:
+    """The exponent field of ``absmax`` rounded half up to ``kept`` mantissa bits, alone; 0 of a subnormal."""
+    integer = _INTEGERS[absmax.dtype]
+    mantissa_bits = -int(math.log2(torch.finfo(absmax.dtype).eps))
+    field = torch.full_like(absmax, torch.inf).view(integer)
+    bits = absmax.view(integer) + (1 << (mantissa_bits - kept - 1))
+    power = (bits & field).view(absmax.dtype)
+    return torch.where(absmax.isnan(), torch.nan, power)  # whatever bits the NaN has
 
 
 def nvfp4(x: Tensor, group_size: int = 16) -> Quantized:

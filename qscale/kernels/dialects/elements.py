@@ -2,87 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from qscale.formats.grids import FORMATS, Grid
+
 Rounding = Literal["even", "away", "zero", "up", "down"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Element:
-    """A float of few bits: sign, exponent, mantissa from the top, subnormals kept."""
+    """A float of few bits: the magnitudes of a grid, a sign above them, and codes of what is no number."""
 
     name: str
-    exponent_bits: int
-    mantissa_bits: int
-    bias: int
-    largest: float  #: finite
+    grid: Grid
     nan_code: int | None = None  #: of a positive NaN
     inf_code: int | None = None  #: of a positive infinity
-    negative_zero: bool = True
+    fnuz: bool = False  #: the bias is one more, and the code of -0 is NaN
 
     @property
     def num_bits(self) -> int:
         """Bits of one element, sign included."""
-        return 1 + self.exponent_bits + self.mantissa_bits
+        return 1 + self.grid.exponent_bits + self.grid.mantissa_bits
+
+    @property
+    def mantissa_bits(self) -> int:
+        """Those that are stored."""
+        return self.grid.mantissa_bits
+
+    @property
+    def bias(self) -> int:
+        """What the exponent field is above the exponent."""
+        return self.grid.bias + self.fnuz
 
     @property
     def smallest_exponent(self) -> int:
         """The exponent of the smallest normal value, and of every subnormal one."""
-        return 1 - self.bias
+        return self.grid.min_exponent - self.fnuz
 
     @property
     def largest_exponent(self) -> int:
         """floor(log2(largest)): ``emax`` of the MX rules."""
-        return int(torch.tensor(self.largest).frexp().exponent) - 1
+        return self.grid.max_exponent - self.fnuz
+
+    @property
+    def largest(self) -> float:
+        """The largest finite value."""
+        return self.grid.max / (2 if self.fnuz else 1)
 
 
-E4M3 = Element(name="e4m3fn", exponent_bits=4, mantissa_bits=3, bias=7, largest=448.0, nan_code=0x7F)
-E5M2 = Element(
-    name="e5m2",
-    exponent_bits=5,
-    mantissa_bits=2,
-    bias=15,
-    largest=57344.0,
-    nan_code=0x7E,
-    inf_code=0x7C,
-)
-E2M3 = Element(name="e2m3", exponent_bits=2, mantissa_bits=3, bias=1, largest=7.5)
-E3M2 = Element(name="e3m2", exponent_bits=3, mantissa_bits=2, bias=3, largest=28.0)
-E2M1 = Element(name="e2m1", exponent_bits=2, mantissa_bits=1, bias=1, largest=6.0)
+def _grid(format_name: str) -> Grid:
+    grid = FORMATS[format_name].grid
+    assert grid is not None
+    return grid
 
-E4M3_IEEE = Element(
-    name="e4m3",
-    exponent_bits=4,
-    mantissa_bits=3,
-    bias=7,
-    largest=240.0,
-    nan_code=0x7C,
-    inf_code=0x78,
-)
-E4M3_FNUZ = Element(
-    name="e4m3fnuz",
-    exponent_bits=4,
-    mantissa_bits=3,
-    bias=8,
-    largest=240.0,
-    nan_code=0x80,
-    negative_zero=False,
-)
-E5M2_FNUZ = Element(
-    name="e5m2fnuz",
-    exponent_bits=5,
-    mantissa_bits=2,
-    bias=16,
-    largest=57344.0,
-    nan_code=0x80,
-    negative_zero=False,
-)
+
+E4M3 = Element(name="e4m3fn", grid=_grid("fp8_e4m3"), nan_code=0x7F)
+E5M2 = Element(name="e5m2", grid=_grid("fp8_e5m2"), nan_code=0x7E, inf_code=0x7C)
+E2M3 = Element(name="e2m3", grid=_grid("fp6_e2m3"))
+E3M2 = Element(name="e3m2", grid=_grid("fp6_e3m2"))
+E2M1 = Element(name="e2m1", grid=_grid("fp4_e2m1"))
+
+_IEEE = Grid(exponent_bits=4, mantissa_bits=3, reserved=8)
+E4M3_IEEE = Element(name="e4m3", grid=_IEEE, nan_code=0x7C, inf_code=0x78)
+E4M3_FNUZ = Element(name="e4m3fnuz", grid=_grid("fp_e4m3"), nan_code=0x80, fnuz=True)
+E5M2_FNUZ = Element(name="e5m2fnuz", grid=_grid("fp_e5m2"), nan_code=0x80, fnuz=True)
 
 ELEMENTS = {e.name: e for e in (E4M3, E5M2, E2M3, E3M2, E2M1, E4M3_IEEE, E4M3_FNUZ, E5M2_FNUZ)}
+_OF_GRID: Mapping[Grid | None, Element] = {e.grid: e for e in (E4M3, E5M2, E2M3, E3M2, E2M1)}
+
+
+def element_of(format_name: str) -> Element:
+    """The element of a float format, an MX format among them."""
+    return _OF_GRID[FORMATS[format_name].grid]
 
 
 def round_to(x: Tensor, element: Element, rounding: Rounding = "even") -> Tensor:
@@ -128,16 +124,14 @@ def encode(values: Tensor, element: Element) -> Tensor:
         code = torch.where(values.isinf(), element.inf_code, code)
     if element.nan_code is not None:
         code = torch.where(values.isnan(), element.nan_code, code)
-    sign = values.signbit() if element.negative_zero else values < 0
-    if element.nan_code == 1 << (element.num_bits - 1):
-        sign = sign & ~values.isnan()
+    sign = values < 0 if element.fnuz else values.signbit()
     return (code + (sign.to(torch.int32) << (element.num_bits - 1))).to(torch.uint8)
 
 
 def decode(codes: Tensor, element: Element) -> Tensor:
     """Values (float32) of finite codes; the inverse of :func:`encode`."""
     code = codes.to(torch.int32)
-    field = (code >> element.mantissa_bits) & (2**element.exponent_bits - 1)
+    field = (code >> element.mantissa_bits) & (2**element.grid.exponent_bits - 1)
     units = (code & (2**element.mantissa_bits - 1)) + ((field > 0).to(torch.int32) << element.mantissa_bits)
     exponent = field.clamp(min=1) - element.bias - element.mantissa_bits
     value = units.to(torch.float32) * power_of_two(exponent)

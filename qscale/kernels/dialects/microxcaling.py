@@ -6,11 +6,12 @@ often. Integer elements are fixed point ``1.xxx`` and share the code with the fl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from qscale.formats.grids import Grid
 
 Rounding = Literal["nearest", "even", "floor"]
 
@@ -19,30 +20,9 @@ _FLOAT32_BIAS = 127
 _SMALLEST_NORMAL = 2.0**-126
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MxElement:
-    """An element as the library counts it: fraction bits below the leading one, and the smallest exponent."""
-
-    fraction_bits: int
-    smallest_exponent: int | None  #: None: fixed point
-    emax: int
-    largest: float
-
-
-ELEMENTS = {
-    "fp8_e4m3": MxElement(fraction_bits=3, smallest_exponent=-6, emax=8, largest=448.0),
-    "fp8_e5m2": MxElement(fraction_bits=2, smallest_exponent=-14, emax=15, largest=57344.0),
-    "fp6_e3m2": MxElement(fraction_bits=2, smallest_exponent=-2, emax=4, largest=28.0),
-    "fp6_e2m3": MxElement(fraction_bits=3, smallest_exponent=0, emax=2, largest=7.5),
-    "fp4_e2m1": MxElement(fraction_bits=1, smallest_exponent=0, emax=2, largest=6.0),
-    "int8": MxElement(fraction_bits=6, smallest_exponent=None, emax=0, largest=127 / 64),
-    "int4": MxElement(fraction_bits=2, smallest_exponent=None, emax=0, largest=7 / 4),
-}
-
-
 def quantize_mx(
     x: Tensor,
-    element: MxElement,
+    grid: Grid,
     block: int = 32,
     rounding: Rounding = "nearest",
     *,
@@ -62,27 +42,28 @@ def quantize_mx(
     exponent = (absmax + _SMALLEST_NORMAL * (absmax == 0).to(x.dtype)).log2().floor()
     if flush_subnormals:
         blocks = blocks * (exponent > -_FLOAT32_BIAS).to(x.dtype)
-    exponent = exponent - element.emax
+    exponent = exponent - grid.max_exponent
     exponent = torch.where(exponent > _SCALE_EMAX, torch.nan, exponent)
     exponent = torch.where(exponent < -_SCALE_EMAX, -_SCALE_EMAX, exponent)
     scale = exponent.exp2()
-    y = cast(blocks / scale, element, rounding) * scale
+    y = cast(blocks / scale, grid, rounding) * scale
     return y.flatten(-2)[..., :length].movedim(-1, axis)
 
 
-def cast(x: Tensor, element: MxElement, rounding: Rounding = "nearest") -> Tensor:
+def cast(x: Tensor, grid: Grid, rounding: Rounding = "nearest") -> Tensor:
     """Round to the element's values, saturating; infinity and NaN stay.
 
     ``n = |x| / 2**e * 2**f`` with ``e = max(floor(log2 |x|), emin)`` and f fraction bits; nearest takes
     ``floor(n + 1/2)``, a half away from zero; even the same, less one where ``n - 1/2`` is even; floor cuts.
     The sum is rounded, so 0.49999997 becomes 1. The sign is a factor: -0 becomes +0, a small negative -0.
     """
-    factor = torch.full_like(x, 2.0**element.fraction_bits)
-    if element.smallest_exponent is not None:
-        exponent = (x.abs() + (x == 0).to(x.dtype)).log2().floor().clamp(min=element.smallest_exponent)
-        binade = exponent.exp2()
+    if grid.exponent_bits:
+        exponent = (x.abs() + (x == 0).to(x.dtype)).log2().floor().clamp(min=grid.min_exponent)
+        fraction_bits, binade = grid.mantissa_bits, exponent.exp2()
     else:
-        binade = torch.ones_like(x)
+        # Fixed point: one of its bits stands before the point.
+        fraction_bits, binade = grid.mantissa_bits - 1, torch.ones_like(x)
+    factor = torch.full_like(x, 2.0**fraction_bits)
     scaled = x / binade * factor
     magnitude = scaled.abs()
     if rounding == "floor":
@@ -92,5 +73,5 @@ def cast(x: Tensor, element: MxElement, rounding: Rounding = "nearest") -> Tenso
         if rounding == "even":
             rounded = rounded - ((magnitude - 0.5) % 2 == 0).to(x.dtype)
     values = scaled.sign() * rounded / factor * binade
-    values = values.clamp(-element.largest, element.largest)
+    values = values.clamp(-grid.max, grid.max)
     return torch.where(x.isfinite(), values, x)

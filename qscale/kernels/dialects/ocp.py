@@ -13,16 +13,9 @@ from torch import Tensor
 
 from qscale.kernels.dialects import _shared
 from qscale.kernels.dialects._shared import Quantized
-from qscale.kernels.dialects.elements import E2M1, E2M3, E3M2, E4M3, E5M2, Element, encode, round_to
+from qscale.kernels.dialects.elements import Element, element_of, encode, round_to
 
 BLOCK = 32
-_ELEMENTS = {
-    "mxfp8_e4m3": E4M3,
-    "mxfp8_e5m2": E5M2,
-    "mxfp6_e2m3": E2M3,
-    "mxfp6_e3m2": E3M2,
-    "mxfp4": E2M1,
-}
 _INT8_STEP = 2.0**-6
 _INT8_LARGEST = 127
 
@@ -31,7 +24,7 @@ def mx_quantizer(name: str) -> Callable[[Tensor], Quantized]:
     """The quantizer of an MX format by name."""
     if name == "mxint8":
         return mxint8
-    element = _ELEMENTS[name]
+    element = element_of(name)
     return lambda x: mxfp(x, element)
 
 

@@ -103,6 +103,11 @@ class Objective:
             f", those above weighed {self.over:g}" if self.over != 1.0 else ""
         )
 
+    @property
+    def smooth(self) -> Objective:
+        """Itself, or the Huber loss of its width where it is the absolute deviation."""
+        return replace(self, loss="huber") if self.loss == "lad" else self
+
     def losses(self, r: FloatArray) -> FloatArray:
         """The loss of each residual."""
         size = np.abs(r)
@@ -210,7 +215,7 @@ def starts(
     for _ in range(_UPDATES):  # multiplicative: positive numbers stay so, and the sum of squares falls
         found *= wanted / np.einsum("skj,sj->sk", gram, found)
     theta[:, names] = np.log(found / size[:, :, 0])
-    value = _total(problem, theta, objective, None, None, None)
+    value = total(problem, theta, objective.smooth, None, None, None)
     order = np.argsort(np.where(np.isfinite(value), value, np.inf))
     best = order[: count // 2]
     rest = order[count // 2 : _SCREENED // 4]
@@ -221,41 +226,41 @@ def starts(
 
 def optimize(
     problem: Posynomial,
-    scales: NDArray[np.intp],
+    begin: FloatArray,
     objective: Objective,
     *,
+    weight: FloatArray | None = None,
     low: FloatArray | None = None,
     high: FloatArray | None = None,
     penalty: Penalty | None = None,
 ) -> Optima:
-    """The optimum from :func:`starts`, and where each of the others ended; the best has no step left to make.
+    """Where each start ends; the better quarter of them have no step left to make.
 
     Example:
         >>> n = np.geomspace(1e6, 1e9, 7)
         >>> x = np.array([[1 + 0 * n, 0 * n, -np.log(n)], [0 * n, 1 + 0 * n, 0 * n]]).transpose(0, 2, 1)
         >>> rows = Posynomial(design=x, offset=np.zeros((2, 7)), target=9 * n**-0.2 + 1.5)
-        >>> found = optimize(rows, np.array([0, 1]), Objective())
+        >>> found = optimize(rows, starts(rows, np.array([0, 1]), Objective()), Objective())
         >>> scale, limit, exponent = found.theta[found.best]
         >>> [round(float(v), 6) for v in (np.exp(scale), np.exp(limit), exponent)]
         [9.0, 1.5, 0.2]
     """
-    smooth = replace(objective, loss="huber") if objective.loss == "lad" else objective
-    bounds = {"low": low, "high": high, "penalty": penalty}
-    begin = starts(problem, scales, smooth, low=low, high=high)
-    found = minimize(problem, begin, smooth, steps=_STEPS_FROM_STARTS, **bounds)  # type: ignore[arg-type]
-    first = np.argsort(found.value)[: len(begin) // 4]
+    smooth = objective.smooth
+    options = {"weight": weight, "low": low, "high": high, "penalty": penalty}
+    found = minimize(problem, begin, smooth, steps=_STEPS_FROM_STARTS, **options)  # type: ignore[arg-type]
+    first = np.argsort(found.value)[: max(1, len(begin) // 4)]
     first = first[~found.converged[first]]
     if len(first):
-        rest = minimize(problem, found.theta[first], smooth, **bounds)  # type: ignore[arg-type]
+        rest = minimize(problem, found.theta[first], smooth, **options)  # type: ignore[arg-type]
         found.theta[first], found.value[first] = rest.theta, rest.value
         found.converged[first] = rest.converged
     if objective.loss != "lad":
         return found
     # What shares the optimum of the Huber loss shares this one.
     shared = found.value <= found.value[found.best] * (1 + _ALIKE)
-    best = minimize(problem, found.theta[found.best], objective, **bounds)  # type: ignore[arg-type]
+    best = minimize(problem, found.theta[found.best], objective, **options)  # type: ignore[arg-type]
     theta = np.where(shared[:, None], best.theta[0], found.theta)
-    return replace(found, theta=theta, value=_total(problem, theta, objective, None, None, penalty))
+    return replace(found, theta=theta, value=total(problem, theta, objective, weight, None, penalty))
 
 
 _STEPS_FROM_STARTS = 30
@@ -381,9 +386,10 @@ def _lad(
         start = found.theta
     assert found is not None
     theta = found.theta
-    if len(theta) == 1 and penalty is None and weight is None and target is None:
-        theta = _corner(problem, theta, objective, low, high, held)
-    return replace(found, theta=theta, value=_total(problem, theta, objective, weight, target, penalty))
+    alone = len(theta) == 1 and penalty is None and target is None
+    if alone and (weight is None or weight.ndim == 1):
+        theta = _corner(problem, theta, objective, weight, low, high, held)
+    return replace(found, theta=theta, value=total(problem, theta, objective, weight, target, penalty))
 
 
 #: Widths on the way to absolute deviations, times the objective's.
@@ -395,6 +401,7 @@ def _corner(
     problem: Posynomial,
     theta: FloatArray,
     objective: Objective,
+    weight: FloatArray | None,
     low: FloatArray | None,
     high: FloatArray | None,
     held: NDArray[np.bool_] | None,
@@ -409,7 +416,8 @@ def _corner(
     free = np.ones(parameters, dtype=bool) if held is None else ~held
     low = np.full(parameters, -np.inf) if low is None else low
     high = np.full(parameters, np.inf) if high is None else high
-    region, value = 1e-2, float(_total(problem, theta, objective, None, None, None)[0])
+    region, value = 1e-2, float(total(problem, theta, objective, weight, None, None)[0])
+    each = np.ones(rows) if weight is None else weight
     for _ in range(_MOST_PROGRAMS):
         log_value = problem.log_value(theta[0])
         residual = _residuals(log_value, problem.target, objective.residual)
@@ -420,7 +428,7 @@ def _corner(
         bounds = [(max(-region, lo - t), min(region, hi - t)) if ok else (0.0, 0.0)
                   for t, lo, hi, ok in zip(theta[0], low, high, free, strict=True)]  # fmt: skip
         found = linprog(
-            np.concatenate([np.zeros(parameters), np.full(rows, objective.over), np.ones(rows)]),
+            np.concatenate([np.zeros(parameters), objective.over * each, each]),
             A_eq=np.hstack([slope, -np.eye(rows), np.eye(rows)]),
             b_eq=-residual,
             bounds=[*bounds, *[(0, None)] * (2 * rows)],
@@ -429,7 +437,7 @@ def _corner(
         if found.x is None:
             break
         there = theta + found.x[:parameters]
-        reached = float(_total(problem, there, objective, None, None, None)[0])
+        reached = float(total(problem, there, objective, weight, None, None)[0])
         if reached >= value * (1 - 1e-15):
             region /= 10
             if region < 1e-10:
@@ -439,7 +447,7 @@ def _corner(
     return theta
 
 
-def _total(
+def total(
     problem: Posynomial,
     theta: FloatArray,
     objective: Objective,
@@ -454,6 +462,41 @@ def _total(
     losses = objective.losses(residual)
     out: FloatArray = np.sum(losses if weight is None else losses * weight, axis=-1)
     return out if penalty is None else out + penalty.value(theta)
+
+
+def residuals(problem: Posynomial, theta: FloatArray, objective: Objective) -> FloatArray:
+    """Of each row, in the units of the objective: ``(..., rows)``."""
+    return _residuals(problem.log_value(theta), problem.target, objective.residual)
+
+
+def curvature(
+    problem: Posynomial, theta: FloatArray, objective: Objective, weight: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """The slope of each row's loss, ``(rows, parameters)``, and the Hessian of their sum, at a point.
+
+    Absolute deviations are taken as a Huber loss of the objective's width, over that width.
+    """
+    smooth = objective.smooth
+    newton = _Newton(
+        problem=problem,
+        objective=smooth,
+        weight=weight,
+        target=problem.target,
+        low=np.full(len(theta), -np.inf),
+        high=np.full(len(theta), np.inf),
+        penalty=None,
+        free=np.ones(len(theta), dtype=bool),
+        pairs=_pairs(problem.design),
+    )
+    alone = np.zeros(1, dtype=np.intp)
+    point = newton._point(theta[None], alone)
+    _, hessian = newton._derivatives(theta[None], point, alone)
+    first, _ = smooth.slopes(point.residual[0])
+    slope = problem.log_gradient(theta) * (first * weight)[:, None]
+    if objective.residual == "raw":
+        slope = slope * np.exp(point.log_value[0])[:, None]
+    scale = objective.width if objective.loss == "lad" else 1.0
+    return slope / scale, hessian[0] / scale
 
 
 def _residuals(log_value: FloatArray, target: FloatArray, kind: str) -> FloatArray:

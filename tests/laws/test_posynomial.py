@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import replace
 
@@ -10,28 +9,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from public_runs import epoch, gemstones_fits
 
 from qscale.laws import forms
 from qscale.laws.design import Design
-from qscale.laws.forms.form import D, Form, LogAxis, N, Parameter, Term, Variable
-from qscale.laws.posynomial import Objective, Penalty, Posynomial, minimize, optimize
+from qscale.laws.forms.form import Form, LogAxis, N, Parameter, Term, Variable
+from qscale.laws.posynomial import Objective, Penalty, Posynomial, minimize, optimize, starts
 
 HUBER = Objective(loss="huber", width=1e-3)
 
 
-def epoch(shared, rows=240):
-    """The points of Hoffmann et al. 2022, read off its figure; 240 leave out the five highest losses."""
-    with (shared / "data" / "epoch_chinchilla" / "svg_extracted_data.csv").open() as file:
-        table = list(csv.DictReader(file))
-    n = np.array([float(row["Model Size"]) for row in table])
-    d = np.array([float(row["Training FLOP"]) for row in table]) / (6 * n)
-    loss = np.array([float(row["loss"]) for row in table])
-    keep = loss <= np.sort(loss)[rows - 1]
-    return Design.make(forms.get("chinchilla"), {"N": n[keep], "D": d[keep]}, loss[keep])
-
-
 def solved(design, objective, **options):
-    found = optimize(design.problem, design.scales, objective, **options)
+    begin = starts(design.problem, design.scales, objective)
+    found = optimize(design.problem, begin, objective, **options)
     return found, {name: float(v) for name, v in design.raw(found.theta[found.best]).items()}
 
 
@@ -84,48 +74,6 @@ def test_bootstrap_of_the_epoch_rows_gives_the_published_intervals(shared):
         np.testing.assert_allclose(np.percentile(raw[name], [2.5, 97.5]), [low, high], atol=within, rtol=0)
     assert np.std(raw["A"], ddof=1) == pytest.approx(124.49, abs=1e-2)
     assert np.std(raw["B"], ddof=1) == pytest.approx(1293.2, abs=0.1)
-
-
-def gemstones_form(names):
-    """A sum of powers of these variables and of the tokens, beside a constant."""
-    variables = (*(replace(N, name=name) for name in names), replace(D, name="tokens"))
-    terms = [
-        Term(scale=f"c_{v.name}", axes=(LogAxis(parameter=f"a_{v.name}", variable=v.name, sign=-1),))
-        for v in variables
-    ]
-    parameters = [name for v in variables for name in (f"c_{v.name}", f"a_{v.name}")]
-    return Form(
-        id="-".join(names),
-        formula="sum of powers",
-        target="loss",
-        parameters=tuple(Parameter(name=name, meaning=name) for name in (*parameters, "E")),
-        variables=variables,
-        citation="-",
-        terms=(*terms, Term(scale="E")),
-    )
-
-
-def gemstones_fits(shared):
-    """The rows, form, width and published objective of each public fit of the folder."""
-    folder = shared / "data" / "gemstones"
-    for path in sorted(folder.glob("pub_*.json")):
-        name = path.stem.removeprefix("pub_parameters_delta-")
-        width, rest = 10.0 ** -int(name[0]), name[1:].removeprefix("__approach_3_")
-        kind, chosen = rest.split("_grid_search_0_")
-        with_embeddings = not chosen.endswith("_no_embeds")
-        chosen = chosen.removesuffix("_no_embeds")
-        lines = (folder / f"wandb_df_for_fitting_{chosen}.jsonl").read_text().splitlines()
-        table = [json.loads(line) for line in lines]
-        numbers = [key for key, value in table[0].items() if isinstance(value, (int, float))]
-        column = {key: np.array([row[key] for row in table], dtype=np.float64) for key in numbers}
-        n = column["params_active_precise"]
-        column["N"] = n if with_embeddings else n - 50304 * column["width"]
-        names = {"parameters": ["N"], "width_depth": ["width", "depth"],
-                 "width_depth_parameters": ["width", "depth", "N"]}[kind]  # fmt: skip
-        form = gemstones_form(names)
-        design = Design.make(form, {v.name: column[v.name] for v in form.variables}, column["final_loss"])
-        published = json.loads(path.read_text())
-        yield path.stem, design, width, published
 
 
 def test_gemstones_fits_are_met_or_beaten_on_all_25(shared):

@@ -1,0 +1,324 @@
+"""An estimate of a form with terms: the optimum under restrictions, draws, covariance, profiles, refits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qscale.errors import LawError
+from qscale.laws.design import Design
+from qscale.laws.forms import FloatArray
+from qscale.laws.posynomial import (
+    Objective,
+    Optima,
+    Penalty,
+    Posynomial,
+    curvature,
+    minimize,
+    optimize,
+    residuals,
+    starts,
+)
+
+Resampling = Literal["cluster", "case", "wild"]
+
+_SMALLEST_TERM = 1e-12  # of the smallest target: a term so small is none
+_POINTS = 41  # of a profile
+_MOST_WIDENED = 6  # times that a profile's range is doubled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restriction:
+    """The free parameters phi, ``theta = matrix @ phi + constant``, within bounds and under a prior."""
+
+    matrix: FloatArray
+    constant: FloatArray
+    low: FloatArray
+    high: FloatArray
+    penalty: Penalty | None
+
+    @classmethod
+    def make(
+        cls,
+        design: Design,
+        *,
+        fix: Mapping[str, float],
+        tie: Mapping[str, str],
+        bounds: Mapping[str, tuple[float, float]],
+        prior: Mapping[str, tuple[float, float]],
+    ) -> Restriction:
+        """From names and values of exponents, and of scales that are constants: in the form's own units.
+
+        Raises:
+            LawError: A name is none of the form's, a scale stands beside exponents, or an option contradicts
+                another.
+        """
+        names = design.names
+        for option, given in (("fix", fix), ("tie", tie), ("bounds", bounds), ("prior", prior)):
+            for name in given:
+                _check_name(design, option, name)
+        for name, other in tie.items():
+            _check_name(design, "tie", other)
+            if other in tie or other == name or name in fix:
+                raise LawError(
+                    f"tie: {name!r} is tied to {other!r}, which is tied itself, or {name!r} is fixed"
+                )
+        free = [name for name in names if name not in fix and name not in tie]
+        matrix, constant = np.zeros((len(names), len(free))), np.zeros(len(names))
+        for i, name in enumerate(names):
+            leader = tie.get(name, name)
+            if leader in fix:
+                constant[i] = _inner(design, leader, fix[leader])
+            else:
+                matrix[i, free.index(leader)] = 1.0
+        low, high = np.full(len(free), -np.inf), np.full(len(free), np.inf)
+        least = float(np.log(_SMALLEST_TERM * np.abs(design.problem.target).min()))
+        for scale in design.scales:
+            if names[scale] in free:
+                low[free.index(names[scale])] = least
+        mean, sd = np.zeros(len(free)), np.full(len(free), np.inf)
+        for name, (from_, to) in bounds.items():
+            if not from_ < to:
+                raise LawError(f"bounds: {name} from {from_:g} to {to:g} is empty")
+            if name in free:
+                low[free.index(name)] = _inner(design, name, from_)
+                high[free.index(name)] = _inner(design, name, to)
+        for name, (middle, spread) in prior.items():
+            if not spread > 0:
+                raise LawError(f"prior: the standard deviation of {name} is {spread:g}; wanted more than 0")
+            if name in free:
+                mean[free.index(name)], sd[free.index(name)] = _inner(design, name, middle), spread
+        penalty = Penalty(mean=mean, sd=sd) if prior else None
+        return cls(matrix=matrix, constant=constant, low=low, high=high, penalty=penalty)
+
+    def theta(self, phi: FloatArray) -> FloatArray:
+        """All parameters from the free ones: ``(..., parameters)``."""
+        out: FloatArray = phi @ self.matrix.T + self.constant
+        return out
+
+    def phi(self, theta: FloatArray) -> FloatArray:
+        """The free parameters nearest to these."""
+        inverse = np.linalg.pinv(self.matrix)
+        out: FloatArray = np.clip((theta - self.constant) @ inverse.T, self.low, self.high)
+        return out
+
+
+def _check_name(design: Design, option: str, name: str) -> None:
+    constants = {term.scale for term in design.form.terms if not term.axes}
+    scales = {term.scale for term in design.form.terms}
+    allowed = [n for n in design.names if n not in scales or n in constants]
+    if name not in allowed:
+        raise LawError(
+            f"{option}: {name!r} is not an exponent or a constant of {design.form.id!r}; "
+            f"these are: {', '.join(allowed)}"
+        )
+
+
+def _inner(design: Design, name: str, value: float) -> float:
+    """A constant as the logarithm that is fitted, an exponent as it is."""
+    if name not in {term.scale for term in design.form.terms}:
+        return float(value)
+    return float(np.log(max(value, np.finfo(float).tiny)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """The optimum of an objective over rows, and what can be asked of it."""
+
+    design: Design
+    objective: Objective
+    restriction: Restriction
+    weight: FloatArray  #: of each row's loss
+    problem: Posynomial  #: in the free parameters
+    phi: FloatArray  #: the free parameters at the optimum
+    value: float  #: of the objective
+    converged: bool
+    share_at_best: float  #: of the starts that ended at the optimum
+
+    @classmethod
+    def make(
+        cls, design: Design, objective: Objective, restriction: Restriction, weight: FloatArray | None = None
+    ) -> Estimate:
+        """From 16 starts by variable projection to the lowest optimum.
+
+        Raises:
+            LawError: There are fewer rows than free parameters.
+        """
+        problem = design.problem.mapped(restriction.matrix, restriction.constant)
+        rows, parameters = problem.design.shape[1:]
+        if rows < parameters:
+            raise LawError(f"{rows} rows cannot determine {parameters} parameters")
+        weight = np.ones(rows) if weight is None else weight
+        found = optimize(
+            problem,
+            restriction.phi(starts(design.problem, design.scales, objective)),
+            objective,
+            weight=weight,
+            low=restriction.low,
+            high=restriction.high,
+            penalty=restriction.penalty,
+        )
+        best = found.best
+        return cls(
+            design=design,
+            objective=objective,
+            restriction=restriction,
+            weight=weight,
+            problem=problem,
+            phi=found.theta[best],
+            value=float(found.value[best]),
+            converged=bool(found.converged[best]),
+            share_at_best=found.share_at_best,
+        )
+
+    @property
+    def theta(self) -> FloatArray:
+        """All parameters, at the center."""
+        return self.restriction.theta(self.phi)
+
+    @property
+    def residuals(self) -> FloatArray:
+        """Of each row, in the units of the objective."""
+        return residuals(self.problem, self.phi, self.objective)
+
+    def refit(self, weight: FloatArray, target: FloatArray | None = None) -> Optima:
+        """The optimum under other weights, ``(batch, rows)``, and targets, in free parameters."""
+        start = np.repeat(self.phi[None], len(weight), axis=0)
+        return minimize(
+            self.problem,
+            start,
+            self.objective,
+            weight=weight,
+            target=target,
+            low=self.restriction.low,
+            high=self.restriction.high,
+            penalty=self.restriction.penalty,
+        )
+
+    def bootstrap(self, kind: Resampling, cluster: NDArray[np.intp], draws: int, seed: int) -> FloatArray:
+        """Draws of the free parameters: ``(draws, free)``.
+
+        Args:
+            kind: ``cluster`` draws whole clusters with replacement, ``case`` rows; ``wild`` keeps the rows
+                and turns the residuals of each cluster over with probability 1/2.
+            cluster: A number for each row.
+            draws: How many.
+            seed: Of the random numbers.
+
+        Source: Efron 1979; Wu 1986 (wild); Cameron, Gelbach and Miller 2008 (clusters).
+        """
+        rng = np.random.default_rng(seed)
+        if kind == "case":
+            cluster = np.arange(len(self.weight))
+        clusters = int(cluster.max()) + 1
+        if kind == "wild":
+            turned = rng.choice([-1.0, 1.0], size=(draws, clusters))[:, cluster]
+            fitted, r = self.problem.value(self.phi), self.residuals
+            target = fitted * np.exp(-r * turned) if self.objective.residual == "log" else fitted - r * turned
+            return self.refit(np.repeat(self.weight[None], draws, axis=0), target).theta
+        counts = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=draws)
+        return self.refit(counts[:, cluster] * self.weight).theta
+
+    def covariance(self, cluster: NDArray[np.intp] | None = None) -> FloatArray:
+        """Sandwich covariance of the free parameters, scores added up over clusters (default: rows).
+
+        With the small-sample factor ``c / (c - 1)`` for c clusters. Parameters at a bound have no variance.
+        Where few rows are within the width of a Huber loss, its Hessian is that of these few: prefer draws.
+
+        Source: Huber 1967; White 1980; Liang and Zeger 1986.
+        """
+        slopes, hessian = curvature(self.problem, self.phi, self.objective, self.weight)
+        if self.restriction.penalty is not None:
+            hessian = hessian + np.diag(1 / self.restriction.penalty.sd**2)
+        cluster = np.arange(len(slopes)) if cluster is None else cluster
+        clusters = int(cluster.max()) + 1
+        sums = np.stack([np.bincount(cluster, weights=s, minlength=clusters) for s in slopes.T], axis=1)
+        free = ~self.at_bound
+        bread = np.linalg.pinv(hessian[np.ix_(free, free)])
+        out = np.zeros_like(hessian)
+        middle = sums[:, free].T @ sums[:, free]
+        out[np.ix_(free, free)] = bread @ middle @ bread * clusters / max(1, clusters - 1)
+        return out
+
+    @property
+    def at_bound(self) -> NDArray[np.bool_]:
+        """Which free parameters are at an end of their range."""
+        low, high = self.restriction.low, self.restriction.high
+        out: NDArray[np.bool_] = (self.phi <= low + 1e-9) | (self.phi >= high - 1e-9)
+        return out
+
+    def profile(self, place: int, width: float | None = None) -> Profile:
+        """The objective with one free parameter held at each of 41 values and the others at their optimum.
+
+        The range is doubled until the profile has left the 99% region on both sides, six times at most. The
+        ratio is ``n ln(f / f*)``, twice that for absolute deviations: the likelihood ratio of normal and of
+        Laplace noise of unknown scale, and for other losses in place of one.
+        """
+        if width is None:
+            width = 4 * float(np.sqrt(max(self.covariance()[place, place], 0.0))) or 0.1
+        held = np.arange(len(self.phi)) == place
+        for _ in range(_MOST_WIDENED):
+            at = self.phi[place] + np.linspace(-width, width, _POINTS)
+            at = at[(at >= self.restriction.low[place]) & (at <= self.restriction.high[place])]
+            start = np.repeat(self.phi[None], len(at), axis=0)
+            start[:, place] = at
+            found = minimize(
+                self.problem,
+                start,
+                self.objective,
+                weight=self.weight,
+                low=self.restriction.low,
+                high=self.restriction.high,
+                penalty=self.restriction.penalty,
+                held=held,
+            )
+            factor = len(self.weight) * (2 if self.objective.loss == "lad" else 1)
+            ratio = factor * np.log(np.maximum(found.value, self.value) / max(self.value, 1e-300))
+            profile = Profile(at=at, ratio=ratio, best=float(self.phi[place]))
+            if profile.closed(_RATIO_99):
+                break
+            width *= 2
+        return profile
+
+
+_RATIO_99 = 6.6349  # the 99% point of chi-square with one degree of freedom
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """A parameter's values and the likelihood ratio of each against the optimum."""
+
+    at: FloatArray
+    ratio: FloatArray
+    best: float
+
+    def closed(self, ratio: float) -> bool:
+        """Whether both ends of the range are beyond this ratio."""
+        return bool(self.ratio[0] > ratio and self.ratio[-1] > ratio)
+
+    def interval(self, level: float = 0.9) -> tuple[float, float]:
+        """Where the ratio is below the point of chi-square; an end is infinite where it never leaves it."""
+        from scipy.special import chdtri
+
+        limit = float(chdtri(1, 1 - level))
+        ends = []
+        for side in (self.at <= self.best, self.at >= self.best):
+            at, ratio = self.at[side], self.ratio[side]
+            if at[0] < self.best:
+                at, ratio = at[::-1], ratio[::-1]  # outward
+            beyond = np.flatnonzero(ratio > limit)
+            if not len(beyond):
+                ends.append(-np.inf if at[-1] < self.best else np.inf)
+                continue
+            j = int(beyond[0])
+            if j == 0:
+                ends.append(float(at[0]))
+                continue
+            # between two values the root of the ratio is nearly a line
+            r0, r1 = np.sqrt(np.maximum(ratio[j - 1 : j + 1], 0.0))
+            ends.append(float(at[j - 1] + (at[j] - at[j - 1]) * (np.sqrt(limit) - r0) / (r1 - r0)))
+        return ends[0], ends[1]

@@ -46,8 +46,9 @@ class Design:
 
     @property
     def scales(self) -> NDArray[np.intp]:
-        """The place of each term's scale among the parameters."""
-        return np.array([self.names.index(term.scale) for term in self.form.terms])
+        """The place of each term's scale among the parameters, for each row: ``(terms, rows)``."""
+        rows = len(self.problem.target)
+        return np.array([[self.names.index(term.scale)] * rows for term in self.form.terms])
 
     def raw(self, theta: FloatArray) -> dict[str, FloatArray]:
         """The form's own parameters, in the order of the form: each ``(...,)``."""
@@ -76,6 +77,24 @@ def fitted_names(form: Form) -> tuple[str, ...]:
     scales = [term.scale for term in form.terms]
     exponents = [axis.parameter for term in form.terms for axis in term.axes]
     return tuple(dict.fromkeys([*scales, *exponents]))
+
+
+def reference_names(form: Form) -> tuple[str, ...]:
+    """Of the fitted parameters at the center.
+
+    ``delta0`` for the scale of a lone term, ``A0`` of one of several, exponents and constants as they are.
+    """
+    scales = {term.scale for term in form.terms if term.axes}
+
+    def name(fitted: str) -> str:
+        if fitted not in scales:
+            return fitted
+        if fitted == form.scale:
+            return form.reference_scale
+        head, bracket, level = fitted.partition("[")
+        return f"{head}0{bracket}{level}"
+
+    return tuple(name(fitted) for fitted in fitted_names(form))
 
 
 def middle(axis: LogAxis, values: FloatArray) -> float:

@@ -189,22 +189,51 @@ def fit_block(problem: engine.Problem, options: dict[str, Any]) -> dict[str, Any
 
 
 def checklist(form: Form, problem: engine.Problem, data: Table) -> dict[str, Any]:
-    """The items of the reporting checklist that a table of observations can answer; the rest stay null."""
-    sizes = data.variables.get("N", np.array([]))
+    """The items of the reporting checklist that a fit of a product knows; the rest stay null."""
+    return items(form, data) | {
+        "metric_modified": "natural logarithm" if problem.in_logs else "no",
+        "objective": "weighted least squares",
+        "optimizer": "linear least squares" if problem.in_logs else "Levenberg-Marquardt (MINPACK)",
+        "initialization": "none needed" if problem.in_logs else "linear fit of the positive rows",
+        "validity": "leave-one-out and largest value of each variable held out; bootstrap over ladders",
+    }
+
+
+def items(form: Form, data: Table) -> dict[str, Any]:
+    """The items of the reporting checklist that a table of observations can answer."""
     return {
         "form": form.formula,
         "variables": [f"{v.name}: {v.unit}" for v in form.variables],
         "parameters_to_fit": list(form.names),
         "number_of_models": int(data.ladder.max()) + 1,
-        "model_sizes": _levels(sizes),
+        "model_sizes": _levels(data.variables.get("N", np.array([]))),
         "counting_of_N_and_D": "; ".join(f"{v.name}: {v.unit}" for v in form.variables),
-        "metric_modified": "natural logarithm" if problem.in_logs else "no",
-        "objective": "weighted least squares",
-        "optimizer": "linear least squares" if problem.in_logs else "Levenberg-Marquardt (MINPACK)",
-        "initialization": "none needed" if problem.in_logs else "linear fit of the positive rows",
         "points_used": f"{len(data)} rows" + "".join(f"; {note}" for note in data.notes),
-        "validity": "leave-one-out and largest value of each variable held out; bootstrap over ladders",
     }
+
+
+#: How N, D and G are counted in every table that qscale writes.
+_CONVENTIONS = {
+    "N": "all weights except token and position embeddings and the LM head",
+    "D": "training tokens seen, raw count",
+    "G": "elements that share one scale along the reduction axis; for channel or token scales in_features, "
+    "as the parameter-weighted mean over the quantized layers",
+}
+
+
+def conventions(form: Form) -> dict[str, str]:
+    """How the variables of a form are counted."""
+    return {v.name: _CONVENTIONS[v.name] for v in form.variables if v.name in _CONVENTIONS}
+
+
+def version() -> str | None:
+    """Of qscale, where it is installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("qscale")
+    except PackageNotFoundError:
+        return None
 
 
 def _levels(values: FloatArray) -> list[float] | None:

@@ -31,6 +31,10 @@ _POINTS = 41  # of a profile
 _MOST_WIDENED = 6  # times that a profile's range is doubled
 
 
+class TooFewRowsError(LawError):
+    """Fewer rows than free parameters."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restriction:
     """The free parameters phi, ``theta = matrix @ phi + constant``, within bounds and under a prior."""
@@ -77,7 +81,7 @@ class Restriction:
                 matrix[i, free.index(leader)] = 1.0
         low, high = np.full(len(free), -np.inf), np.full(len(free), np.inf)
         least = float(np.log(_SMALLEST_TERM * np.abs(design.problem.target).min()))
-        for scale in design.scales:
+        for scale in np.unique(design.scales):
             if names[scale] in free:
                 low[free.index(names[scale])] = least
         mean, sd = np.zeros(len(free)), np.full(len(free), np.inf)
@@ -146,12 +150,12 @@ class Estimate:
         """From 16 starts by variable projection to the lowest optimum.
 
         Raises:
-            LawError: There are fewer rows than free parameters.
+            TooFewRowsError: There are fewer rows than free parameters.
         """
         problem = design.problem.mapped(restriction.matrix, restriction.constant)
         rows, parameters = problem.design.shape[1:]
         if rows < parameters:
-            raise LawError(f"{rows} rows cannot determine {parameters} parameters")
+            raise TooFewRowsError(f"{rows} rows cannot determine {parameters} parameters")
         weight = np.ones(rows) if weight is None else weight
         found = optimize(
             problem,

@@ -1,4 +1,4 @@
-"""From observations to a law: ``fit``. Checks what the rows can tell, solves, draws, holds out, reports."""
+"""The fit of a product of powers to deltas: weighted least squares in logarithms, noise by ladder."""
 
 from __future__ import annotations
 
@@ -8,86 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from qscale.errors import FitError, LawError
-from qscale.laws import diagnose, engine, forms, uncertainty
+from qscale.errors import FitError
+from qscale.laws import diagnose, engine, uncertainty
+from qscale.laws.design import middle
 from qscale.laws.forms import FloatArray, Form, LogAxis
 from qscale.laws.law import Draws, Law, Reference
-from qscale.laws.table import Table, name_rows, read_table
+from qscale.laws.table import Table, name_rows
 
-#: How N, D and G are counted in every table that qscale writes .
-CONVENTIONS = {
-    "N": "all weights except token and position embeddings and the LM head",
-    "D": "training tokens seen, raw count",
-    "G": "elements that share one scale along the reduction axis; for channel or token scales in_features, "
-    "as the parameter-weighted mean over the quantized layers",
-}
 _MOST_COLLINEAR = 1e-4  # smallest over largest singular value of the scaled axes: below, they are one axis
 _WIDEST = 0.5  # half-width of an exponent's 90% interval beyond which, if its sign is open too, it is unknown
-_FEWEST_DRAWS, _MOST_DRAWS = 50, 10_000
-_LARGEST_FIXED = 100.0  # no exponent of a law is near it, and powers of it overflow
 _DIGITS = 10  # of a stored draw
 
 
-def fit(
-    table: Any,
-    form: str = "qat-unified",
-    *,
-    mode: str | None = None,
-    recipe: str | None = None,
-    fix: Mapping[str, float] | None = None,
-    bootstrap: int = 1000,
-    seed: int = 0,
-    level: float = 0.9,
-) -> Law:
-    """Fit a law form to observations of delta.
-
-    Weighted least squares on ln delta: ``minimize sum_i (ln delta_i - ln f(x_i))^2 / v_i`` with ``v_i =
-    (delta_se_i / f(x_i))^2 + seed_sd^2``. ``seed_sd`` is pooled over cells that were run with several seeds
-    (:func:`qscale.laws.engine.replicate_sd`); without such cells it is what the residual scatter asks for,
-    and chi-square then says nothing about the form. Where some delta is not positive, the same sum is taken
-    over ``delta_i / f(x_i) - 1`` by nonlinear least squares. Intervals: see
-    :func:`qscale.laws.uncertainty.ladder_draws`.
-
-    Args:
-        table: DataFrame, dict of arrays, list of dicts, or CSV or Parquet path; columns as in
-            :func:`qscale.laws.table.read_table`. N and D in raw counts, delta in nats per token.
-        form: A form that has axes: ``qat-unified``.
-        mode: Keep the rows of this mode (``scratch``, ``cooldown``, ``finetune``, ``ptq``).
-        recipe: Keep the rows of this recipe; ``w4a4`` means whatever its granularity.
-        fix: Exponents held at a value, such as ``{"gG": 0.78}``.
-        bootstrap: Draws kept in the law, 50 to 10,000.
-        seed: Of the draws.
-        level: Of the intervals at the reference point.
-
-    Returns:
-        A law. Its ``status`` is ``converged``, or begins with ``not_identified`` and says why: then the
-        parameters that the rows do not determine are None and the law refuses to predict.
-
-    Raises:
-        LawError: The table, form or an option is not valid, or the rows mix modes, recipes or corpora.
-        FitError: Rows with a delta that is not positive leave too few to fit.
-
-    Example:
-        >>> rows = [{"N": n, "D": d * n, "G": g, "delta": 0.3 * n**-0.2 * (d * n) ** 0.1 * (g / 32) ** 0.2}
-        ...         for n in (2e4, 2e5, 2e6) for d in (20, 80) for g in (16, 64)]
-        >>> law = fit(rows)
-        >>> law.status, round(law.parameters["gN"], 6), round(law.parameters["gD"], 6)
-        ('converged', 0.2, 0.1)
-
-    Source: form and its exponents, arXiv:2505.14302. Checks of the intervals: :mod:`qscale.laws.uncertainty`.
-    """
-    law_form = _fittable(form)
-    _check_options(law_form, fix or {}, bootstrap, seed, level)
-    data = read_table(table, law_form, mode=mode, recipe=recipe)
-    options = {"bootstrap": int(bootstrap), "seed": int(seed), "level": float(level)}
-    try:
-        with np.errstate(all="ignore"):  # absurd numbers end in a status (_wild), not in warnings
-            return _fit(law_form, data, dict(fix or {}), options)
-    except np.linalg.LinAlgError as err:
-        raise FitError("the numbers of the table are too far apart to fit: is a value wrong?") from err
-
-
-def _fit(law_form: Form, data: Table, fixed: dict[str, float], options: dict[str, Any]) -> Law:
+def fit_product(law_form: Form, data: Table, fixed: dict[str, float], options: dict[str, Any]) -> Law:
+    """A law of a form with one term."""
     setup = _Setup.make(law_form, data, fixed)
     if not setup.enough_rows:
         return _law(setup, setup.reasons | setup.too_few_rows(), None, options)
@@ -101,40 +35,6 @@ def _fit(law_form: Form, data: Table, fixed: dict[str, float], options: dict[str
     thetas = solution.theta - offsets
     fitted = _Fitted(solution=solution, draws=_round(setup.to_named(thetas)), replicates=replicates)
     return _law(setup, setup.reasons | _weak(setup, fitted) | _wild(setup, fitted, thetas), fitted, options)
-
-
-def _fittable(form: str) -> Form:
-    found = forms.get(form)
-    if not found.axes:
-        raise LawError(
-            f"law form {form!r} can be evaluated but not fitted yet; these can: {', '.join(forms.fittable())}"
-        )
-    return found
-
-
-def _check_options(form: Form, fix: Mapping[str, float], bootstrap: int, seed: int, level: float) -> None:
-    exponents = [axis.parameter for axis in form.axes]
-    if not isinstance(fix, Mapping):
-        raise LawError(f"fix={fix!r}: give exponents and their values, such as {{'gG': 0.78}}")
-    for name, value in fix.items():
-        if name not in exponents:
-            raise LawError(
-                f"fix: {name!r} is not an exponent of {form.id!r}; these are: {', '.join(exponents)}"
-            )
-        if not isinstance(value, (int, float)) or not np.isfinite(value):
-            raise LawError(f"fix: {name}={value!r} is not a finite number")
-        if abs(value) > _LARGEST_FIXED:
-            raise LawError(f"fix: {name}={value:g}; an exponent is held between +-{_LARGEST_FIXED:g}")
-    if not _whole(bootstrap) or not _FEWEST_DRAWS <= bootstrap <= _MOST_DRAWS:
-        raise LawError(f"bootstrap={bootstrap}: a law keeps {_FEWEST_DRAWS} to {_MOST_DRAWS} draws")
-    if not _whole(seed) or seed < 0:
-        raise LawError(f"seed={seed}: the seed of the draws is a whole number, 0 or more")
-    if not isinstance(level, (int, float, np.floating)) or not 0 < level < 1:
-        raise LawError(f"level={level}: an interval's level is between 0 and 1, such as 0.9")
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +51,7 @@ class _Setup:
 
     @classmethod
     def make(cls, form: Form, data: Table, fixed: dict[str, float]) -> _Setup:
-        center = {axis.variable: _middle(axis, data.variables[axis.variable]) for axis in form.axes}
+        center = {axis.variable: middle(axis, data.variables[axis.variable]) for axis in form.axes}
         columns = form.log_design(data.variables, center)
         offset = np.zeros(len(data))
         open_axes = []
@@ -205,13 +105,6 @@ class _Fitted:
     solution: engine.Solution
     draws: FloatArray  #: ``(draws, columns)`` at the reference point
     replicates: engine.Replicates | None
-
-
-def _middle(axis: LogAxis, values: FloatArray) -> float:
-    """The geometric mean of the axis, to three digits; exactly the value where there is only one."""
-    if values.min() == values.max():
-        return float(values[0])
-    return float(f"{axis.invert(float(np.exp(np.mean(np.log(axis.base(values)))))):.3g}")
 
 
 def _tell_apart(
@@ -309,7 +202,7 @@ def _law(setup: _Setup, reasons: dict[str, str], fitted: _Fitted | None, options
         ),
         fixed={name: float(value) for name, value in setup.fixed.items()},
         box={n: (float(x.min()), float(x.max())) for n, x in data.variables.items()},
-        conventions={n: CONVENTIONS[n] for n in data.variables if n in CONVENTIONS},
+        conventions=diagnose.conventions(form),
         quantization={"mode": data.mode, "recipe": data.recipe, "dialect": data.dialect},
         data=diagnose.data_block(data),
         fit=diagnose.fit_block(setup.problem, options),
@@ -319,7 +212,7 @@ def _law(setup: _Setup, reasons: dict[str, str], fitted: _Fitted | None, options
         checklist=diagnose.checklist(form, setup.problem, data),
         notes=data.notes,
         citation={"text": f"form: {form.citation}", "url": None},
-        code_version=_version(),
+        code_version=diagnose.version(),
     )
 
 
@@ -348,12 +241,3 @@ def _sign_warnings(intervals: Mapping[str, tuple[float, float]], setup: _Setup) 
 def _round(values: FloatArray) -> FloatArray:
     """Fewer digits in the file; rounded before any interval is taken, so that a stored law gives the same."""
     return np.array([[float(f"{x:.{_DIGITS}g}") for x in row] for row in values])
-
-
-def _version() -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("qscale")
-    except PackageNotFoundError:
-        return None

@@ -11,6 +11,7 @@ import numpy as np
 
 from qscale.errors import LawError
 from qscale.laws import forms, lawfile
+from qscale.laws.design import fitted_names, reference_names
 from qscale.laws.forms import FloatArray, Form
 
 _MOST_APART = 1e-6  # relative, of one constant written twice
@@ -148,15 +149,18 @@ class Law:
         x = self.form.inputs(variables)
         shape = next(iter(x.values())).shape
         column = {name: values.reshape(-1, *(1 for _ in shape)) for name, values in column.items()}
-        if not self.form.axes:
+        if not self.form.terms:
             return np.stack([self.form.value({k: float(v.flat[i]) for k, v in column.items()}, variables)
                              for i in range(len(table.values[:n]))])  # fmt: skip
         assert self.reference is not None
-        scale = column[self.form.reference_scale]
-        out: FloatArray = np.broadcast_to(scale, (len(scale), *shape)).copy()
-        for axis in self.form.axes:
-            at = float(axis.base(np.asarray(self.reference.at[axis.variable])))
-            out *= (axis.base(x[axis.variable]) / at) ** (axis.sign * column[axis.parameter])
+        at_reference = dict(zip(fitted_names(self.form), reference_names(self.form), strict=True))
+        out = np.zeros((len(table.values[:n]), *shape))
+        for term in self.form.terms:
+            part = np.broadcast_to(column[at_reference[term.scale]], out.shape)
+            for axis in term.axes:
+                at = float(axis.base(np.asarray(self.reference.at[axis.variable])))
+                part = part * (axis.base(x[axis.variable]) / at) ** (axis.sign * column[axis.parameter])
+            out = out + part
         return out
 
     def interval(self, level: float = 0.9, **variables: Any) -> tuple[Any, Any]:
@@ -232,9 +236,7 @@ class Law:
         return {name: value for name, value in self.parameters.items() if value is not None}
 
     def _draw_columns(self) -> tuple[str, ...]:
-        if not self.form.axes:
-            return self.form.names
-        return (self.form.reference_scale, *(axis.parameter for axis in self.form.axes))
+        return reference_names(self.form) if self.form.terms else self.form.names
 
     def _content(self) -> dict[str, Any]:
         """The law file's fields, all but the id."""
@@ -279,34 +281,41 @@ _QUANTIZATION = ("mode", "recipe", "dialect", "method", "granularity")
 
 def _check_values(law: Law) -> None:
     """What a slip of the hand in a law file breaks: signs, and the constants being written down twice."""
-    if not law.form.axes:
-        return
-    scale, at_reference = law.form.scale, law.form.reference_scale
-    assert scale is not None
-    raw, ref = law.parameters, law.reference
-    _check_positive(scale, raw[scale])
+    form, raw, ref = law.form, law.parameters, law.reference
+    for term in form.terms:
+        _check_positive(term.scale, raw[term.scale])
     for name, value in law.fixed.items():
         if name not in raw or not _alike(raw[name], value):
             raise LawError(f"law: {name} is fixed at {value:g}, but parameters.{name} is {raw.get(name)}")
     if ref is None:
         return
-    _check_positive(f"reference.parameters.{at_reference}", ref.parameters[at_reference])
-    if law.draws_table is not None:
-        column = law.draws_table.columns.index(at_reference)
-        _check_positive(f"draws of {at_reference}", float(law.draws_table.values[:, column].min()))
-    for axis in law.form.axes:
-        if law.form.inputs(ref.at) and axis.base(np.asarray(ref.at[axis.variable])) <= 0:
-            raise LawError(
-                f"law: reference.at.{axis.variable} is {ref.at[axis.variable]:g}: not inside the form"
-            )
-        if not _alike(raw[axis.parameter], ref.parameters[axis.parameter]):
-            raise _disagree(axis.parameter, raw[axis.parameter], ref.parameters[axis.parameter])
-    known = {name: value for name, value in ref.parameters.items() if value is not None}
-    if len(known) == len(ref.parameters):
-        expected = law.form.log_raw_scale(float(np.log(known[at_reference])), known, ref.at)
-        found = raw[scale]
-        if found is None or abs(float(np.log(found)) - expected) > _MOST_APART:
-            raise _disagree(scale, found, f"exp({expected:.9g})")
+    at_reference = dict(zip(fitted_names(form), reference_names(form), strict=True)) if form.terms else {}
+    if form.terms and not any(v.levels for v in form.variables):
+        form.inputs(ref.at)
+    for term in form.terms:
+        scale = at_reference[term.scale]
+        _check_positive(f"reference.parameters.{scale}", ref.parameters[scale])
+        if law.draws_table is not None:
+            column = law.draws_table.columns.index(scale)
+            _check_positive(f"draws of {scale}", float(law.draws_table.values[:, column].min()))
+        expected: float | None = ref.parameters[scale]
+        expected = None if expected is None else float(np.log(expected))
+        for axis in term.axes:
+            base = float(axis.base(np.asarray(ref.at[axis.variable])))
+            if not base > 0:
+                raise LawError(
+                    f"law: reference.at.{axis.variable} is {ref.at[axis.variable]:g}: not inside the form"
+                )
+            exponent = ref.parameters[axis.parameter]
+            if not _alike(raw[axis.parameter], exponent):
+                raise _disagree(axis.parameter, raw[axis.parameter], exponent)
+            if expected is None or exponent is None:
+                expected = None
+            else:
+                expected -= axis.sign * exponent * float(np.log(base))
+        found = raw[term.scale]
+        if expected is not None and (found is None or abs(float(np.log(found)) - expected) > _MOST_APART):
+            raise _disagree(term.scale, found, f"exp({expected:.9g})")
 
 
 def _check_positive(name: str, value: float | None) -> None:
@@ -337,7 +346,7 @@ def _from_content(content: Mapping[str, Any]) -> Law:
     if ref is not None:
         intervals = {key: (low, high) for key, (low, high) in ref["intervals"].items()}
         ref = Reference(**{**ref, "intervals": intervals})
-    elif form.axes and draws is not None:
+    elif form.terms and draws is not None:
         raise LawError("law file: draws are at a reference point, but reference is null")
     if draws is not None:
         values = np.array(draws["values"], dtype=np.float64)

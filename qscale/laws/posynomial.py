@@ -8,12 +8,14 @@ term k, and ``g_i = sum_k p_ki x_ki`` the gradient of ln f_i, the Hessian of a s
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qscale.errors import LawError
 from qscale.laws.forms import FloatArray
 
 _MOST_STEPS = 200
@@ -81,6 +83,11 @@ def _log_sum(z: FloatArray) -> tuple[FloatArray, FloatArray]:
     return out
 
 
+_OBJECTIVE = re.compile(
+    r"(?:(?P<residual>log|raw):)?(?:(?P<plain>l2|lad)|(?P<loss>huber|student)(?::(?P<width>[0-9.eE+-]+))?)"
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
     """What is minimized: the sum of a loss of residuals.
@@ -96,6 +103,33 @@ class Objective:
     width: float = 1e-3
     df: float = 4.0
     over: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> Objective:
+        """From a text: ``[log:|raw:]l2``, ``huber[:width]``, ``lad`` or ``student[:width]``.
+
+        Raises:
+            LawError: It is none of these.
+
+        Example:
+            >>> Objective.parse("huber:1e-4").width, Objective.parse("raw:l2").residual
+            (0.0001, 'raw')
+        """
+        found = _OBJECTIVE.fullmatch(text.strip())
+        try:
+            width = float(found["width"] or 1e-3) if found else 0.0
+        except ValueError:
+            width = 0.0
+        if found is None or not 0 < width < np.inf:
+            raise LawError(
+                f"objective {text!r}: wanted l2, huber, lad or student, such as huber:1e-3 with a width, or "
+                "raw:l2 for residuals that are no logarithms"
+            )
+        return cls(
+            residual="raw" if found["residual"] == "raw" else "log",
+            loss=found["plain"] or found["loss"],  # type: ignore[arg-type]
+            width=width,
+        )
 
     def __str__(self) -> str:
         width = f"({self.width:g})" if self.loss in ("huber", "student") else ""
@@ -189,7 +223,7 @@ def starts(
 
     Args:
         problem: The rows.
-        scales: The parameter that is the logarithm of each term's scale, ``(terms,)``; terms may share one.
+        scales: The parameter that is the logarithm of each term's scale in each row, ``(terms, rows)``.
         objective: Ranks the sets.
         count: How many of the best to return.
         low: Lower bounds of the parameters, within which exponents are tried.
@@ -201,12 +235,12 @@ def starts(
     Source: variable projection, Golub and Pereyra 1973; even spreading, Roberts 2018.
     """
     rows, parameters = problem.design.shape[1:]
-    names = np.unique(scales)
+    names = np.unique(scales[np.isfinite(problem.offset)])
     others = np.setdiff1d(np.arange(parameters), names)
     theta = np.zeros((_SCREENED, parameters))
     theta[:, others] = _spread(_SCREENED, len(others), others, low, high)
     basis = np.exp(np.clip(problem._exponents(theta), -_MOST_LOG, _MOST_LOG)) / np.abs(problem.target)
-    basis = np.stack([basis[:, scales == name].sum(axis=1) for name in names], axis=1)
+    basis = np.stack([np.sum(basis * (scales == name), axis=1) for name in names], axis=1)
     size = np.maximum(basis.mean(axis=2, keepdims=True), np.finfo(float).tiny)
     gram = np.einsum("skn,sjn->skj", basis / size, basis / size)
     wanted = np.einsum("skn->sk", basis / size)
@@ -240,7 +274,7 @@ def optimize(
         >>> n = np.geomspace(1e6, 1e9, 7)
         >>> x = np.array([[1 + 0 * n, 0 * n, -np.log(n)], [0 * n, 1 + 0 * n, 0 * n]]).transpose(0, 2, 1)
         >>> rows = Posynomial(design=x, offset=np.zeros((2, 7)), target=9 * n**-0.2 + 1.5)
-        >>> found = optimize(rows, starts(rows, np.array([0, 1]), Objective()), Objective())
+        >>> found = optimize(rows, starts(rows, np.array([[0] * 7, [1] * 7]), Objective()), Objective())
         >>> scale, limit, exponent = found.theta[found.best]
         >>> [round(float(v), 6) for v in (np.exp(scale), np.exp(limit), exponent)]
         [9.0, 1.5, 0.2]

@@ -48,7 +48,14 @@ class Table:
         return len(self.target)
 
 
-def read_table(source: Any, form: Form, *, mode: str | None = None, recipe: str | None = None) -> Table:
+def read_table(
+    source: Any,
+    form: Form,
+    *,
+    mode: str | None = None,
+    recipe: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> Table:
     """Read and check observations for a form.
 
     Args:
@@ -60,6 +67,7 @@ def read_table(source: Any, form: Form, *, mode: str | None = None, recipe: str 
         form: Names the columns and their domain.
         mode: Keep the rows of this mode only.
         recipe: Keep the rows of this recipe only: ``w4a4`` whatever the granularity, ``w4a4:g32`` exactly.
+        columns: The table's own name for a column, where it is another: ``{"N": "params"}``.
 
     Raises:
         LawError: A column is missing, a value is not a finite number or outside the form's domain, or rows of
@@ -72,12 +80,21 @@ def read_table(source: Any, form: Form, *, mode: str | None = None, recipe: str 
         >>> len(read_table(rows, FORMS["qat-unified"]))
         2
     """
-    columns = read_columns(source)
+    found = _renamed(read_columns(source), columns or {})
     file = str(source) if isinstance(source, (str, Path)) else None
     try:
-        return _check(columns, form, mode, recipe, file)
+        return _check(found, form, mode, recipe, file)
     except LawError as err:
         raise LawError(err if file is None else f"{file}: {err}") from err
+
+
+def _renamed(columns: Mapping[str, list[Any]], names: Mapping[str, str]) -> dict[str, list[Any]]:
+    for ours, theirs in names.items():
+        if theirs not in columns:
+            raise LawError(f"no column {theirs!r} for {ours} in the table; columns: {', '.join(columns)}")
+    taken = set(names.values())
+    rest = {name: column for name, column in columns.items() if name not in taken}
+    return rest | {ours: list(columns[theirs]) for ours, theirs in names.items()}
 
 
 def _check(
@@ -92,10 +109,12 @@ def _check(
     notes: list[str] = []
     rows = list(range(len(columns[form.target])))
     rows = _drop_diverged(columns, rows, notes)
-    rows = _drop_baselines(columns, rows, form.target, notes)
+    if form.target == "delta":
+        rows = _drop_baselines(columns, rows, form.target, notes)
     rows, chosen_mode = _choose(columns, rows, "mode", mode)
     rows, chosen_recipe = _choose(columns, rows, "recipe", recipe)
-    rows = _drop_without_g(columns, rows, notes)
+    if any(v.name == "G" for v in form.variables):
+        rows = _drop_without_g(columns, rows, notes)
     if not rows:
         raise LawError("no observations: the table has no rows that can enter a fit")
     rows, _ = _choose(columns, rows, "corpus", None)

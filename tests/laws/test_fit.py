@@ -238,7 +238,8 @@ def test_hold_out_of_the_largest_size_predicts_it(make_rows):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"form": "chinchilla"}, "can be evaluated but not fitted yet; these can: qat-unified"),
+        ({"form": "chinchilla"}, "no column 'loss' in the observations"),
+        ({"tie": {"gD": "gN"}}, "go with an objective"),
         ({"form": "qat"}, "unknown law form 'qat'"),
         ({"fix": {"gP": 1.0}}, "fix: 'gP' is not an exponent of 'qat-unified'; these are: gN, gD, gG"),
         ({"fix": {"gG": float("nan")}}, "fix: gG=nan"),

@@ -35,6 +35,8 @@ class Variable:
     least_allowed: bool  #: whether the form may be evaluated there
     #: whether a row there can enter a fit; log2 G = 0 says nothing about the exponents
     least_fits: bool = False
+    #: the values of a variable that names things: its numbers in :data:`Inputs` are 1, 2, ... in this order
+    levels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

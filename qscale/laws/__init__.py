@@ -7,8 +7,24 @@
 """
 
 from qscale.laws import forms
+from qscale.laws.compare import compare
 from qscale.laws.fit import fit
 from qscale.laws.law import Law
 from qscale.laws.library import list_published, load
+from qscale.laws.posynomial import Objective
+from qscale.laws.profile import profile
+from qscale.laws.sensitivity import sensitivity
+from qscale.laws.suggest import suggest_runs
 
-__all__ = ["Law", "fit", "forms", "list_published", "load"]
+__all__ = [
+    "Law",
+    "Objective",
+    "compare",
+    "fit",
+    "forms",
+    "list_published",
+    "load",
+    "profile",
+    "sensitivity",
+    "suggest_runs",
+]

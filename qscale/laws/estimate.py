@@ -27,8 +27,9 @@ from qscale.laws.posynomial import (
 Resampling = Literal["cluster", "case", "wild"]
 
 _SMALLEST_TERM = 1e-12  # of the smallest target: a term so small is none
-_POINTS = 41  # of a profile
-_MOST_WIDENED = 6  # times that a profile's range is doubled
+_POINTS = 20  # of a profile, on either side
+_MOST_WIDENED = 14  # times that a profile's range is doubled
+_NARROW = 0.01  # where there is no standard error to begin with
 
 
 class TooFewRowsError(LawError):
@@ -255,20 +256,33 @@ class Estimate:
         out: NDArray[np.bool_] = (self.phi <= low + 1e-9) | (self.phi >= high - 1e-9)
         return out
 
-    def profile(self, place: int, width: float | None = None) -> Profile:
-        """The objective with one free parameter held at each of 41 values and the others at their optimum.
+    def profile(self, place: int) -> Profile:
+        """The objective with one free parameter held at values around its own, the others at their optimum.
 
-        The range is doubled until the profile has left the 99% region on both sides, six times at most. The
-        ratio is ``n ln(f / f*)``, twice that for absolute deviations: the likelihood ratio of normal and of
-        Laplace noise of unknown scale, and for other losses in place of one.
+        On either side 20 values reach as far as it takes to leave the 99% region, or a bound. The ratio is
+        ``n ln(f / f*)``, twice that for absolute deviations: the likelihood ratio of normal and of Laplace
+        noise of unknown scale, and for other losses in place of one.
         """
-        if width is None:
-            width = 4 * float(np.sqrt(max(self.covariance()[place, place], 0.0))) or 0.1
+        sides = [self._side(place, sign) for sign in (-1.0, 1.0)]
+        (below, low), (above, high) = sides
+        own = self.phi[place]
+        return Profile(
+            fitted=np.concatenate([below[::-1], [own], above]),
+            ratio=np.concatenate([low[::-1], [0.0], high]),
+            best=float(own),
+        )
+
+    def _side(self, place: int, sign: float) -> tuple[FloatArray, FloatArray]:
+        """Values outward from the optimum, and their ratios."""
+        own = float(self.phi[place])
+        end = float(self.restriction.low[place] if sign < 0 else self.restriction.high[place])
+        width = 4 * float(np.sqrt(max(self.covariance()[place, place], 0.0))) or _NARROW
+        factor = len(self.weight) * (2 if self.objective.loss == "lad" else 1)
         held = np.arange(len(self.phi)) == place
         for _ in range(_MOST_WIDENED):
-            at = self.phi[place] + np.linspace(-width, width, _POINTS)
-            at = at[(at >= self.restriction.low[place]) & (at <= self.restriction.high[place])]
-            start = np.repeat(self.phi[None], len(at), axis=0)
+            reach = min(width, abs(end - own))
+            at = own + sign * reach * np.arange(1, _POINTS + 1) / _POINTS
+            start = np.repeat(self.phi[None], _POINTS, axis=0)
             start[:, place] = at
             found = minimize(
                 self.problem,
@@ -280,13 +294,11 @@ class Estimate:
                 penalty=self.restriction.penalty,
                 held=held,
             )
-            factor = len(self.weight) * (2 if self.objective.loss == "lad" else 1)
             ratio = factor * np.log(np.maximum(found.value, self.value) / max(self.value, 1e-300))
-            profile = Profile(at=at, ratio=ratio, best=float(self.phi[place]))
-            if profile.closed(_RATIO_99):
+            if ratio[-1] > _RATIO_99 or reach < width:
                 break
             width *= 2
-        return profile
+        return at, ratio
 
 
 _RATIO_99 = 6.6349  # the 99% point of chi-square with one degree of freedom
@@ -296,33 +308,36 @@ _RATIO_99 = 6.6349  # the 99% point of chi-square with one degree of freedom
 class Profile:
     """A parameter's values and the likelihood ratio of each against the optimum."""
 
-    at: FloatArray
+    fitted: FloatArray  #: ascending, in the units of the fit: a scale or constant as its logarithm
     ratio: FloatArray
     best: float
+    is_log: bool = False
 
-    def closed(self, ratio: float) -> bool:
-        """Whether both ends of the range are beyond this ratio."""
-        return bool(self.ratio[0] > ratio and self.ratio[-1] > ratio)
+    @property
+    def at(self) -> FloatArray:
+        """The values in the parameter's own units."""
+        return np.exp(self.fitted) if self.is_log else self.fitted
 
     def interval(self, level: float = 0.9) -> tuple[float, float]:
-        """Where the ratio is below the point of chi-square; an end is infinite where it never leaves it."""
+        """Where the ratio is below the point of chi-square, in the parameter's own units.
+
+        An end is infinite, or 0 for a scale or constant, where the profile never leaves that region.
+        """
         from scipy.special import chdtri
 
         limit = float(chdtri(1, 1 - level))
-        ends = []
-        for side in (self.at <= self.best, self.at >= self.best):
-            at, ratio = self.at[side], self.ratio[side]
-            if at[0] < self.best:
-                at, ratio = at[::-1], ratio[::-1]  # outward
-            beyond = np.flatnonzero(ratio > limit)
-            if not len(beyond):
-                ends.append(-np.inf if at[-1] < self.best else np.inf)
-                continue
-            j = int(beyond[0])
-            if j == 0:
-                ends.append(float(at[0]))
-                continue
-            # between two values the root of the ratio is nearly a line
-            r0, r1 = np.sqrt(np.maximum(ratio[j - 1 : j + 1], 0.0))
-            ends.append(float(at[j - 1] + (at[j] - at[j - 1]) * (np.sqrt(limit) - r0) / (r1 - r0)))
-        return ends[0], ends[1]
+        middle = int(np.searchsorted(self.fitted, self.best))
+        low = _crossing(self.fitted[: middle + 1][::-1], self.ratio[: middle + 1][::-1], limit)
+        high = _crossing(self.fitted[middle:], self.ratio[middle:], limit)
+        low, high = (-np.inf if low is None else low), (np.inf if high is None else high)
+        return (float(np.exp(low)), float(np.exp(high))) if self.is_log else (low, high)
+
+
+def _crossing(at: FloatArray, ratio: FloatArray, limit: float) -> float | None:
+    """Where the ratio first exceeds the limit, outward; its root is nearly a line between two values."""
+    beyond = np.flatnonzero(ratio > limit)
+    if not len(beyond):
+        return None
+    j = max(int(beyond[0]), 1)
+    before, after = np.sqrt(np.maximum(ratio[j - 1 : j + 1], 0.0))
+    return float(at[j - 1] + (at[j] - at[j - 1]) * (np.sqrt(limit) - before) / (after - before))

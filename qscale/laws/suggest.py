@@ -1,0 +1,97 @@
+"""Which runs to make next: those that shrink the band of a chosen prediction most for their cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qscale.errors import LawError
+from qscale.laws.law import Law
+
+_FLOPS = 6.0  # of a training token and parameter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suggestion:
+    """A run, what it costs, and the relative s.d. of the prediction once it is made."""
+
+    run: dict[str, float]
+    flops: float
+    sd: float
+
+
+def suggest_runs(
+    law: Law,
+    budget: float,
+    candidates: Sequence[Mapping[str, float]],
+    *,
+    noise: float | None = None,
+    **target: float,
+) -> list[Suggestion]:
+    """The runs to add, one after the other, each with the largest fall of the variance for its FLOPs.
+
+    Logarithms of predictions are taken to be normal with the covariance of the law's draws: a run at x with
+    noise s leaves of the variance v of the target ``v - cov(target, x)^2 / (var(x) + s^2)``, and of all other
+    covariances likewise. The form is taken to be true. A run costs 6 N D FLOPs; its baseline is not counted.
+
+    Args:
+        law: A law with draws.
+        budget: FLOPs that all runs together may cost.
+        candidates: Runs, each with the variables of the form; one may be taken twice, with another seed.
+        noise: The relative s.d. of a run; by default that of the fit.
+        target: The prediction: the variables of the form.
+
+    Returns:
+        The runs in the order to make them; empty where the budget holds none.
+
+    Raises:
+        LawError: The law has no draws or noise, or a variable is missing.
+
+    Example:
+        >>> from qscale import laws
+        >>> grid = [(n, d * n, g) for n in (2e4, 2e5, 2e6) for d in (20, 80) for g in (16, 64)]
+        >>> rows = [{"N": n, "D": d, "G": g, "delta": 0.1 * n**-0.2 * d**0.1 * g**0.1 * (1 + i % 5 / 100)}
+        ...         for i, (n, d, g) in enumerate(grid)]
+        >>> law = laws.fit(rows, bootstrap=200)
+        >>> runs = [{"N": n, "D": 20 * n, "G": 64} for n in (2e5, 2e7)]
+        >>> found = suggest_runs(law, 1e16, runs, noise=0.02, N=2e8, D=4e9, G=64)
+        >>> found[0].run["N"], len(found) > 1
+        (200000.0, True)
+
+    Source: Bayesian linear design, Chaloner and Verdinelli 1995.
+    """
+    noise = _noise(law) if noise is None else float(noise)
+    if not noise > 0:
+        raise LawError(f"noise={noise:g}: the relative standard deviation of a run is more than 0")
+    if not candidates:
+        raise LawError("suggest_runs: there are no candidates")
+    points = [dict(run) for run in candidates] + [dict(target)]
+    logs = np.stack(
+        [np.log(law.draws(None, **{k: float(v) for k, v in at.items()})) for at in points], axis=-1
+    )
+    cost = np.array([_FLOPS * float(run["N"]) * float(run["D"]) for run in candidates])
+    covariance = np.atleast_2d(np.cov(logs, rowvar=False))
+    chosen: list[Suggestion] = []
+    left = float(budget)
+    while True:
+        own, shared = np.diagonal(covariance)[:-1], covariance[:-1, -1]
+        fall = np.where(cost <= left, shared**2 / (own + noise**2) / cost, -np.inf)
+        best = int(np.argmax(fall))
+        if not fall[best] > 0:
+            return chosen
+        column = covariance[:, best]
+        covariance = covariance - np.outer(column, column) / (own[best] + noise**2)
+        left -= float(cost[best])
+        sd = float(np.sqrt(max(covariance[-1, -1], 0.0)))
+        chosen.append(Suggestion(run=dict(points[best]), flops=float(cost[best]), sd=sd))
+
+
+def _noise(law: Law) -> float:
+    for name in ("seed_sd", "scatter_sd"):
+        value: Any = law.diagnostics.get(name)
+        if isinstance(value, (int, float)) and value > 0:
+            return float(value)
+    raise LawError("the law does not say how runs scatter: give noise=..., a relative standard deviation")

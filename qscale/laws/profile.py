@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-
 from qscale.errors import LawError
 from qscale.laws import forms
 from qscale.laws.design import reference_names

@@ -6,9 +6,9 @@
 0.069177
 """
 
-from qscale.laws import forms
+from qscale.laws import curves, derived, forms
 from qscale.laws.fit import fit
 from qscale.laws.law import Law
 from qscale.laws.library import list_published, load
 
-__all__ = ["Law", "fit", "forms", "list_published", "load"]
+__all__ = ["Law", "curves", "derived", "fit", "forms", "list_published", "load"]

@@ -15,7 +15,8 @@ from qscale.cli import main
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 STUDY = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"```python\n(.*?)```", README + STUDY, re.DOTALL)
+LAWS = (ROOT / "docs" / "laws.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README + STUDY + LAWS, re.DOTALL)
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(qscale.__path__, "qscale.")
@@ -86,6 +87,14 @@ def test_study_files_of_the_documents_are_valid(block):
     from qscale.sweep.grid import Study
 
     assert Study.parse(block).runs("0" * 64)
+
+
+def test_reference_of_laws_names_every_form_law_and_derived_quantity():
+    from qscale import laws
+
+    functions = [name for name in laws.derived.__all__ if name[0].islower()]
+    names = [*laws.forms.FORMS, *laws.list_published(), *functions]
+    assert [name for name in names if f"`{name}`" not in LAWS] == []
 
 
 def test_study_reference_names_every_key_and_column():

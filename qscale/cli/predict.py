@@ -21,11 +21,41 @@ def _count(_context: click.Context, _parameter: click.Parameter, text: str | Non
         raise click.BadParameter(str(error)) from error
 
 
+def _others(
+    _context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]
+) -> dict[str, float | str]:
+    """``P=4`` and ``U=25B`` as numbers, the name of a level as it stands."""
+    found: dict[str, float | str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name or not equals or not value:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE, such as P=4")
+        found[name] = _number(value)
+    return found
+
+
+def _number(text: str) -> float | str:
+    for read in (float, parse_count):
+        try:
+            return read(text)
+        except (ValueError, ConfigError):
+            continue
+    return text
+
+
 @click.command(epilog="Example: qscale predict chen2025/w4a4 -N 7B -D 2T -G 128")
 @click.argument("law", metavar="LAW")
 @click.option("-N", "n", callback=_count, metavar="COUNT", help="Non-embedding parameters: 7e9 or 7B.")
 @click.option("-D", "d", callback=_count, metavar="COUNT", help="Training tokens: 2e12 or 2T.")
 @click.option("-G", "g", type=float, metavar="NUMBER", help="Elements that share one scale: 128.")
+@click.option(
+    "--at",
+    "others",
+    callback=_others,
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Any other variable of the law, such as P=4; may be repeated.",
+)
 @click.option(
     "--level",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -34,7 +64,15 @@ def _count(_context: click.Context, _parameter: click.Parameter, text: str | Non
     help="Of the interval.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(law: str, n: int | None, d: int | None, g: float | None, level: float, as_json: bool) -> None:
+def command(
+    law: str,
+    n: int | None,
+    d: int | None,
+    g: float | None,
+    others: dict[str, float | str],
+    level: float,
+    as_json: bool,
+) -> None:
     """Predict delta or loss from a LAW: a law file, or the id of a published law (see `qscale laws list`).
 
     A point outside the range that the law was fitted on is predicted, and flagged with how many times outside
@@ -43,14 +81,14 @@ def command(law: str, n: int | None, d: int | None, g: float | None, level: floa
     from qscale import laws
 
     found = laws.load(law)
-    point = {name: value for name, value in (("N", n), ("D", d), ("G", g)) if value is not None}
+    point = {name: value for name, value in (("N", n), ("D", d), ("G", g)) if value is not None} | others
     result = _predict(found, point, level)
     click.echo(json.dumps(result, indent=2) if as_json else _text(result))
     if result["interval"] is None:
         click.echo("no interval: the law has no draws; its source prints none", err=True)
 
 
-def _predict(law: Law, point: dict[str, float], level: float) -> dict[str, Any]:
+def _predict(law: Law, point: dict[str, float | str], level: float) -> dict[str, Any]:
     value = law.predict(**point)
     band = None
     if law.draws_table is not None:
@@ -60,7 +98,7 @@ def _predict(law: Law, point: dict[str, float], level: float) -> dict[str, Any]:
         "law": law.name or law.law_id,
         "at": point,
         "target": law.form.target,
-        "unit": "nats per token",
+        "unit": law.form.unit,
         "value": value,
         "interval": band,
         "times_outside": law.outside(**point),
@@ -68,7 +106,8 @@ def _predict(law: Law, point: dict[str, float], level: float) -> dict[str, Any]:
 
 
 def _text(result: dict[str, Any]) -> str:
-    lines = [f"{result['target']} = {result['value']:.4g} {result['unit']}"]
+    unit = "" if result["unit"] == "1" else f" {result['unit']}"
+    lines = [f"{result['target']} = {result['value']:.4g}{unit}"]
     if (band := result["interval"]) is not None:
         lines.append(f"{100 * band['level']:.4g}% interval: {band['low']:.4g} to {band['high']:.4g}")
     far = [f"{name} {times:.3g} times" for name, times in result["times_outside"].items() if times > 1]

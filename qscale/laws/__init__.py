@@ -6,7 +6,7 @@
 0.069177
 """
 
-from qscale.laws import forms
+from qscale.laws import curves, derived, forms
 from qscale.laws.compare import compare
 from qscale.laws.fit import fit
 from qscale.laws.law import Law
@@ -20,6 +20,8 @@ __all__ = [
     "Law",
     "Objective",
     "compare",
+    "curves",
+    "derived",
     "fit",
     "forms",
     "list_published",

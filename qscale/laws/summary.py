@@ -12,19 +12,27 @@ if TYPE_CHECKING:
 def summarize(law: Law) -> str:
     """Status, constants with their intervals, errors, box; no constants where they mean nothing."""
     lines = [f"{law.name or law.form.id}: {law.form.formula}", f"  status    {law.status}"]
+    if law.form.unit != "nats per token":
+        lines += [f"  gives     {law.form.target}, {law.form.unit}"]
     lines += _provenance(law)
     if law.usable:
         lines += _constants(law)
         lines += _errors(law)
     else:
         lines += _advice(law)
-    lines += [f"  box       {', '.join(f'{k} {lo:.4g} to {hi:.4g}' for k, (lo, hi) in law.box.items())}"]
+    lines += [f"  box       {', '.join(_range(law, name) for name in law.box)}"]
     warnings = law.diagnostics.get("warnings")
     lines += [f"  warning   {code}" for code in (warnings if isinstance(warnings, list) else ())]
     lines += [f"  note      {note}" for note in law.notes]
     if law.citation is not None:
         lines += [f"  source    {law.citation['text']}"]
     return "\n".join(lines)
+
+
+def _range(law: Law, name: str) -> str:
+    levels = next(v.levels for v in law.form.variables if v.name == name)
+    low, high = law.box[name]
+    return f"{name} of {' '.join(levels)}" if levels else f"{name} {low:.4g} to {high:.4g}"
 
 
 def _provenance(law: Law) -> list[str]:

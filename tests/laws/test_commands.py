@@ -143,6 +143,31 @@ def test_bad_count_is_exit_code_2(text):
     assert "Invalid value for '-N'" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("args", "printed"),
+    [
+        (("panferov2025/quest", "-N", "100M", "-D", "10B", "--at", "P=4"), "loss = 2.957 nats per token"),
+        (("panferov2025/quest", "-N", "100M", "-D", "10B", "--at", "P=fp4"), "loss = 2.972 nats per token"),
+        (
+            ("sun2025/fp", "-N", "1B", "-D", "100B", "--at", "E=2", "--at", "M=1", "--at", "B=128"),
+            "loss = 2.598",
+        ),
+        (("muennighoff2023/repetition", "-N", "6.34B", "-D", "242B", "--at", "U=25B"), "loss = 2.226"),
+        (("li2025/farseer", "-N", "1B", "-D", "20B"), "loss = 0.5394 bits per character"),
+        (("dremov2025/qat-fraction", "--at", "S=100"), "fraction = 0.2319\n"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_predict_takes_any_variable_and_prints_the_unit_of_the_law(args, printed):
+    assert run(predict, *args).stdout.startswith(printed)
+
+
+@pytest.mark.parametrize("text", ["P", "P=", "=4"])
+def test_variable_without_a_value_is_bad_usage(text):
+    result = run(predict, "panferov2025/quest", "-N", "100M", "-D", "10B", "--at", text)
+    assert result.exit_code == 2 and "is not NAME=VALUE" in result.stderr
+
+
 def test_predict_without_a_variable_is_a_law_error():
     result = run(predict, "chen2025/w4a4", "-N", "7B")
     assert isinstance(result.exception, LawError) and "needs D" in str(result.exception)
@@ -159,6 +184,12 @@ def test_laws_show_prints_the_summary_or_the_file():
     law = laws.load("chen2025/w4a4")
     assert run(laws_command, "show", law.name).stdout == law.summary() + "\n"
     assert laws.Law.loads(run(laws_command, "show", law.name, "--json").stdout) == law
+
+
+def test_laws_show_names_the_levels_and_the_unit_of_a_law():
+    assert "P of 1 2 3 4 8 16 fp4 sparse-int4" in run(laws_command, "show", "panferov2025/quest").stdout
+    assert "gives     loss, bits per character" in run(laws_command, "show", "li2025/farseer").stdout
+    assert "gives" not in run(laws_command, "show", "chen2025/w4a4").stdout
 
 
 @pytest.mark.parametrize("command", [fit, predict, laws_command, *laws_command.commands.values()])

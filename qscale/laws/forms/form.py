@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +16,10 @@ from qscale.errors import LawError
 FloatArray = NDArray[np.float64]
 Params = Mapping[str, float]
 Inputs = Mapping[str, FloatArray]
+
+#: The level at which a term with levels is absent: the unquantized runs of a joint fit.
+ABSENT = "none"
+_LEVEL = re.compile(r"[^\s,;=\[\]]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +41,7 @@ class Variable:
     least_allowed: bool  #: whether the form may be evaluated there
     #: whether a row there can enter a fit; log2 G = 0 says nothing about the exponents
     least_fits: bool = False
+    most: float = math.inf  #: the domain's upper end
     #: the values of a variable that names things: its numbers in :data:`Inputs` are 1, 2, ... in this order
     levels: tuple[str, ...] = ()
 
@@ -66,15 +73,31 @@ class LogAxis:
 class Term:
     """One summand of a form: ``scale * prod_j base_j(variable_j)**(sign_j * exponent_j)``, above zero.
 
-    Several terms may share an exponent, which ties them; a term without axes is a constant.
+    Several terms may share an exponent, which ties them; a term without axes is a constant. With ``by``, each
+    level of that variable has a scale of its own, ``k[4]``: see :meth:`Form.with_levels`.
     """
 
     scale: str
     axes: tuple[LogAxis, ...] = ()
+    by: str | None = None  #: a variable whose levels each have their own scale
+    levels: tuple[str, ...] = ()  #: those levels, in the order of their numbers
+
+    def scales(self, x: Inputs) -> dict[str, NDArray[np.bool_]]:
+        """The name of each scale of the term, and where in the inputs it stands."""
+        if self.by is None:
+            return {self.scale: np.ones(next(iter(x.values())).shape, dtype=bool)}
+        numbered = enumerate(self.levels, start=1)
+        return {f"{self.scale}[{name}]": x[self.by] == i for i, name in numbered if name != ABSENT}
 
     def value(self, params: Params, x: Inputs) -> FloatArray:
         """The summand at checked inputs."""
-        out = np.full(next(iter(x.values())).shape, float(params[self.scale]))
+        out = np.zeros(next(iter(x.values())).shape)
+        for name, here in self.scales(x).items():
+            out = np.where(here, float(params[name]), out)
+        return self.times_powers(out, params, x)
+
+    def times_powers(self, out: FloatArray, params: Params, x: Inputs) -> FloatArray:
+        """The product of ``out`` and the powers, without the scale."""
         for axis in self.axes:
             out = out * axis.base(x[axis.variable]) ** (axis.sign * params[axis.parameter])
         return out
@@ -85,18 +108,24 @@ class Form:
     """One law form.
 
     A form with ``terms`` is their sum: a sum of exponentials of linear predictors once logs are taken, which
-    is what :func:`qscale.laws.fit` uses. Other forms give ``function`` and ``slope``.
+    is what :func:`qscale.laws.fit` uses. Other forms give ``function``, ``slope`` and a point to ``start``
+    least squares from.
     """
 
     id: str
     formula: str
-    target: str  #: ``delta`` or ``loss``, both in nats per token
+    target: str  #: what it gives: ``delta``, ``loss``, ...
     parameters: tuple[Parameter, ...]
     variables: tuple[Variable, ...]
     citation: str
     terms: tuple[Term, ...] = ()
     function: Callable[[Params, Inputs], FloatArray] | None = None
     slope: Callable[[Params, Inputs], dict[str, FloatArray]] | None = None
+    unit: str = "nats per token"  #: of the target
+    #: where least squares begins, for forms without terms, and the range it keeps to
+    start: Mapping[str, float] = field(default_factory=dict, hash=False)
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict, hash=False)
+    notes: tuple[str, ...] = ()  #: what is open, unverified or easily misread
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -105,18 +134,68 @@ class Form:
 
     @property
     def scale(self) -> str | None:
-        """The factor before the product, for forms of one term."""
-        return self.terms[0].scale if len(self.terms) == 1 else None
+        """The factor before the product, for forms of one term and one scale."""
+        return self.terms[0].scale if len(self.terms) == 1 and not self.by else None
 
     @property
     def axes(self) -> tuple[LogAxis, ...]:
-        """The factors of the product, for forms of one term."""
-        return self.terms[0].axes if len(self.terms) == 1 else ()
+        """The factors of the product, for forms of one term and one scale."""
+        return self.terms[0].axes if len(self.terms) == 1 and not self.by else ()
+
+    @property
+    def by(self) -> tuple[str, ...]:
+        """The variables whose levels have scales of their own."""
+        return tuple(dict.fromkeys(term.by for term in self.terms if term.by is not None))
 
     @property
     def reference_scale(self) -> str:
         """Name of the value at a reference point: ``delta0``."""
         return f"{self.target}0"
+
+    def with_levels(self, levels: Mapping[str, Sequence[Any]]) -> Form:
+        """This form for these levels of the variables that :attr:`by` names.
+
+        Its id tells the levels, so that :func:`qscale.laws.forms.get` finds it again. At the level ``none``
+        the terms with levels are absent: the unquantized runs of a joint fit.
+
+        Raises:
+            LawError: Other variables than those of ``by``, levels that repeat or are no names, or a form that
+                has its levels.
+
+        Example:
+            >>> from qscale.laws import forms
+            >>> form = forms.get("additive-table").with_levels({"P": [3, 4, "none"]})
+            >>> form.id, form.names
+            ('additive-table[P=3,4,none]', ('A', 'B', 'E', 'alpha', 'beta', 'k[3]', 'k[4]', 'gN', 'gD'))
+        """
+        names = {variable: tuple(level_name(level) for level in given) for variable, given in levels.items()}
+        if not self.by or set(names) != set(self.by):
+            wanted = f"those of {', '.join(self.by)}" if self.by else "none"
+            raise LawError(
+                f"law form {self.id!r}: levels of {', '.join(names) or 'nothing'}; it has {wanted}"
+            )
+        if any(variable.levels for variable in self.variables):
+            raise LawError(f"law form {self.id!r} has its levels; take them of {self.id.partition('[')[0]!r}")
+        for variable, found in names.items():
+            if not found or len(set(found)) < len(found) or not all(map(_LEVEL.fullmatch, found)):
+                raise LawError(
+                    f"law form {self.id!r}: levels of {variable} are {', '.join(map(repr, found)) or 'none'}"
+                    "; wanted different names without space, comma, semicolon, equals sign or brackets"
+                )
+        scales = {term.scale: names[term.by] for term in self.terms if term.by is not None}
+        parameters: list[Parameter] = []
+        for parameter in self.parameters:
+            own = [level for level in scales.get(parameter.name, ()) if level != ABSENT]
+            parameters += [replace(parameter, name=f"{parameter.name}[{level}]") for level in own]
+            parameters += [parameter] if parameter.name not in scales else []
+        listed = ";".join(f"{variable}={','.join(names[variable])}" for variable in self.by)
+        return replace(
+            self,
+            id=f"{self.id}[{listed}]",
+            parameters=tuple(parameters),
+            variables=tuple(replace(v, levels=names.get(v.name, ())) for v in self.variables),
+            terms=tuple(replace(t, levels=names[t.by]) if t.by is not None else t for t in self.terms),
+        )
 
     def inputs(self, given: Mapping[str, Any]) -> dict[str, FloatArray]:
         """The variables as float64 arrays, checked against the domain and broadcast against each other.
@@ -132,7 +211,8 @@ class Form:
         for variable in self.variables:
             if variable.name not in given:
                 raise LawError(f"law form {self.id!r} needs {variable.name} ({variable.unit})")
-            arrays.append(_checked(self.id, variable, given[variable.name]))
+            check = _numbered if variable.name in self.by else _checked
+            arrays.append(check(self.id, variable, given[variable.name]))
         try:
             return dict(zip(names, np.broadcast_arrays(*arrays), strict=True))
         except ValueError as err:
@@ -140,7 +220,7 @@ class Form:
             raise LawError(f"law form {self.id!r}: shapes do not broadcast: {shapes}") from err
 
     def value(self, params: Params, given: Mapping[str, Any]) -> FloatArray:
-        """The target at the given variables, in nats per token.
+        """The target at the given variables, in :attr:`unit`.
 
         Example:
             >>> published = {"k": 0.1582, "gN": 0.2186, "gD": 0.0745, "gG": 0.7779}
@@ -154,14 +234,16 @@ class Form:
         return sum((term.value(params, x) for term in self.terms[1:]), start=self.terms[0].value(params, x))
 
     def gradient(self, params: Params, given: Mapping[str, Any]) -> dict[str, FloatArray]:
-        """Derivative of :meth:`value` by each parameter, one array a parameter."""
+        """Derivative of :meth:`value` by each parameter: an array for each, in the order of :attr:`names`."""
         x = self.inputs(given)
         if self.slope is not None:
-            return self.slope(params, x)
+            slope = self.slope(params, x)
+            return {name: slope[name] for name in self.names}
         out = {name: np.zeros(next(iter(x.values())).shape) for name in self.names}
         for term in self.terms:
             value = term.value(params, x)
-            out[term.scale] = out[term.scale] + value / params[term.scale]
+            for name, here in term.scales(x).items():
+                out[name] = out[name] + term.times_powers(here.astype(np.float64), params, x)
             for axis in term.axes:
                 base = axis.base(x[axis.variable])
                 # The limit of value * ln(base) as base goes to 0 is 0 for a positive exponent.
@@ -191,23 +273,52 @@ class Form:
         return log
 
 
+def level_name(level: Any) -> str:
+    """The name of a level: that of a number does not depend on how it is written.
+
+    >>> level_name(4), level_name("4.0"), level_name("w4a16")
+    ('4', '4', 'w4a16')
+    """
+    try:
+        return f"{float(level):g}"
+    except (TypeError, ValueError):
+        return str(level).strip()
+
+
+def _numbered(form: str, variable: Variable, value: Any) -> FloatArray:
+    """The numbers of levels: 1, 2, ... in the order of ``variable.levels``."""
+    if not variable.levels:
+        raise LawError(
+            f"law form {form!r} has a scale for each level of {variable.name}: name them first, "
+            f"with_levels({{{variable.name!r}: [...]}})"
+        )
+    given = np.asarray(value)
+    out = np.empty(given.shape)
+    for at, level in np.ndenumerate(given):
+        if (name := level_name(level)) not in variable.levels:
+            raise LawError(f"law form {form!r}: {variable.name}={name}; known: {', '.join(variable.levels)}")
+        out[at] = 1 + variable.levels.index(name)
+    return out
+
+
 def _checked(form: str, variable: Variable, value: Any) -> FloatArray:
     try:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as err:
         raise LawError(f"law form {form!r}: {variable.name}={value!r} is not a number") from err
     low = array < variable.least if variable.least_allowed else array <= variable.least
-    bad = low | ~np.isfinite(array)
+    bad = low | (array > variable.most) | ~np.isfinite(array)
     if bad.any():
         sign = "at least" if variable.least_allowed else "more than"
+        top = "" if math.isinf(variable.most) else f", at most {variable.most:g}"
         raise LawError(
             f"law form {form!r}: {variable.name}={array[bad].flat[0]:g}; "
-            f"{variable.name} ({variable.unit}) is finite and {sign} {variable.least:g}"
+            f"{variable.name} ({variable.unit}) is finite and {sign} {variable.least:g}{top}"
         )
     return array
 
 
-#: Variables that several forms take.
+#: Variables of most forms; those of a few are in :mod:`qscale.laws.forms.common`.
 N = Variable(name="N", unit="non-embedding parameters, raw count", least=0.0, least_allowed=False)
 D = Variable(name="D", unit="training tokens, raw count", least=0.0, least_allowed=False)
 G = Variable(name="G", unit="elements that share one scale", least=1.0, least_allowed=True)

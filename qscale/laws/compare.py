@@ -112,7 +112,7 @@ def compare(
         if data is not None and not np.array_equal(np.sort(found.target), np.sort(data.target)):
             raise LawError(f"law form {name!r} takes other rows or another target than {candidates[0]!r}")
         data = found
-        scores.append(_score(name, estimate_of(form, found, chosen, Wanted()), found))
+        scores.append(_score(name, estimate_of(found, chosen, Wanted()), found))
     if data is None:
         raise LawError("no forms to compare")
     return Comparison(

@@ -21,6 +21,7 @@ class Design:
 
     form: Form
     center: dict[str, float]  #: N0, D0, ...
+    scales: NDArray[np.intp]  #: the place of each term's scale for each row, ``(terms, rows)``; -1: no term
     problem: Posynomial
 
     @classmethod
@@ -28,53 +29,53 @@ class Design:
         """The rows of a form with terms; the variables are checked and within its domain."""
         axes = [axis for term in form.terms for axis in term.axes]
         center = {axis.variable: middle(axis, variables[axis.variable]) for axis in axes}
-        center |= {v.name: 1.0 for v in form.variables if v.name not in center}
+        center |= {v.name: 1.0 for v in form.variables if v.name not in center and not v.levels}
         names = fitted_names(form)
         design = np.zeros((len(form.terms), len(target), len(names)))
+        offset = np.full(design.shape[:2], -np.inf)
+        scales = np.full(design.shape[:2], -1)
         for k, term in enumerate(form.terms):
-            design[k, :, names.index(term.scale)] = 1.0
+            for name, here in term.scales(variables).items():
+                design[k, here, names.index(name)] = 1.0
+                scales[k, here] = names.index(name)
+                offset[k, here] = 0.0
             for axis in term.axes:
                 column = axis.sign * np.log(axis.base(variables[axis.variable]) / _base(axis, center))
                 design[k, :, names.index(axis.parameter)] += column
-        offset = np.zeros(design.shape[:2])
-        return cls(form=form, center=center, problem=Posynomial(design=design, offset=offset, target=target))
+        problem = Posynomial(design=design, offset=offset, target=target)
+        return cls(form=form, center=center, scales=scales, problem=problem)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The parameters in the order of the design."""
         return fitted_names(self.form)
 
-    @property
-    def scales(self) -> NDArray[np.intp]:
-        """The place of each term's scale among the parameters, for each row: ``(terms, rows)``."""
-        rows = len(self.problem.target)
-        return np.array([[self.names.index(term.scale)] * rows for term in self.form.terms])
-
     def raw(self, theta: FloatArray) -> dict[str, FloatArray]:
         """The form's own parameters, in the order of the form: each ``(...,)``."""
         at = dict(zip(self.names, np.moveaxis(theta, -1, 0), strict=True))
         out = dict(at)
         for term in self.form.terms:
-            log = at[term.scale]
-            for axis in term.axes:
-                log = log - axis.sign * at[axis.parameter] * np.log(_base(axis, self.center))
-            out[term.scale] = np.exp(log)
+            moved = sum(self._moved(axis) * at[axis.parameter] for axis in term.axes)
+            out |= {name: np.exp(at[name] - moved) for name in term.scale_names}
         return {name: out[name] for name in self.form.names}
 
     def fitted(self, raw: Mapping[str, float]) -> FloatArray:
         """The inverse of :meth:`raw`; a scale of 0 is the least that there is."""
         out = dict(raw)
         for term in self.form.terms:
-            log = np.log(max(float(raw[term.scale]), np.finfo(float).tiny))
-            for axis in term.axes:
-                log += axis.sign * raw[axis.parameter] * np.log(_base(axis, self.center))
-            out[term.scale] = float(log)
+            moved = sum(self._moved(axis) * raw[axis.parameter] for axis in term.axes)
+            for name in term.scale_names:
+                out[name] = float(np.log(max(float(raw[name]), np.finfo(float).tiny)) + moved)
         return np.array([out[name] for name in self.names])
+
+    def _moved(self, axis: LogAxis) -> float:
+        """What a unit of an exponent adds to the logarithm of a scale at the center."""
+        return axis.sign * float(np.log(_base(axis, self.center)))
 
 
 def fitted_names(form: Form) -> tuple[str, ...]:
     """Scales first, then exponents, each once."""
-    scales = [term.scale for term in form.terms]
+    scales = [name for term in form.terms for name in term.scale_names]
     exponents = [axis.parameter for term in form.terms for axis in term.axes]
     return tuple(dict.fromkeys([*scales, *exponents]))
 
@@ -84,7 +85,7 @@ def reference_names(form: Form) -> tuple[str, ...]:
 
     ``delta0`` for the scale of a lone term, ``A0`` of one of several, exponents and constants as they are.
     """
-    scales = {term.scale for term in form.terms if term.axes}
+    scales = {name for term in form.terms if term.axes for name in term.scale_names}
 
     def name(fitted: str) -> str:
         if fitted not in scales:

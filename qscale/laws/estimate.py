@@ -82,7 +82,7 @@ class Restriction:
                 matrix[i, free.index(leader)] = 1.0
         low, high = np.full(len(free), -np.inf), np.full(len(free), np.inf)
         least = float(np.log(_SMALLEST_TERM * np.abs(design.problem.target).min()))
-        for scale in np.unique(design.scales):
+        for scale in np.unique(design.scales[design.scales >= 0]):
             if names[scale] in free:
                 low[free.index(names[scale])] = least
         mean, sd = np.zeros(len(free)), np.full(len(free), np.inf)
@@ -113,8 +113,8 @@ class Restriction:
 
 
 def _check_name(design: Design, option: str, name: str) -> None:
-    constants = {term.scale for term in design.form.terms if not term.axes}
-    scales = {term.scale for term in design.form.terms}
+    constants = {name for term in design.form.terms if not term.axes for name in term.scale_names}
+    scales = {name for term in design.form.terms for name in term.scale_names}
     allowed = [n for n in design.names if n not in scales or n in constants]
     if name not in allowed:
         raise LawError(
@@ -125,7 +125,7 @@ def _check_name(design: Design, option: str, name: str) -> None:
 
 def _inner(design: Design, name: str, value: float) -> float:
     """A constant as the logarithm that is fitted, an exponent as it is."""
-    if name not in {term.scale for term in design.form.terms}:
+    if name not in {scale for term in design.form.terms for scale in term.scale_names}:
         return float(value)
     return float(np.log(max(value, np.finfo(float).tiny)))
 

@@ -105,8 +105,8 @@ def fit(
     try:
         with np.errstate(all="ignore"):  # absurd numbers end in a status (_wild), not in warnings
             if chosen is None:
-                return fit_product(law_form, data, restrictions.fix, options)
-            return fit_sum(law_form, data, chosen, restrictions, options | {"resample": resample})
+                return fit_product(data.form, data, restrictions.fix, options)
+            return fit_sum(data, chosen, restrictions, options | {"resample": resample})
     except np.linalg.LinAlgError as err:
         raise FitError("the numbers of the table are too far apart to fit: is a value wrong?") from err
 
@@ -146,7 +146,7 @@ def _fittable(form: str) -> Form:
 
 
 def _check_options(form: Form, fix: Mapping[str, float], bootstrap: int, seed: int, level: float) -> None:
-    constants = [term.scale for term in form.terms if not term.axes]
+    constants = [term.scale for term in form.terms if not term.axes and term.by is None]
     allowed = list(dict.fromkeys([axis.parameter for term in form.terms for axis in term.axes] + constants))
     if not isinstance(fix, Mapping):
         raise LawError(f"fix={fix!r}: give exponents and their values, such as {{'gG': 0.78}}")

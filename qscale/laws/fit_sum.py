@@ -36,8 +36,9 @@ class Wanted:
     prior: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def fit_sum(form: Form, data: Table, objective: Objective, wanted: Wanted, options: dict[str, Any]) -> Law:
+def fit_sum(data: Table, objective: Objective, wanted: Wanted, options: dict[str, Any]) -> Law:
     """A law of a form with terms."""
+    form = data.form
     if objective.residual == "log" and (data.target <= 0).any():
         raise FitError(
             f"{form.target} is not positive in {int((data.target <= 0).sum())} rows: their logarithm is no "
@@ -47,7 +48,7 @@ def fit_sum(form: Form, data: Table, objective: Objective, wanted: Wanted, optio
     if reasons:
         return _unidentified(form, data, reasons, objective, options)
     try:
-        estimate = estimate_of(form, data, objective, wanted)
+        estimate = estimate_of(data, objective, wanted)
     except TooFewRowsError as err:
         why = dict.fromkeys(reference_names(form), str(err))
         return _unidentified(form, data, why, objective, options)
@@ -55,14 +56,14 @@ def fit_sum(form: Form, data: Table, objective: Objective, wanted: Wanted, optio
     return _law(estimate, data, estimate.restriction.theta(draws), wanted, options)
 
 
-def estimate_of(form: Form, data: Table, objective: Objective, wanted: Wanted) -> Estimate:
+def estimate_of(data: Table, objective: Objective, wanted: Wanted) -> Estimate:
     """The optimum over checked rows.
 
     Raises:
         LawError: A restriction is none of the form's.
         TooFewRowsError: There are fewer rows than free parameters.
     """
-    design = Design.make(form, data.variables, data.target)
+    design = Design.make(data.form, data.variables, data.target)
     restriction = Restriction.make(
         design, fix=wanted.fix, tie=wanted.tie, bounds=wanted.bounds, prior=wanted.prior
     )
@@ -159,7 +160,7 @@ def _box(form: Form, data: Table) -> dict[str, tuple[float, float]]:
 
 def _at_reference(design: Design, thetas: FloatArray) -> FloatArray:
     """Logarithms of scales as scales."""
-    places = np.isin(np.arange(thetas.shape[-1]), design.scales)
+    places = np.isin(np.arange(thetas.shape[-1]), design.scales[design.scales >= 0])
     out: FloatArray = np.where(places, engine.exp(np.where(places, thetas, 0.0)), thetas)
     return out
 
@@ -238,9 +239,10 @@ def _bound_warnings(estimate: Estimate, wanted: Wanted) -> list[str]:
     design = estimate.design
     shares = design.problem.shares(estimate.theta)
     found = []
-    for k, term in enumerate(design.form.terms):
-        if float(shares[k].max()) < _NO_SHARE and term.scale not in wanted.fix:
-            found.append(f"{term.scale}_at_zero: the term of {term.scale} is no part of any row's value")
+    for place in np.unique(design.scales[design.scales >= 0]):
+        name = design.names[place]
+        if float(shares[design.scales == place].max()) < _NO_SHARE and name not in wanted.fix:
+            found.append(f"{name}_at_zero: the term of {name} is no part of any row's value")
     names = [name for name in design.names if name not in wanted.fix and name not in wanted.tie]
     for name, stuck in zip(names, estimate.at_bound, strict=True):
         if stuck and name in wanted.bounds:
@@ -261,7 +263,7 @@ def _start_warnings(estimate: Estimate, condition: float) -> list[str]:
 
 def _design_warnings(form: Form, data: Table) -> list[str]:
     found = []
-    used = list(dict.fromkeys(axis.variable for term in form.terms for axis in term.axes))
+    used = _used(form)
     for name in used:
         levels = len(np.unique(data.variables[name]))
         if levels < _FEW_LEVELS:
@@ -276,6 +278,11 @@ def _design_warnings(form: Form, data: Table) -> list[str]:
     return found
 
 
+def _used(form: Form) -> list[str]:
+    """The variables of the powers."""
+    return list(dict.fromkeys(axis.variable for term in form.terms for axis in term.axes))
+
+
 def _trend_warnings(estimate: Estimate, data: Table) -> list[str]:
     """Curvature of the residuals along the logarithm of a variable, and along that of D / N."""
     from scipy.special import fdtrc
@@ -284,7 +291,7 @@ def _trend_warnings(estimate: Estimate, data: Table) -> list[str]:
     axes = {
         name: np.log(values)
         for name, values in data.variables.items()
-        if (values > 0).all() and len(np.unique(values)) > _FEW_LEVELS
+        if name in _used(data.form) and (values > 0).all() and len(np.unique(values)) > _FEW_LEVELS
     }
     if {"N", "D"} <= set(data.variables):
         ratio = data.variables["D"] / data.variables["N"]
@@ -328,7 +335,7 @@ def _holdout(estimate: Estimate, data: Table) -> dict[str, Any]:
     left_out: dict[str, NDArray[np.bool_]] = {
         f"largest_{name}": values == values.max()
         for name, values in data.variables.items()
-        if len(np.unique(values)) > 1
+        if name in _used(data.form) and len(np.unique(values)) > 1
     }
     if "largest_N" in left_out and "largest_D" in left_out:
         left_out["largest_N_or_D"] = left_out["largest_N"] | left_out["largest_D"]

@@ -12,7 +12,7 @@ import numpy as np
 from qscale.errors import LawError
 from qscale.laws import forms, lawfile
 from qscale.laws.design import fitted_names, reference_names
-from qscale.laws.forms import FloatArray, Form
+from qscale.laws.forms import FloatArray, Form, Term
 
 _MOST_APART = 1e-6  # relative, of one constant written twice
 
@@ -75,10 +75,10 @@ class Law:
     code_version: str | None = None
 
     def __post_init__(self) -> None:
-        names = [v.name for v in self.form.variables]
+        names = [v.name for v in self.form.variables if not v.levels]
         wanted_keys: list[tuple[str, Mapping[str, Any], list[str]]] = [
             ("parameters", self.parameters, list(self.form.names)),
-            ("box", self.box, names),
+            ("box", {n: v for n, v in self.box.items() if n not in self.form.by}, names),
         ]
         if self.reference is not None:
             wanted_keys.append(("reference.at", self.reference.at, names))
@@ -156,7 +156,9 @@ class Law:
         at_reference = dict(zip(fitted_names(self.form), reference_names(self.form), strict=True))
         out = np.zeros((len(table.values[:n]), *shape))
         for term in self.form.terms:
-            part = np.broadcast_to(column[at_reference[term.scale]], out.shape)
+            part = np.zeros_like(out)
+            for name, here in term.scales(x).items():
+                part = np.where(here, column[at_reference[name]], part)
             for axis in term.axes:
                 at = float(axis.base(np.asarray(self.reference.at[axis.variable])))
                 part = part * (axis.base(x[axis.variable]) / at) ** (axis.sign * column[axis.parameter])
@@ -185,6 +187,8 @@ class Law:
         x = self.form.inputs(variables)
         out = {}
         for name, values in x.items():
+            if name in self.form.by:
+                continue
             low, high = self.box[name]
             out[name] = _unwrap(np.maximum(1.0, np.maximum(values / high, low / values)))
         return out
@@ -282,40 +286,48 @@ _QUANTIZATION = ("mode", "recipe", "dialect", "method", "granularity")
 def _check_values(law: Law) -> None:
     """What a slip of the hand in a law file breaks: signs, and the constants being written down twice."""
     form, raw, ref = law.form, law.parameters, law.reference
-    for term in form.terms:
-        _check_positive(term.scale, raw[term.scale])
+    scales = [(term, name) for term in form.terms for name in term.scale_names]
+    for _, name in scales:
+        if len(form.terms) == 1 or raw[name] != 0:  # one of several terms may be none
+            _check_positive(name, raw[name])
     for name, value in law.fixed.items():
         if name not in raw or not _alike(raw[name], value):
             raise LawError(f"law: {name} is fixed at {value:g}, but parameters.{name} is {raw.get(name)}")
     if ref is None:
         return
     at_reference = dict(zip(fitted_names(form), reference_names(form), strict=True)) if form.terms else {}
-    if form.terms and not any(v.levels for v in form.variables):
+    if form.terms and not form.by:
         form.inputs(ref.at)
-    for term in form.terms:
-        scale = at_reference[term.scale]
+    for term, name in scales:
+        scale = at_reference[name]
         _check_positive(f"reference.parameters.{scale}", ref.parameters[scale])
         if law.draws_table is not None:
             column = law.draws_table.columns.index(scale)
             _check_positive(f"draws of {scale}", float(law.draws_table.values[:, column].min()))
-        expected: float | None = ref.parameters[scale]
-        expected = None if expected is None else float(np.log(expected))
-        for axis in term.axes:
-            base = float(axis.base(np.asarray(ref.at[axis.variable])))
-            if not base > 0:
-                raise LawError(
-                    f"law: reference.at.{axis.variable} is {ref.at[axis.variable]:g}: not inside the form"
-                )
-            exponent = ref.parameters[axis.parameter]
-            if not _alike(raw[axis.parameter], exponent):
-                raise _disagree(axis.parameter, raw[axis.parameter], exponent)
-            if expected is None or exponent is None:
-                expected = None
-            else:
-                expected -= axis.sign * exponent * float(np.log(base))
-        found = raw[term.scale]
-        if expected is not None and (found is None or abs(float(np.log(found)) - expected) > _MOST_APART):
-            raise _disagree(term.scale, found, f"exp({expected:.9g})")
+        expected = _log_raw(law, term, ref, scale)
+        if expected is not None and (
+            raw[name] is None or abs(float(np.log(raw[name])) - expected) > _MOST_APART  # type: ignore[arg-type]
+        ):
+            raise _disagree(name, raw[name], f"exp({expected:.9g})")
+
+
+def _log_raw(law: Law, term: Term, ref: Reference, scale: str) -> float | None:
+    """The logarithm of a raw scale, from the parameters at the reference point; None where one is unknown."""
+    at_point = ref.parameters[scale]
+    expected = None if at_point is None else float(np.log(at_point))
+    for axis in term.axes:
+        base = float(axis.base(np.asarray(ref.at[axis.variable])))
+        if not base > 0:
+            raise LawError(
+                f"law: reference.at.{axis.variable} is {ref.at[axis.variable]:g}: not inside the form"
+            )
+        exponent = ref.parameters[axis.parameter]
+        if not _alike(law.parameters[axis.parameter], exponent):
+            raise _disagree(axis.parameter, law.parameters[axis.parameter], exponent)
+        if expected is None or exponent is None:
+            return None
+        expected -= axis.sign * exponent * float(np.log(base))
+    return expected
 
 
 def _check_positive(name: str, value: float | None) -> None:

@@ -52,10 +52,10 @@ def profile(
         >>> low < 0.34 < high
         True
     """
-    law_form = forms.get(form)
-    data = read_table(table, law_form, mode=mode, recipe=recipe, columns=columns)
+    data = read_table(table, forms.get(form), mode=mode, recipe=recipe, columns=columns)
+    law_form = data.form
     chosen = objective if isinstance(objective, Objective) else Objective.parse(objective)
-    estimate = estimate_of(law_form, data, chosen, Wanted(fix=dict(fix or {})))
+    estimate = estimate_of(data, chosen, Wanted(fix=dict(fix or {})))
     names = reference_names(law_form)
     if parameter not in names:
         raise LawError(f"profile: {parameter!r} is no parameter of {form!r}; these are: {', '.join(names)}")
@@ -63,5 +63,5 @@ def profile(
     if inner in (fix or {}):
         raise LawError(f"profile: {parameter!r} is fixed")
     free = [name for name in estimate.design.names if name not in (fix or {})]
-    is_log = inner in {term.scale for term in law_form.terms}
+    is_log = inner in {name for term in law_form.terms for name in term.scale_names}
     return replace(estimate.profile(free.index(inner)), is_log=is_log)

@@ -55,9 +55,8 @@ def sensitivity(
         >>> [(row["outliers"], row["rows"], round(row["alpha"], 4)) for row in found]
         [('none', 25, 0.34), ('top 2%', 24, 0.34), ('5 sd', 25, 0.34)]
     """
-    law_form = forms.get(form)
-    data = read_table(table, law_form, mode=mode, recipe=recipe, columns=columns)
-    robust = estimate_of(law_form, data, Objective.parse("lad"), Wanted())
+    data = read_table(table, forms.get(form), mode=mode, recipe=recipe, columns=columns)
+    robust = estimate_of(data, Objective.parse("lad"), Wanted())
     rest = robust.residuals
     spread = 1.4826 * float(np.median(np.abs(rest - np.median(rest))))
     keep = {
@@ -67,7 +66,7 @@ def sensitivity(
     }
     out = []
     for text in objectives:
-        estimate = estimate_of(law_form, data, Objective.parse(text), Wanted())
+        estimate = estimate_of(data, Objective.parse(text), Wanted())
         for rule, rows in keep.items():
             out.append(
                 {"objective": text, "outliers": rule, "rows": int(rows.sum())} | _constants(estimate, rows)

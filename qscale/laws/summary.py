@@ -56,7 +56,7 @@ def _constants(law: Law) -> list[str]:
         band = f"   [{low:.4g}, {high:.4g}]" if low is not None else ""
         held = "   (fixed)" if name in law.fixed else band
         lines.append(f"  {name:<9} {value:.4g}{held}")
-    raw = [term.scale for term in law.form.terms if term.axes]
+    raw = [name for term in law.form.terms if term.axes for name in term.scale_names]
     lines += [f"  {scale:<9} {law.parameters[scale]:.4g}   (raw: N, D in counts)" for scale in raw]
     if law.draws_table is not None:
         lines.append(f"  intervals {law.draws_table.method}, {len(law.draws_table.values)} draws")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from qscale.errors import LawError
 from qscale.laws.columns import read_columns
-from qscale.laws.forms import FloatArray, Form
+from qscale.laws.forms import ABSENT, FloatArray, Form, level_name
 
 #: A span of a recipe text: G is a column of its own, so recipes are compared without it.
 _SPAN = re.compile(r":(?:g\d+|channel|token|tensor)(?=[:@,]|$)")
@@ -30,7 +30,8 @@ _LARGEST = 1e50  # of a number's magnitude, and its inverse the smallest: square
 class Table:
     """Checked observations, sorted by content so that the order of the input rows changes nothing."""
 
-    variables: dict[str, FloatArray]  #: N, D, G, ... by name
+    form: Form  #: with the levels that the rows have
+    variables: dict[str, FloatArray]  #: N, D, G, ... by name; levels by their numbers
     target: FloatArray  #: in nats per token
     target_se: FloatArray  #: standard errors to weigh by; all 0 where no row has one
     target_se_given: FloatArray  #: as they came; 0 where a row has none
@@ -111,20 +112,81 @@ def _check(
     rows = _drop_diverged(columns, rows, notes)
     if form.target == "delta":
         rows = _drop_baselines(columns, rows, form.target, notes)
-    rows, chosen_mode = _choose(columns, rows, "mode", mode)
-    rows, chosen_recipe = _choose(columns, rows, "recipe", recipe)
+    form, absent = _with_levels(form, columns, rows)
+    rest = [i for i in rows if i not in absent]
+    rest, chosen_mode = _choose(columns, rest, "mode", mode)
+    if "method" not in form.by:
+        rest, chosen_recipe = _choose(columns, rest, "recipe", recipe)
+    else:
+        chosen_recipe = None
     if any(v.name == "G" for v in form.variables):
-        rows = _drop_without_g(columns, rows, notes)
+        rest = _drop_without_g(columns, rest, notes)
+    rows = sorted([*rest, *absent])
     if not rows:
         raise LawError("no observations: the table has no rows that can enter a fit")
     rows, _ = _choose(columns, rows, "corpus", None)
-    numbers = {name: _numbers(columns[name], rows, name) for name in required}
+    columns = {**columns, **_unread(form, columns, rows, absent)}
+    numbers = {name: _numbers(columns[name], rows, name) for name in required if name not in form.by}
+    numbers |= {name: _level_numbers(form, name, columns[name], rows) for name in form.by}
     numbers["se_given"] = _errors(columns, rows, f"{form.target}_se")
     numbers["se"] = _filled(numbers["se_given"], rows, f"{form.target}_se", notes)
     _check_domain(form, numbers, rows)
     dialect = _dialect(columns, rows, notes)
     _note_mixed(columns, rows, "family", notes)
     return _assemble(form, columns, rows, numbers, (chosen_mode, chosen_recipe, dialect, file), notes)
+
+
+def _with_levels(form: Form, columns: Mapping[str, list[Any]], rows: list[int]) -> tuple[Form, set[int]]:
+    """The form with the levels of the rows, and the rows at which its terms with levels are absent."""
+    if not form.by:
+        return form, set()
+    levels: dict[str, list[str]] = {}
+    absent: set[int] = set()
+    for name in form.by:
+        texts = {i: _level(columns[name][i], name) for i in rows}
+        levels[name] = sorted(set(texts.values()), key=_level_order)
+        absent |= {i for i, text in texts.items() if text == ABSENT}
+    known = {v.name: v.levels for v in form.variables if v.levels}
+    return (form if known else form.with_levels(levels)), absent
+
+
+def _unread(
+    form: Form, columns: Mapping[str, list[Any]], rows: list[int], absent: set[int]
+) -> dict[str, list[Any]]:
+    """Columns that unquantized rows need not have, such as G, filled with the value of another row."""
+    read = {axis.variable for term in form.terms if term.by is None for axis in term.axes}
+    out = {}
+    for name in (v.name for v in form.variables if v.name not in read and v.name not in form.by):
+        known = [columns[name][i] for i in rows if not _missing(columns[name][i])]
+        if absent and known:
+            fill = {i for i in absent if _missing(columns[name][i])}
+            out[name] = [known[0] if i in fill else value for i, value in enumerate(columns[name])]
+    return out
+
+
+def _level(value: Any, name: str) -> str:
+    """The level of a row; where nothing is said, nothing is quantized."""
+    if _missing(value):
+        return ABSENT
+    return level_name(without_span(str(value)) if name == "method" else value)
+
+
+def _level_order(level: str) -> tuple[bool, float, str]:
+    try:
+        return False, float(level), level
+    except ValueError:
+        return True, 0.0, level
+
+
+def _level_numbers(form: Form, name: str, column: Sequence[Any], rows: list[int]) -> FloatArray:
+    levels = next(v.levels for v in form.variables if v.name == name)
+    out = []
+    for i in rows:
+        level = _level(column[i], name)
+        if level not in levels:
+            raise LawError(f"row {i + 1}: {name}={level!r}; the form has levels {', '.join(levels)}")
+        out.append(1.0 + levels.index(level))
+    return np.array(out)
 
 
 def _assemble(
@@ -151,6 +213,7 @@ def _assemble(
         [form.target, names, mode, recipe, dialect, canonical], separators=(",", ":"), allow_nan=False
     )
     return Table(
+        form=form,
         variables={n: numbers[n][order] for n in names},
         target=numbers[form.target][order],
         target_se=numbers["se"][order],
@@ -246,6 +309,8 @@ def _filled(given: FloatArray, rows: list[int], name: str, notes: list[str]) -> 
 
 def _check_domain(form: Form, numbers: Mapping[str, FloatArray], rows: list[int]) -> None:
     for variable in form.variables:
+        if variable.levels:
+            continue
         values = numbers[variable.name]
         fits = values >= variable.least if variable.least_fits else values > variable.least
         if not fits.all():

@@ -82,6 +82,13 @@ class Term:
     by: str | None = None  #: a variable whose levels each have their own scale
     levels: tuple[str, ...] = ()  #: those levels, in the order of their numbers
 
+    @property
+    def scale_names(self) -> tuple[str, ...]:
+        """The names of its scales: one, or one a level."""
+        if self.by is None:
+            return (self.scale,)
+        return tuple(f"{self.scale}[{name}]" for name in self.levels if name != ABSENT)
+
     def scales(self, x: Inputs) -> dict[str, NDArray[np.bool_]]:
         """The name of each scale of the term, and where in the inputs it stands."""
         if self.by is None:

@@ -24,6 +24,66 @@ def epoch(shared, rows=240):
     return Design.make(forms.get("chinchilla"), {"N": n[keep], "D": d[keep]}, loss[keep])
 
 
+def _csv(shared, *path):
+    with shared.joinpath("data", *path).open() as file:
+        return list(csv.DictReader(file))
+
+
+def _scheme(row):
+    """Bits with a rotation on both sides; other schemes by name; 16 where nothing is quantized."""
+    weight, inputs, bits = row["w_quant"], row["a_quant"], row["w_bits"]
+    if weight == inputs == "NoQuantizer":
+        return "16"
+    if "FP4" in weight:
+        return "fp4"
+    if "FourEight" in weight:
+        return "sparse"
+    if inputs == "NoQuantizer":
+        return f"weights{bits}"
+    return bits if "Hadamard" in weight else f"plain{bits}"
+
+
+def quest(shared):
+    """The 104 runs of Panferov et al. 2025."""
+    rows = _csv(shared, "quest_qat", "quest_runs.csv")
+    numbers = {ours: [float(row[theirs]) for row in rows] for ours, theirs in
+               (("N", "N_nonemb"), ("D", "D_tokens"), ("loss", "loss"))}  # fmt: skip
+    return numbers | {"P": [_scheme(row) for row in rows]}
+
+
+def quartet(shared):
+    """Runs of Castro et al. 2025 with MXFP4 in the forward pass, and their BF16 twins, as rows of losses."""
+    rows = _csv(shared, "quartet1_runs.csv")
+    kinds = {("BF16", "BF16"): "none", ("QuEST", "BF16"): "mxfp4"}
+    kept = [row for row in rows if (row["fwd_quant"], row["bwd_quant"]) in kinds]
+    return [
+        {
+            "N": float(row["N_nonemb"]),
+            "D": float(row["D_tokens"]),
+            "loss": float(row["loss"]),
+            "P": kinds[row["fwd_quant"], row["bwd_quant"]],
+            "ladder": f"{row['N_nonemb']} {row['D_tokens']}",
+        }
+        for row in kept
+    ]
+
+
+def quartet_pairs(shared):
+    """The 21 differences of matched runs."""
+    rows = quartet(shared)
+    baseline = {(row["N"], row["D"]): row["loss"] for row in rows if row["P"] == "none"}
+    return [
+        {
+            "N": row["N"],
+            "D": row["D"],
+            "delta": row["loss"] - baseline[row["N"], row["D"]],
+            "ladder": row["ladder"],
+        }
+        for row in rows
+        if row["P"] != "none"
+    ]
+
+
 def gemstones_form(names):
     """A sum of powers of these variables and of the tokens, beside a constant."""
     variables = (*(replace(N, name=name) for name in names), replace(D, name="tokens"))

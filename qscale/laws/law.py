@@ -190,7 +190,8 @@ class Law:
             if name in self.form.by:
                 continue
             low, high = self.box[name]
-            out[name] = _unwrap(np.maximum(1.0, np.maximum(values / high, low / values)))
+            below = np.divide(low, values, out=np.full(values.shape, np.inf), where=values > 0)
+            out[name] = _unwrap(np.maximum(1.0, np.maximum(values / high, below)))
         return out
 
     def summary(self) -> str:
@@ -250,7 +251,7 @@ class Law:
             "name": self.name,
             "form": self.form.id,
             "status": self.status,
-            "target": {"quantity": self.form.target, "unit": "nats per token"},
+            "target": {"quantity": self.form.target, "unit": self.form.unit},
             "parameters": dict(self.parameters),
             "reference": None
             if ref is None

@@ -73,7 +73,11 @@ def _errors(law: Law) -> list[str]:
     if not all(key in d for key in ("mean_relative_error", "seed_sd", "chi2_per_dof", "r2")):
         return []  # a law of another source
     shown = f"mean {_percent(d['mean_relative_error'])}, largest {_percent(d.get('max_relative_error'))}"
-    held = [f"largest {v.name} {_held_out(h, f'largest_{v.name}')}" for v in law.form.variables]
+    held = [
+        f"largest {v.name} {_held_out(h, f'largest_{v.name}')}"
+        for v in law.form.variables
+        if f"largest_{v.name}" in h
+    ]
     return [
         f"  error     in sample {shown}; leave-one-out {_held_out(h, 'leave_one_out')}",
         f"  held out  {', '.join(held)}",

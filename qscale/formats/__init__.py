@@ -16,11 +16,15 @@ from qscale.formats.spec import QuantSpec
 
 if TYPE_CHECKING:
     from qscale.formats.noise import GroupPower, group_power, mean_square_crest, relmse
+    from qscale.formats.qsnr import qsnr_db, qsnr_float, qsnr_int
 
 _ON_FIRST_USE = {
     "GroupPower": "noise",
     "group_power": "noise",
     "mean_square_crest": "noise",
+    "qsnr_db": "qsnr",
+    "qsnr_float": "qsnr",
+    "qsnr_int": "qsnr",
     "relmse": "noise",
 }
 
@@ -39,6 +43,9 @@ __all__ = [
     "group_power",
     "has_kernel",
     "mean_square_crest",
+    "qsnr_db",
+    "qsnr_float",
+    "qsnr_int",
     "relmse",
     "values",
 ]

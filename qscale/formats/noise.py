@@ -53,7 +53,7 @@ def relmse(
     """The relative mean squared error of a spec, ``E[(x - Q(x))**2] / E[x**2]``, for independent inputs.
 
     An integral over the largest magnitude of a group and the quantizer's cells, not a simulation: right to
-    1e-7 of itself for groups of up to 1e5, in real numbers. What float32 rounds and where it ends is left
+    1e-6 of itself for groups of up to 1e5, in real numbers. What float32 rounds and where it ends is left
     out. Ties have no probability, so that ``away`` changes nothing; ``stochastic`` is averaged over its
     random numbers. Covered are dialects ``qscale`` and ``chen2025``, but for ``floatzero``,
     ``scale_input``, and ``asym`` with ``stochastic`` or a type of scales.

@@ -1,8 +1,8 @@
 """What follows from laws: optima, multipliers, critical amounts. Pure functions of numbers; NumPy alone.
 
 Which file: :mod:`allocation` splits compute between size, data and full precision; :mod:`effective` counts
-quantization as a smaller model; :mod:`bits` chooses precision and layout; :mod:`noise` is the rounding error
-of random inputs.
+quantization as a smaller model; :mod:`bits` chooses precision and layout. The rounding error of a format is
+:func:`qscale.formats.relmse`.
 """
 
 from qscale.laws.derived.allocation import (
@@ -41,15 +41,8 @@ from qscale.laws.derived.effective import (
     delta_of_eff,
     eff_of_delta,
     eff_of_scales,
-    scales_of_eff,
-)
-from qscale.laws.derived.noise import (
-    crest_squared,
-    float_error,
-    integer_error,
     layer_error,
-    qsnr,
-    rounding_error,
+    scales_of_eff,
 )
 
 __all__ = [
@@ -62,21 +55,18 @@ __all__ = [
     "combined_delta",
     "compute_optimal",
     "contour_slope",
-    "crest_squared",
     "critical_batch",
     "critical_tokens",
     "delta_of_eff",
     "eff_of_delta",
     "eff_of_scales",
     "effective_tokens",
-    "float_error",
     "fp_constant",
     "fp_critical_tokens",
     "fp_effective_size",
     "fp_optimal_bits_at_size",
     "fp_optimal_bits_at_tokens",
     "fp_optimum",
-    "integer_error",
     "kaplan_allocation",
     "layer_error",
     "least_steps",
@@ -85,9 +75,7 @@ __all__ = [
     "optimal_exponents",
     "optimal_layout",
     "optimal_qat_fraction",
-    "qsnr",
     "rounded_layout",
-    "rounding_error",
     "scales_of_eff",
     "share_of_bits",
     "worth_of_a_token",

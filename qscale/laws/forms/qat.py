@@ -137,7 +137,7 @@ FORMS = (
         notes=(
             "our own: in place of bits, format and group size stands what they do to the tensors, so that "
             "one law may hold for many formats; c = 1 is a loss in proportion to the error. r is measured "
-            "on the tensors, or that of random ones (qscale.laws.derived.rounding_error)",
+            "on the tensors, or that of random ones (qscale.formats.relmse)",
         ),
     ),
     Form(

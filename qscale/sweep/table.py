@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qscale.errors import ConfigError, StoreError
+from qscale.errors import ConfigError, SpecError, StoreError
+from qscale.formats import QuantSpec, Recipe, relmse
 from qscale.records import Record
 from qscale.sweep import files
 from qscale.sweep.store import Store, quiet
@@ -29,6 +30,7 @@ COLUMNS = (
     "G",
     "G_weight",
     "G_input",
+    "r",
     "delta",
     "delta_se",
     "loss",
@@ -86,8 +88,33 @@ def _row(record: Record, run: RunConfig, baseline: Record | None) -> dict[str, A
         "recipe": run.recipe,
         "seed": run.init_seed,
         "baseline_loss": None if baseline is None else baseline.loss,
+        "r": None if run.recipe is None else rounding_error(run.recipe, record),
     }
     return {name: values[name] if name in values else getattr(record, name) for name in COLUMNS}
+
+
+def rounding_error(recipe: str, record: Record) -> float | None:
+    """The relative error of a linear layer's output, for weights and inputs of independent normal numbers.
+
+    What the formats do to such numbers (:func:`qscale.formats.relmse`), not what they did to the tensors of
+    the run. None where layers differ, or where a format's error is not known.
+    """
+    parsed = Recipe.parse(recipe)
+    if parsed.overrides:
+        return None
+    try:
+        errors = [_relmse(parsed.weight, record.G_weight), _relmse(parsed.input, record.G_input)]
+    except SpecError:
+        return None
+    weight, inputs = errors
+    return weight + inputs + weight * inputs
+
+
+def _relmse(spec: QuantSpec | None, group: float | None) -> float:
+    if spec is None:
+        return 0.0
+    whole = spec.strategy in ("channel", "token") and group is not None
+    return relmse(spec, group_size=round(group) if whole and group else None)
 
 
 def export(rows: list[dict[str, Any]], out: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from qscale.errors import FitError, LawError
 from qscale.laws import forms
 from qscale.laws.estimate import Resampling
+from qscale.laws.fit_function import fit_function
 from qscale.laws.fit_product import fit_product
 from qscale.laws.fit_sum import Wanted, fit_sum
 from qscale.laws.forms import Form
@@ -48,13 +49,15 @@ def fit(
     positive, the same sum is taken over ``delta_i / f(x_i) - 1`` by nonlinear least squares. Intervals: see
     :func:`qscale.laws.uncertainty.ladder_draws`.
 
-    Any other form of terms: the sum of a loss of residuals (:class:`qscale.laws.posynomial.Objective`), from
-    16 starts by variable projection to the lowest optimum by Newton's method. Intervals are of a bootstrap.
+    Any other form, and this with an ``objective``: the sum of a loss of residuals
+    (:class:`qscale.laws.posynomial.Objective`), from 16 starts to the lowest optimum; intervals are of a
+    bootstrap. Sums of terms start by variable projection and go by Newton's method, forms that are no such
+    sums through ``scipy.optimize.least_squares`` (:mod:`qscale.laws.fit_function`).
 
     Args:
         table: DataFrame, dict of arrays, list of dicts, or CSV or Parquet path; columns as in
             :func:`qscale.laws.table.read_table`. N and D in raw counts, losses in nats per token.
-        form: The id of a form with terms: ``qat-unified``, ``chinchilla``, ...
+        form: Its id: ``qat-unified``, ``chinchilla``, ...
         mode: Keep the rows of this mode (``baseline``, ``scratch``, ``cooldown``, ``finetune``, ``ptq``).
         recipe: Keep the rows of this recipe; ``w4a4`` means whatever its granularity.
         columns: The table's own name of a column, such as ``{"N": "params", "loss": "final_loss"}``.
@@ -106,6 +109,8 @@ def fit(
         with np.errstate(all="ignore"):  # absurd numbers end in a status (_wild), not in warnings
             if chosen is None:
                 return fit_product(data.form, data, restrictions.fix, options)
+            if not law_form.terms:
+                return fit_function(data, chosen, restrictions.fix, options | {"resample": resample})
             return fit_sum(data, chosen, restrictions, options | {"resample": resample})
     except np.linalg.LinAlgError as err:
         raise FitError("the numbers of the table are too far apart to fit: is a value wrong?") from err
@@ -138,16 +143,20 @@ def _borrowed(law: Law | None) -> dict[str, tuple[float, float]]:
 
 def _fittable(form: str) -> Form:
     found = forms.get(form)
-    if not found.terms:
+    if not found.terms and not found.start:
         raise LawError(
-            f"law form {form!r} can be evaluated but not fitted yet; these can: {', '.join(forms.fittable())}"
+            f"law form {form!r} can be evaluated, not fitted; these can: {', '.join(forms.fittable())}"
         )
     return found
 
 
 def _check_options(form: Form, fix: Mapping[str, float], bootstrap: int, seed: int, level: float) -> None:
     constants = [term.scale for term in form.terms if not term.axes and term.by is None]
-    allowed = list(dict.fromkeys([axis.parameter for term in form.terms for axis in term.axes] + constants))
+    allowed = (
+        list(form.names)
+        if not form.terms
+        else list(dict.fromkeys([axis.parameter for term in form.terms for axis in term.axes] + constants))
+    )
     if not isinstance(fix, Mapping):
         raise LawError(f"fix={fix!r}: give exponents and their values, such as {{'gG': 0.78}}")
     for name, value in fix.items():
@@ -157,7 +166,7 @@ def _check_options(form: Form, fix: Mapping[str, float], bootstrap: int, seed: i
             )
         if not isinstance(value, (int, float)) or not np.isfinite(value):
             raise LawError(f"fix: {name}={value!r} is not a finite number")
-        if abs(value) > _LARGEST_FIXED:
+        if form.terms and name not in constants and abs(value) > _LARGEST_FIXED:
             raise LawError(f"fix: {name}={value:g}; an exponent is held between +-{_LARGEST_FIXED:g}")
     if not _whole(bootstrap) or not _FEWEST_DRAWS <= bootstrap <= _MOST_DRAWS:
         raise LawError(f"bootstrap={bootstrap}: a law keeps {_FEWEST_DRAWS} to {_MOST_DRAWS} draws")

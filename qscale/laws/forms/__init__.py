@@ -98,4 +98,4 @@ def get(form: str) -> Form:
 
 def fittable() -> list[str]:
     """The ids of the forms that :func:`qscale.laws.fit` can fit."""
-    return [form.id for form in FORMS.values() if form.axes]
+    return [form.id for form in FORMS.values() if form.terms or form.start]

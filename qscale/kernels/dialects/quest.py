@@ -49,16 +49,16 @@ def _rounded(x: Tensor, scale: Tensor, num_bits: int, centered: bool) -> Tensor:
 
     Uncentred, with zero: ``step = 2 scale / 2**b``, clipped to ``[-scale * (2**b - 2) / 2**b, scale]``.
     """
+    # In place: on large tensors each fresh one costs more than the arithmetic.
     if centered:
         step = 2 * scale / (2**num_bits - 1)
-        clipped = torch.minimum(torch.maximum(x, -scale), scale)
-        centres: Tensor = torch.round(clipped / step + 0.5) * step - step / 2
-        return centres
+        out = torch.maximum(x, -scale)
+        torch.minimum(out, scale, out=out)
+        return out.div_(step).add_(0.5).round_().mul_(step).sub_(step / 2)
     step = 2 * scale / 2**num_bits
-    low = -scale * (2**num_bits - 2) / 2**num_bits
-    clipped = torch.minimum(torch.maximum(x, low), scale)
-    values: Tensor = torch.round(clipped / step) * step
-    return values
+    out = torch.maximum(x, -scale * (2**num_bits - 2) / 2**num_bits)
+    torch.minimum(out, scale, out=out)
+    return out.div_(step).round_().mul_(step)
 
 
 def trust(
@@ -73,13 +73,13 @@ def trust(
     std, scale = _scale(x, num_bits, std)
     xq = _rounded(x, scale, num_bits, centered=True)
     trust = GAUSSIAN_SCALES[num_bits] / (2**num_bits - 1) if trust is None else trust
-    mask = (xq - x).abs() <= std * trust
+    mask = (xq - x).abs_() <= std * trust
     return TrustQuantized(_straight_through(x, xq, mask), mask, std)
 
 
 def _straight_through(x: Tensor, xq: Tensor, mask: Tensor) -> Tensor:
-    kept = x * mask.float()
-    y: Tensor = kept + (xq - kept)
+    kept = mask.float().mul_(x)
+    y: Tensor = (xq - kept).add_(kept)
     return y
 
 

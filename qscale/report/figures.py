@@ -8,14 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from qscale.errors import LawError, QScaleError, StoreError
+from qscale.errors import LawError, StoreError
 from qscale.laws import Law
 from qscale.laws.table import without_span
+from qscale.report.canvas import COLORS, GREY, LEVEL, new_figure, plain, save
 from qscale.units import short_count
-
-_LEVEL = 0.9
-_COLORS = ("#1b6ca8", "#d1495b", "#3a7d44", "#7d4f9e", "#c98a1b", "#4a4a4a")
-_GREY = "#555555"
 
 
 def law_figure(observations: Sequence[Mapping[str, Any]], law: Law, path: Path) -> None:
@@ -43,20 +40,13 @@ def law_figure(observations: Sequence[Mapping[str, Any]], law: Law, path: Path) 
         raise LawError(
             f"law {law.name or law.form.id!r} is {law.form.formula}; the figure takes delta(N, D, G)"
         )
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.layout_engine import ConstrainedLayoutEngine
-        from matplotlib.lines import Line2D
-    except ImportError as error:
-        raise QScaleError("figures need matplotlib: pip install 'qscale[report]'") from error
-
     sizes = sorted({row["N"] for row in rows})
     groups = sorted({row["G"] for row in rows})
-    colors = {g: _COLORS[i % len(_COLORS)] for i, g in enumerate(groups)}
+    colors = {g: COLORS[i % len(COLORS)] for i, g in enumerate(groups)}
     columns = len(sizes) + 1
-    layout = ConstrainedLayoutEngine(w_pad=0.12)  # inches: a label of one panel stays off the next
-    figure = Figure(figsize=(3.1 * columns, 4.0), layout=layout, dpi=130)
-    axes = figure.subplots(1, columns)
+    figure, axes = new_figure(columns, across=columns, size=(3.1, 4.0))
+    from matplotlib.lines import Line2D
+
     heights = [row["delta"] + sign * (row.get("delta_se") or 0) for row in rows for sign in (-1, 1)]
     for axis, n in zip(axes, sizes, strict=False):
         heights += _size_panel(axis, [row for row in rows if row["N"] == n], law, colors)
@@ -72,12 +62,8 @@ def law_figure(observations: Sequence[Mapping[str, Any]], law: Law, path: Path) 
     axes[0].legend(handles=handles, title="elements per scale", fontsize=8, title_fontsize=8, frameon=False)
     _agreement_panel(axes[-1], rows, law, colors)
     figure.suptitle(_title(rows, law), fontsize=10)
-    figure.supxlabel(_caption(law), fontsize=7, color=_GREY)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise StoreError(f"figure {str(path)!r} cannot be written: {error}") from error
+    figure.supxlabel(_caption(law), fontsize=7, color=GREY)
+    save(figure, path)
 
 
 def _size_panel(
@@ -104,27 +90,27 @@ def _size_panel(
             heights += [float(curve.min()), float(curve.max())]
             axis.plot(tokens, curve, color=colors[g], linewidth=1.5)
         if law.usable and law.draws_table is not None:
-            low, high = law.interval(level=_LEVEL, N=n, D=tokens, G=g)
+            low, high = law.interval(level=LEVEL, N=n, D=tokens, G=g)
             axis.fill_between(tokens, low, high, color=colors[g], alpha=0.13, linewidth=0)
     axis.set_xscale("log")
     ticks = sorted({row["D"] for row in rows})
     axis.set_xticks(ticks, [short_count(tick) for tick in ticks], fontsize=8)
     axis.minorticks_off()
     axis.set_xlabel("D, training tokens")
-    _plain(axis)
+    plain(axis)
     return heights
 
 
 def _agreement_panel(axis: Any, rows: list[Mapping[str, Any]], law: Law, colors: Mapping[float, str]) -> None:
     if not law.usable:
-        axis.text(0.5, 0.5, f"no law:\n{law.status}", ha="center", va="center", color=_GREY, wrap=True)
+        axis.text(0.5, 0.5, f"no law:\n{law.status}", ha="center", va="center", color=GREY, wrap=True)
         axis.set_axis_off()
         return
     predicted = np.array([law.predict(N=row["N"], D=row["D"], G=row["G"]) for row in rows])
     measured = np.array([row["delta"] for row in rows])
     low = min(predicted.min(), measured.min())
     limits = np.array([(0.9 if low > 0 else 1.1) * low, 1.1 * max(predicted.max(), measured.max())])
-    axis.plot(limits, limits, color=_GREY, linewidth=1)
+    axis.plot(limits, limits, color=GREY, linewidth=1)
     axis.scatter(measured, predicted, s=18, c=[colors[row["G"]] for row in rows], zorder=3)
     positive = measured > 0  # the others have no relative error
     if positive.any():
@@ -134,13 +120,7 @@ def _agreement_panel(axis: Any, rows: list[Mapping[str, Any]], law: Law, colors:
     axis.set_ylabel("predicted delta")
     axis.set_xlim(limits)
     axis.set_ylim(limits)
-    _plain(axis)
-
-
-def _plain(axis: Any) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(labelsize=8)
-    axis.grid(alpha=0.2, linewidth=0.6)
+    plain(axis)
 
 
 def _title(rows: list[Mapping[str, Any]], law: Law) -> str:
@@ -167,5 +147,5 @@ def _caption(law: Law) -> str:
     bars = "bars: one s.e. of the evaluation"
     if not law.usable:
         return bars
-    band = f"bands: {100 * _LEVEL:.0f}% interval of the mean law, not of a single run"
+    band = f"bands: {100 * LEVEL:.0f}% interval of the mean law, not of a single run"
     return f"{bars}; {band if law.draws_table is not None else 'no bands: the law has no draws'}"

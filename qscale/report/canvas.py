@@ -1,0 +1,132 @@
+"""What every figure shares: colors, panels, ticks that stay apart, and a file at the end."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qscale.errors import QScaleError, StoreError
+from qscale.laws.forms import FloatArray
+from qscale.units import short_count
+
+#: Of series, in order. Told apart in every common color blindness. Source: Okabe and Ito 2008, darkened
+#: where thin lines on white need it.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#b0578d", "#c98a00", "#4a4a4a")
+MARKERS = ("o", "s", "^", "D", "v", "P")  # the second sign of a series, for print without color
+GREY = "#555555"
+LEVEL = 0.9  # of every band and interval
+_CLOSEST = 0.16  # share of an axis between two of its labels
+_FEWEST_TICKS = 3
+_MANTISSAS: tuple[tuple[float, ...], ...] = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))
+
+
+def new_figure(
+    panels: int, *, across: int, size: tuple[float, float], share_y: bool = False
+) -> tuple[Any, list[Any]]:
+    """A figure and its panels, ``across`` in a row, each of this size in inches.
+
+    Raises:
+        QScaleError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+    except ImportError as error:
+        raise QScaleError("figures need matplotlib: pip install 'qscale[report]'") from error
+    across = min(across, panels)
+    down = -(-panels // across)
+    layout = ConstrainedLayoutEngine(w_pad=0.12)  # inches: a label of one panel stays off the next
+    figure = Figure(figsize=(size[0] * across, size[1] * down), layout=layout, dpi=130)
+    axes = list(figure.subplots(down, across, squeeze=False, sharey=share_y).flat)
+    for axis in axes[panels:]:
+        axis.remove()
+    return figure, axes[:panels]
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write the file, and the folders above it.
+
+    Raises:
+        StoreError: The file cannot be written, or its ending is that of no picture.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"figure {str(path)!r} cannot be written: {error}") from error
+
+
+def plain(axis: Any) -> None:
+    """Two spines, small ticks and a faint grid."""
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=8)
+    axis.grid(alpha=0.2, linewidth=0.6)
+
+
+def words(figure: Any, title: str, caption: str) -> None:
+    """A title above and a caption below, broken to the figure's width."""
+    width = figure.get_figwidth()
+    figure.suptitle(_broken(title, 13 * width), fontsize=9)
+    figure.supxlabel(_broken(caption, 19 * width), fontsize=7, color=GREY)
+
+
+def _broken(text: str, width: float) -> str:
+    return "\n".join(part for line in text.splitlines() for part in textwrap.wrap(line, int(width)))
+
+
+def short(number: float) -> str:
+    """A count as people write it, and a small number to three digits.
+
+    >>> short(595e6), short(4.5), short(0.057279)
+    ('595M', '4.5', '0.0573')
+    """
+    return short_count(number) if number >= 1000 else f"{number:.3g}"
+
+
+def log_ticks(axis: Any, which: str, values: Iterable[float] | None = None) -> None:
+    """A logarithmic axis (``x`` or ``y``) labelled at these values, else at round ones; call it last.
+
+    Labels that would stand on each other are left out.
+    """
+    own = axis.xaxis if which == "x" else axis.yaxis
+    (axis.set_xscale if which == "x" else axis.set_yscale)("log")
+    low, high = sorted(axis.get_xlim() if which == "x" else axis.get_ylim())
+    chosen = _apart(sorted(set(values)) if values is not None else _round_values(low, high), low, high)
+    own.set_ticks(chosen, [short(value) for value in chosen], fontsize=8)
+    axis.tick_params(which="minor", **{"bottom" if which == "x" else "left": False})
+    own.set_minor_formatter("")
+
+
+def _round_values(low: float, high: float) -> list[float]:
+    tens = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    for mantissas in _MANTISSAS:
+        found = [m * 10.0**ten for ten in tens for m in mantissas if low <= m * 10.0**ten <= high]
+        if len(found) >= _FEWEST_TICKS:
+            return found
+    from matplotlib.ticker import MaxNLocator
+
+    return [float(v) for v in MaxNLocator(4).tick_values(low, high) if low <= v <= high]
+
+
+def _apart(values: Sequence[float], low: float, high: float) -> list[float]:
+    kept: list[float] = []
+    least = _CLOSEST * np.log(high / low)
+    for value in values:
+        if not kept or np.log(value / kept[-1]) >= least:
+            kept.append(value)
+    return kept
+
+
+def running_median(x: FloatArray, y: FloatArray, *, fewest: int = 5) -> tuple[FloatArray, FloatArray]:
+    """The median of y at each value of x, or, where values are many, over windows of neighbours in x."""
+    values = np.unique(x)
+    if len(values) <= len(x) / fewest or len(x) < 2 * fewest:
+        return values, np.array([np.median(y[x == value]) for value in values])
+    window = max(fewest, len(x) // 8)
+    order = np.argsort(x, kind="stable")
+    view = np.lib.stride_tricks.sliding_window_view
+    return np.median(view(x[order], window), axis=1), np.median(view(y[order], window), axis=1)

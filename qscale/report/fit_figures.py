@@ -1,0 +1,380 @@
+"""Figures of a fit: measured against fitted, what is left, how well each parameter is known, which form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qscale import laws
+from qscale.errors import FitError, LawError
+from qscale.laws import Law, Objective, forms
+from qscale.laws.design import Design, reference_names
+from qscale.laws.estimate import Profile
+from qscale.laws.forms import FloatArray
+from qscale.laws.table import Table, read_table
+from qscale.report.canvas import (
+    COLORS,
+    GREY,
+    LEVEL,
+    MARKERS,
+    log_ticks,
+    new_figure,
+    plain,
+    running_median,
+    save,
+    short,
+    words,
+)
+
+_HIGHEST_RATIO = 8.0  # of a profile that is drawn: beyond the 99% point
+_FLAT = 0.95  # of its last value: a profile that has come so far tells no more
+_MOST_LEVELS = 4  # whose names stand side by side below a panel; more are turned
+_NORMAL_90 = 1.645
+
+
+def fit_figure(
+    table: Any, law: Law, path: Path, *, mode: str | None = None, recipe: str | None = None
+) -> None:
+    """Measured against fitted, both axes logarithmic.
+
+    Horizontal bars are the 90% interval of the mean law at each run, where the law has draws; vertical ones
+    one standard error of the evaluation. The band about the line is where 90% of single runs are to be
+    expected, from the scatter of these. Rows with a delta that is not positive have no place on the axes;
+    the title counts them.
+
+    Args:
+        table: Rows, as :func:`qscale.laws.fit` takes them.
+        law: A law with the rows' variables and target.
+        path: Ends in .png, .svg or .pdf.
+        mode: Keep the rows of this mode.
+        recipe: Keep the rows of this recipe.
+
+    Raises:
+        LawError: The law cannot be evaluated, or the rows do not go with it.
+        StoreError: The file cannot be written.
+        QScaleError: matplotlib is not installed.
+    """
+    data = read_table(table, law.form, mode=mode, recipe=recipe)
+    at = _inputs(data)
+    fitted, measured = np.asarray(law.predict(**at)), data.target
+    shown = measured > 0
+    if not shown.any():
+        raise LawError(f"no row has a positive {law.form.target} to draw on a logarithmic axis")
+    figure, (axis,) = new_figure(1, across=1, size=(5.6, 5.4))
+    low, high = law.interval(level=LEVEL, **at) if law.draws_table is not None else (fitted, fitted)
+    for color, marker, label, here in _kinds(data):
+        here = here & shown
+        axis.errorbar(
+            fitted[here],
+            measured[here],
+            xerr=np.maximum([fitted[here] - low[here], high[here] - fitted[here]], 0.0),
+            yerr=np.minimum(data.target_se_given[here], 0.99 * measured[here]),
+            fmt=marker,
+            markersize=4,
+            color=color,
+            elinewidth=0.7,
+            alpha=0.8,
+            label=label,
+        )
+    ends = np.array([min(low.min(), measured[shown].min()), max(high.max(), measured[shown].max())])
+    ends = ends * (ends[1] / ends[0]) ** np.array([-0.05, 0.05])
+    scatter = float(np.sqrt(np.mean(np.log(measured[shown] / fitted[shown]) ** 2)))
+    spread = np.exp(_NORMAL_90 * scatter)
+    axis.plot(ends, ends, color=GREY, linewidth=1)
+    axis.fill_between(ends, ends / spread, ends * spread, color=GREY, alpha=0.13, linewidth=0)
+    axis.set_xlim(ends)
+    axis.set_ylim(ends)
+    axis.set_xlabel(f"fitted {law.form.target}, {law.form.unit}")
+    axis.set_ylabel(f"measured {law.form.target}, {law.form.unit}")
+    _legend(axis, data)
+    plain(axis)
+    for which in "xy":
+        log_ticks(axis, which)
+    error = float(np.mean(np.abs(fitted[shown] / measured[shown] - 1)))
+    gone = int(np.sum(~shown))
+    left = f"; {gone} with a {law.form.target} that is not positive are not drawn" if gone else ""
+    bars = "interval of the mean law" if law.draws_table is not None else "none: the law has no draws"
+    words(
+        figure,
+        f"{len(data)} runs and {_named(law)}: mean relative error {100 * error:.2g}%{left}",
+        f"bars across: {f'{LEVEL:.0%} ' if law.draws_table is not None else ''}{bars}; "
+        f"bars up: one s.e. of the evaluation; band: {LEVEL:.0%} of single runs, "
+        f"by their scatter of {100 * scatter:.2g}%",
+    )
+    save(figure, path)
+
+
+def residual_figure(
+    table: Any, law: Law, path: Path, *, mode: str | None = None, recipe: str | None = None
+) -> None:
+    """What the law leaves, ``measured / fitted - 1``, against each variable and, where both are, D / N.
+
+    A line through the running medians shows where the rows bend away from the form.
+
+    Args:
+        table: Rows, as :func:`qscale.laws.fit` takes them.
+        law: A law with the rows' variables and target.
+        path: Ends in .png, .svg or .pdf.
+        mode: Keep the rows of this mode.
+        recipe: Keep the rows of this recipe.
+
+    Raises:
+        LawError: The law cannot be evaluated, or the rows do not go with it.
+        StoreError: The file cannot be written.
+        QScaleError: matplotlib is not installed.
+    """
+    data = read_table(table, law.form, mode=mode, recipe=recipe)
+    left = 100 * (data.target / np.asarray(law.predict(**_inputs(data))) - 1)
+    panels = {f"{v.name}, {v.unit}": (data.variables[v.name], v.levels) for v in data.form.variables}
+    if {"N", "D"} <= set(data.variables):
+        panels["D / N, tokens per parameter"] = (data.variables["D"] / data.variables["N"], ())
+    figure, axes = new_figure(
+        len(panels), across=2 if len(panels) in (2, 4) else 3, size=(4.1, 3.1), share_y=True
+    )
+    for axis, (label, (x, levels)) in zip(axes, panels.items(), strict=True):
+        for color, marker, kind, here in _kinds(data):
+            axis.plot(x[here], left[here], marker, color=color, markersize=3.5, alpha=0.75, label=kind)
+        axis.axhline(0.0, color=GREY, linewidth=1)
+        axis.plot(*running_median(x, left), color="black", linewidth=1.6, label="running median")
+        axis.set_xlabel(label, fontsize=9)
+        plain(axis)
+        if levels:
+            _name_levels(axis, levels)
+        elif (x > 0).all():
+            log_ticks(axis, "x", x if len(np.unique(x)) <= len(COLORS) else None)
+    for axis in axes:
+        if axis.get_subplotspec().is_first_col():
+            axis.set_ylabel("measured / fitted - 1, %", fontsize=9)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper", fontsize=8, frameon=False)
+    words(
+        figure,
+        f"what {_named(law)} leaves of {len(data)} runs",
+        "a median that bends away from zero along an axis: the form lacks something there",
+    )
+    save(figure, path)
+
+
+def profile_figure(
+    table: Any,
+    form: str,
+    path: Path,
+    *,
+    objective: Objective | str = "l2",
+    fix: Mapping[str, float] | None = None,
+    mode: str | None = None,
+    recipe: str | None = None,
+) -> None:
+    """The profile of every free parameter, with the 90% line and the interval that it cuts out.
+
+    An open end, where the rows do not bound the parameter, is named in the panel's title.
+
+    Args:
+        table: Rows, as :func:`qscale.laws.fit` takes them.
+        form: The id of a form with terms.
+        path: Ends in .png, .svg or .pdf.
+        objective: Of the fit.
+        fix: Exponents or constants held.
+        mode: Keep the rows of this mode.
+        recipe: Keep the rows of this recipe.
+
+    Raises:
+        LawError: The form has no terms, or the table is not valid.
+        FitError: A target is not positive and the objective is of logarithms.
+        StoreError: The file cannot be written.
+        QScaleError: matplotlib is not installed.
+    """
+    if not forms.get(form).terms:
+        raise LawError(f"law form {form!r} has no terms: it has no profiles")
+    data = _readable(table, form, objective, mode, recipe)
+    names = [name for name in reference_names(data.form) if name not in (fix or {})]
+    figure, axes = new_figure(len(names), across=3, size=(3.3, 2.9), share_y=True)
+    for axis, name in zip(axes, names, strict=True):
+        found = laws.profile(table, form, name, objective=objective, fix=fix, mode=mode, recipe=recipe)
+        exponent = name in {a.parameter for term in data.form.terms for a in term.axes}
+        _profile_panel(axis, found, name if exponent else f"{name}, {data.form.unit}", name)
+        if axis.get_subplotspec().is_first_col():
+            axis.set_ylabel("likelihood ratio to the best", fontsize=9)
+    center = Design.make(data.form, data.variables, data.target).center
+    place = ", ".join(f"{name} = {short(value)}" for name, value in center.items())
+    words(
+        figure,
+        f"{form}: profiles of its parameters over {len(data)} runs, objective {objective}",
+        f"line: the {LEVEL:.0%} point; shaded: the {LEVEL:.0%} interval; scales (those that end in 0) are "
+        f"the term's value at {place}",
+    )
+    save(figure, path)
+
+
+def _profile_panel(axis: Any, found: Profile, label: str, name: str) -> None:
+    from scipy.special import chdtri
+
+    low, high = found.interval(LEVEL)
+    best = float(np.exp(found.best)) if found.is_log else found.best
+    view = _window(found)
+    axis.set_ylim(0, _HIGHEST_RATIO)
+    axis.plot(found.at, found.ratio, color=COLORS[0], linewidth=1.6)
+    axis.axhline(float(chdtri(1, 1 - LEVEL)), color=GREY, linewidth=1, linestyle="--")
+    axis.axvline(best, color=COLORS[1], linewidth=1)
+    axis.axvspan(max(low, view[0]), min(high, view[1]), color=COLORS[0], alpha=0.12, linewidth=0)
+    axis.set_xlim(view)
+    below, above = np.isfinite(low) and (low > 0 or not found.is_log), np.isfinite(high)
+    ends = (
+        f"{low:.3g} to {high:.3g}" if below and above
+        else f"above {low:.3g}, open above" if below
+        else f"below {high:.3g}, open below" if above
+        else "open at both ends"
+    )  # fmt: skip
+    axis.set_title(f"{name} = {best:.3g}\n{LEVEL:.0%}: {ends}", fontsize=9)
+    axis.set_xlabel(label, fontsize=9)
+    plain(axis)
+    if found.is_log and view[1] / view[0] > 3:
+        log_ticks(axis, "x")
+    else:
+        axis.locator_params(axis="x", nbins=4)
+
+
+def _window(found: Profile) -> tuple[float, float]:
+    """The values that are drawn: to where a side leaves the panel, or is flat."""
+    middle = int(np.searchsorted(found.fitted, found.best))
+
+    def end(values: FloatArray, ratio: FloatArray) -> float:
+        limit = min(_HIGHEST_RATIO, _FLAT * float(ratio[-1]))
+        j = max(1, int(np.argmax(ratio >= limit)))
+        rise = float(ratio[j] - ratio[j - 1])
+        share = (limit - float(ratio[j - 1])) / rise if rise > 0 else 1.0
+        return float(values[j - 1] + (values[j] - values[j - 1]) * share)
+
+    low = end(found.fitted[middle::-1], found.ratio[middle::-1])
+    high = end(found.fitted[middle:], found.ratio[middle:])
+    return (float(np.exp(low)), float(np.exp(high))) if found.is_log else (low, high)
+
+
+def form_figure(
+    table: Any,
+    candidates: Sequence[str],
+    path: Path,
+    *,
+    objective: Objective | str = "l2",
+    mode: str | None = None,
+    recipe: str | None = None,
+) -> None:
+    """Forms side by side: the error of each cell when it is left out, and the information criteria.
+
+    Args:
+        table: Rows, as :func:`qscale.laws.fit` takes them.
+        candidates: Ids of forms with terms and of one target, at least two.
+        path: Ends in .png, .svg or .pdf.
+        objective: Of every fit.
+        mode: Keep the rows of this mode.
+        recipe: Keep the rows of this recipe.
+
+    Raises:
+        LawError: There are fewer than two forms, or they cannot be compared over these rows.
+        FitError: A target is not positive and the objective is of logarithms.
+        StoreError: The file cannot be written.
+        QScaleError: matplotlib is not installed.
+    """
+    names = list(dict.fromkeys(candidates))
+    if len(names) < 2:
+        raise LawError(f"a comparison takes two forms or more; these were given: {', '.join(names) or 'none'}")
+    data = [_readable(table, name, objective, mode, recipe) for name in names]
+    found = laws.compare(table, names, objective=objective, mode=mode, recipe=recipe)
+    cells = {name: one.cell[np.argsort(one.rows)] for name, one in zip(names, data, strict=True)}
+    figure, (errors, criteria) = new_figure(2, across=2, size=(4.6, 1.6 + 0.5 * len(names)), share_y=True)
+    for i, score in enumerate(found.scores):
+        of_cell = cells[score.form]
+        each = 100 * np.bincount(of_cell, weights=score.errors) / np.bincount(of_cell)
+        aside = 0.22 * np.sin(2.4 * np.arange(len(each)))  # dots of one form beside each other
+        errors.plot(np.maximum(each, 1e-3), i + aside, "o", color=COLORS[0], markersize=3, alpha=0.45)
+        errors.plot([100 * score.left_out], [i], "D", color=COLORS[1], markersize=7, zorder=3)
+    errors.set_yticks(
+        range(len(names)), [f"{s.form}\n{s.parameters} parameters" for s in found.scores], fontsize=8
+    )
+    errors.set_ylim(len(names) - 0.5, -0.5)
+    errors.set_xlabel("relative error of a cell left out, %", fontsize=9)
+    _criteria_panel(criteria, found.scores)
+    for axis in (errors, criteria):
+        plain(axis)
+    log_ticks(errors, "x")
+    best, second = found.scores[0].form, found.scores[1].form
+    gap, low, high, _ = found.difference(best, second, level=LEVEL)
+    words(
+        figure,
+        f"{len(names)} forms over {len(data[0])} runs, objective {objective}",
+        f"dots: cells; diamonds: mean of the runs; {best} less {second}: "
+        f"{100 * gap:.2g}% ({100 * low:.2g} to {100 * high:.2g}, {LEVEL:.0%}, paired bootstrap over ladders)",
+    )
+    save(figure, path)
+
+
+def _criteria_panel(axis: Any, scores: Sequence[Any]) -> None:
+    """Bars of the differences to the least AICc and BIC, with their numbers."""
+    widest = 0.0
+    for shift, color, name in ((-0.18, COLORS[2], "AICc"), (0.18, COLORS[4], "BIC")):
+        values = np.array([getattr(score, name.lower()) for score in scores])
+        known = np.isfinite(values)
+        more = values - values[known].min() if known.any() else values
+        widest = max(widest, float(more[known].max(initial=0.0)))
+        axis.barh(np.flatnonzero(known) + shift, more[known], height=0.32, color=color, label=name)
+        for i, value in enumerate(more):
+            text = f" {value:.1f}" if known[i] else f" no {name}: too few rows"
+            axis.text(value if known[i] else 0.0, i + shift, text, va="center", fontsize=7, color=GREY)
+    axis.set_xlim(0, 1.2 * widest or 1.0)
+    axis.set_xlabel("more than the least AICc, BIC", fontsize=9)
+    axis.legend(fontsize=8, frameon=False, loc="upper right")
+
+
+def _readable(
+    table: Any, form: str, objective: Objective | str, mode: str | None, recipe: str | None
+) -> Table:
+    """The checked rows; their logarithms exist where the objective takes them."""
+    data = read_table(table, forms.get(form), mode=mode, recipe=recipe)
+    chosen = objective if isinstance(objective, Objective) else Objective.parse(objective)
+    if chosen.residual == "log" and (data.target <= 0).any():
+        raise FitError(
+            f"{data.form.target} is not positive in {int((data.target <= 0).sum())} rows: their logarithm is "
+            "no number; take raw residuals, such as objective='raw:l2'"
+        )
+    return data
+
+
+def _inputs(data: Table) -> dict[str, Any]:
+    """The variables as a law takes them: levels by their names."""
+    return {
+        v.name: np.array(v.levels)[data.variables[v.name].astype(int) - 1]
+        if v.levels
+        else data.variables[v.name]
+        for v in data.form.variables
+    }
+
+
+def _kinds(data: Table) -> list[tuple[str, str, str, Any]]:
+    """Color, marker, label and rows of each value of the last variable that has few."""
+    for v in reversed(data.form.variables):
+        column = data.variables[v.name]
+        values = np.unique(column)
+        if 1 < len(values) <= len(COLORS):
+            names = [v.levels[int(x) - 1] if v.levels else short(float(x)) for x in values]
+            return [
+                (COLORS[i], MARKERS[i], f"{v.name} = {name}", column == values[i])
+                for i, name in enumerate(names)
+            ]
+    return [(COLORS[0], MARKERS[0], "runs", np.ones(len(data), dtype=bool))]
+
+
+def _legend(axis: Any, data: Table) -> None:
+    if len(_kinds(data)) > 1:
+        axis.legend(fontsize=8, frameon=False, loc="upper left")
+
+
+def _name_levels(axis: Any, levels: Sequence[str]) -> None:
+    many = len(levels) > _MOST_LEVELS
+    axis.set_xticks(range(1, 1 + len(levels)), levels, fontsize=8, rotation=90 if many else 0)
+
+
+def _named(law: Law) -> str:
+    return f"law {law.name or law.form.id}, {law.form.formula}"

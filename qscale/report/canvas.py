@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,16 @@ MARKERS = ("o", "s", "^", "D", "v", "P")  # the second sign of a series, for pri
 GREY = "#555555"
 LEVEL = 0.9  # of every band and interval
 _CLOSEST = 0.16  # share of an axis between two of its labels
-_FEWEST_TICKS = 3
-_MANTISSAS: tuple[tuple[float, ...], ...] = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))
+_FEWEST_TICKS = 4
+_FEWEST_ROWS = 5  # of a running median
+_FINEST = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
+_MANTISSAS: tuple[tuple[float, ...], ...] = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), _FINEST)
 
 
 def new_figure(
     panels: int, *, across: int, size: tuple[float, float], share_y: bool = False
 ) -> tuple[Any, list[Any]]:
-    """A figure and its panels, ``across`` in a row, each of this size in inches.
+    """A figure and its panels, at most ``across`` in a row (four stand two by two), each of this size in inches.
 
     Raises:
         QScaleError: matplotlib is not installed.
@@ -37,7 +39,7 @@ def new_figure(
         from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError as error:
         raise QScaleError("figures need matplotlib: pip install 'qscale[report]'") from error
-    across = min(across, panels)
+    across = min(2 if panels == 4 else across, panels)
     down = -(-panels // across)
     layout = ConstrainedLayoutEngine(w_pad=0.12)  # inches: a label of one panel stays off the next
     figure = Figure(figsize=(size[0] * across, size[1] * down), layout=layout, dpi=130)
@@ -75,7 +77,15 @@ def words(figure: Any, title: str, caption: str) -> None:
 
 
 def _broken(text: str, width: float) -> str:
-    return "\n".join(part for line in text.splitlines() for part in textwrap.wrap(line, int(width)))
+    return "\n".join(
+        part for line in text.splitlines() for part in textwrap.wrap(line, int(width), break_on_hyphens=False)
+    )
+
+
+def legend_beside(figure: Any, axis: Any) -> None:
+    """One legend for all panels, where it stands on no title, caption or point."""
+    handles, names = axis.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right center", fontsize=8, frameon=False)
 
 
 def short(number: float) -> str:
@@ -87,7 +97,9 @@ def short(number: float) -> str:
     return short_count(number) if number >= 1000 else f"{number:.3g}"
 
 
-def log_ticks(axis: Any, which: str, values: Iterable[float] | None = None) -> None:
+def log_ticks(
+    axis: Any, which: str, values: Iterable[float] | None = None, *, label: Callable[[float], str] = short
+) -> None:
     """A logarithmic axis (``x`` or ``y``) labelled at these values, else at round ones; call it last.
 
     Labels that would stand on each other are left out.
@@ -95,21 +107,24 @@ def log_ticks(axis: Any, which: str, values: Iterable[float] | None = None) -> N
     own = axis.xaxis if which == "x" else axis.yaxis
     (axis.set_xscale if which == "x" else axis.set_yscale)("log")
     low, high = sorted(axis.get_xlim() if which == "x" else axis.get_ylim())
-    chosen = _apart(sorted(set(values)) if values is not None else _round_values(low, high), low, high)
-    own.set_ticks(chosen, [short(value) for value in chosen], fontsize=8)
+    chosen = _apart(
+        sorted(set(values)) if values is not None else round_values(low, high, _FEWEST_TICKS), low, high
+    )
+    own.set_ticks(chosen, [label(value) for value in chosen], fontsize=8)
     axis.tick_params(which="minor", **{"bottom" if which == "x" else "left": False})
     own.set_minor_formatter("")
 
 
-def _round_values(low: float, high: float) -> list[float]:
+def round_values(low: float, high: float, fewest: int) -> list[float]:
+    """Round numbers between two positive ends, as few as hold the fewest wanted, evenly on a log axis."""
     tens = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     for mantissas in _MANTISSAS:
         found = [m * 10.0**ten for ten in tens for m in mantissas if low <= m * 10.0**ten <= high]
-        if len(found) >= _FEWEST_TICKS:
+        if len(found) >= fewest:
             return found
-    from matplotlib.ticker import MaxNLocator
-
-    return [float(v) for v in MaxNLocator(4).tick_values(low, high) if low <= v <= high]
+    step = 10.0 ** np.floor(np.log10((high - low) / fewest))
+    step = max((k * step for k in (1, 2, 5) if (high - low) / (k * step) >= fewest), default=step)
+    return [float(v) for v in step * np.arange(np.ceil(low / step), np.floor(high / step) + 1)]
 
 
 def _apart(values: Sequence[float], low: float, high: float) -> list[float]:
@@ -121,12 +136,13 @@ def _apart(values: Sequence[float], low: float, high: float) -> list[float]:
     return kept
 
 
-def running_median(x: FloatArray, y: FloatArray, *, fewest: int = 5) -> tuple[FloatArray, FloatArray]:
-    """The median of y at each value of x, or, where values are many, over windows of neighbours in x."""
+def running_median(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The median of y about each value of x, over the tenth of the range on either side of it.
+
+    Where that holds fewer than five rows, over the five nearest.
+    """
     values = np.unique(x)
-    if len(values) <= len(x) / fewest or len(x) < 2 * fewest:
-        return values, np.array([np.median(y[x == value]) for value in values])
-    window = max(fewest, len(x) // 8)
-    order = np.argsort(x, kind="stable")
-    view = np.lib.stride_tricks.sliding_window_view
-    return np.median(view(x[order], window), axis=1), np.median(view(y[order], window), axis=1)
+    away = np.abs(values[:, None] - x)
+    nearest = np.sort(away, axis=1)[:, min(_FEWEST_ROWS, len(x)) - 1]
+    width = np.maximum(0.1 * np.ptp(x), nearest)
+    return values, np.array([np.median(y[row <= w]) for row, w in zip(away, width, strict=True)])

@@ -20,6 +20,7 @@ from qscale.report.canvas import (
     GREY,
     LEVEL,
     MARKERS,
+    legend_beside,
     log_ticks,
     new_figure,
     plain,
@@ -96,13 +97,13 @@ def fit_figure(
     error = float(np.mean(np.abs(fitted[shown] / measured[shown] - 1)))
     gone = int(np.sum(~shown))
     left = f"; {gone} with a {law.form.target} that is not positive are not drawn" if gone else ""
-    bars = "interval of the mean law" if law.draws_table is not None else "none: the law has no draws"
+    known = f"bars across: {LEVEL:.0%} interval of the mean law"
+    bars = [known if law.draws_table is not None else "no bars across: the law has no draws"]
+    bars += ["bars up: one s.e. of the evaluation"] if data.target_se_given.any() else []
     words(
         figure,
-        f"{len(data)} runs and {_named(law)}: mean relative error {100 * error:.2g}%{left}",
-        f"bars across: {f'{LEVEL:.0%} ' if law.draws_table is not None else ''}{bars}; "
-        f"bars up: one s.e. of the evaluation; band: {LEVEL:.0%} of single runs, "
-        f"by their scatter of {100 * scatter:.2g}%",
+        f"{len(data)} runs, mean relative error {100 * error:.2g}%{left}\n{_named(law)}",
+        "; ".join([*bars, f"band: {LEVEL:.0%} of single runs, by their scatter of {100 * scatter:.2g}%"]),
     )
     save(figure, path)
 
@@ -131,14 +132,12 @@ def residual_figure(
     panels = {f"{v.name}, {v.unit}": (data.variables[v.name], v.levels) for v in data.form.variables}
     if {"N", "D"} <= set(data.variables):
         panels["D / N, tokens per parameter"] = (data.variables["D"] / data.variables["N"], ())
-    figure, axes = new_figure(
-        len(panels), across=2 if len(panels) in (2, 4) else 3, size=(4.1, 3.1), share_y=True
-    )
+    figure, axes = new_figure(len(panels), across=3, size=(4.1, 3.1), share_y=True)
     for axis, (label, (x, levels)) in zip(axes, panels.items(), strict=True):
         for color, marker, kind, here in _kinds(data):
             axis.plot(x[here], left[here], marker, color=color, markersize=3.5, alpha=0.75, label=kind)
         axis.axhline(0.0, color=GREY, linewidth=1)
-        axis.plot(*running_median(x, left), color="black", linewidth=1.6, label="running median")
+        axis.plot(*_median_line(x, left, levels), color="black", linewidth=1.6, label="running median")
         axis.set_xlabel(label, fontsize=9)
         plain(axis)
         if levels:
@@ -148,14 +147,24 @@ def residual_figure(
     for axis in axes:
         if axis.get_subplotspec().is_first_col():
             axis.set_ylabel("measured / fitted - 1, %", fontsize=9)
-    handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside right upper", fontsize=8, frameon=False)
+    legend_beside(figure, axes[0])
     words(
         figure,
-        f"what {_named(law)} leaves of {len(data)} runs",
+        f"what a law leaves of {len(data)} runs\n{_named(law)}",
         "a median that bends away from zero along an axis: the form lacks something there",
     )
     save(figure, path)
+
+
+def _median_line(x: FloatArray, left: FloatArray, levels: Sequence[str]) -> tuple[FloatArray, FloatArray]:
+    """The running median along an axis as it is drawn: logarithmic, or of levels, which have no neighbours."""
+    if levels:
+        values = np.unique(x)
+        return values, np.array([np.median(left[x == value]) for value in values])
+    if (x > 0).all():
+        at, middle = running_median(np.log(x), left)
+        return np.exp(at), middle
+    return running_median(x, left)
 
 
 def profile_figure(
@@ -216,7 +225,7 @@ def _profile_panel(axis: Any, found: Profile, label: str, name: str) -> None:
     best = float(np.exp(found.best)) if found.is_log else found.best
     view = _window(found)
     axis.set_ylim(0, _HIGHEST_RATIO)
-    axis.plot(found.at, found.ratio, color=COLORS[0], linewidth=1.6)
+    axis.plot(*_curve(found, view), color=COLORS[0], linewidth=1.6)
     axis.axhline(float(chdtri(1, 1 - LEVEL)), color=GREY, linewidth=1, linestyle="--")
     axis.axvline(best, color=COLORS[1], linewidth=1)
     axis.axvspan(max(low, view[0]), min(high, view[1]), color=COLORS[0], alpha=0.12, linewidth=0)
@@ -237,15 +246,23 @@ def _profile_panel(axis: Any, found: Profile, label: str, name: str) -> None:
         axis.locator_params(axis="x", nbins=4)
 
 
+def _curve(found: Profile, view: tuple[float, float]) -> tuple[FloatArray, FloatArray]:
+    """The profile between its points: its root is nearly a line there, as the interval takes it."""
+    low, high = np.log(view) if found.is_log else view
+    fitted = np.unique(np.concatenate([np.linspace(low, high, 200), [found.best]]))
+    root = np.sign(found.fitted - found.best) * np.sqrt(found.ratio)
+    return np.exp(fitted) if found.is_log else fitted, np.interp(fitted, found.fitted, root) ** 2
+
+
 def _window(found: Profile) -> tuple[float, float]:
     """The values that are drawn: to where a side leaves the panel, or is flat."""
     middle = int(np.searchsorted(found.fitted, found.best))
 
     def end(values: FloatArray, ratio: FloatArray) -> float:
-        limit = min(_HIGHEST_RATIO, _FLAT * float(ratio[-1]))
-        j = max(1, int(np.argmax(ratio >= limit)))
-        rise = float(ratio[j] - ratio[j - 1])
-        share = (limit - float(ratio[j - 1])) / rise if rise > 0 else 1.0
+        limit = np.sqrt(min(_HIGHEST_RATIO, _FLAT * float(ratio[-1])))
+        j = max(1, int(np.argmax(np.sqrt(ratio) >= limit)))
+        before, after = np.sqrt(ratio[j - 1 : j + 1])
+        share = (limit - before) / (after - before) if after > before else 1.0
         return float(values[j - 1] + (values[j] - values[j - 1]) * share)
 
     low = end(found.fitted[middle::-1], found.ratio[middle::-1])
@@ -280,7 +297,9 @@ def form_figure(
     """
     names = list(dict.fromkeys(candidates))
     if len(names) < 2:
-        raise LawError(f"a comparison takes two forms or more; these were given: {', '.join(names) or 'none'}")
+        raise LawError(
+            f"a comparison takes two forms or more; these were given: {', '.join(names) or 'none'}"
+        )
     data = [_readable(table, name, objective, mode, recipe) for name in names]
     found = laws.compare(table, names, objective=objective, mode=mode, recipe=recipe)
     cells = {name: one.cell[np.argsort(one.rows)] for name, one in zip(names, data, strict=True)}
@@ -288,7 +307,7 @@ def form_figure(
     for i, score in enumerate(found.scores):
         of_cell = cells[score.form]
         each = 100 * np.bincount(of_cell, weights=score.errors) / np.bincount(of_cell)
-        aside = 0.22 * np.sin(2.4 * np.arange(len(each)))  # dots of one form beside each other
+        aside = 0.5 * (0.618 * np.arange(len(each)) % 1) - 0.25  # dots of one form beside each other
         errors.plot(np.maximum(each, 1e-3), i + aside, "o", color=COLORS[0], markersize=3, alpha=0.45)
         errors.plot([100 * score.left_out], [i], "D", color=COLORS[1], markersize=7, zorder=3)
     errors.set_yticks(
@@ -306,7 +325,8 @@ def form_figure(
         figure,
         f"{len(names)} forms over {len(data[0])} runs, objective {objective}",
         f"dots: cells; diamonds: mean of the runs; {best} less {second}: "
-        f"{100 * gap:.2g}% ({100 * low:.2g} to {100 * high:.2g}, {LEVEL:.0%}, paired bootstrap over ladders)",
+        f"{100 * gap:.2g} points of percent ({LEVEL:.0%}: {100 * low:.2g} to {100 * high:.2g}, "
+        "by a paired bootstrap over ladders)",
     )
     save(figure, path)
 
@@ -377,4 +397,4 @@ def _name_levels(axis: Any, levels: Sequence[str]) -> None:
 
 
 def _named(law: Law) -> str:
-    return f"law {law.name or law.form.id}, {law.form.formula}"
+    return f"law {law.name or law.form.id.partition('[')[0]}: {law.form.formula}"

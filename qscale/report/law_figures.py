@@ -15,9 +15,11 @@ from qscale.report.canvas import (
     COLORS,
     GREY,
     LEVEL,
+    legend_beside,
     log_ticks,
     new_figure,
     plain,
+    round_values,
     save,
     short,
     words,
@@ -25,7 +27,8 @@ from qscale.report.canvas import (
 
 _BEYOND = 4.0  # times that a map of N and D reaches past the fitted box
 _GRID = 80  # points along each axis of a map, and along G
-_LINES = 8  # of equal delta, about
+_LINES = 8  # of equal delta, at least
+_DARK = 0.8  # of a color map: its bright end is lost on white
 _STYLES = ("-", "--", "-.", ":")
 
 
@@ -54,19 +57,19 @@ def contour_figure(law: Law, path: Path, *, groups: Sequence[float] = ()) -> Non
     n, d = (np.geomspace(law.box[v][0] / _BEYOND, law.box[v][1] * _BEYOND, _GRID) for v in "ND")
     sizes, tokens = np.meshgrid(n, d)
     maps = [np.asarray(law.predict(N=sizes, D=tokens, **other)) for other in at]
-    levels = _levels(min(m.min() for m in maps), max(m.max() for m in maps))
+    levels = round_values(min(m.min() for m in maps), max(m.max() for m in maps), _LINES)
     figure, axes = new_figure(len(at), across=3, size=(4.0, 3.9), share_y=True)
     from matplotlib import colormaps
-    from matplotlib.colors import LogNorm
+    from matplotlib.colors import ListedColormap, LogNorm
 
     norm = LogNorm(levels[0], max(levels[-1], levels[0] * 1.001))
-    shades = colormaps["cividis_r"].resampled(256)
+    shades = ListedColormap(colormaps["cividis"](np.linspace(0, _DARK, 256)))
     for axis, other, values in zip(axes, at, maps, strict=True):
         axis.set_xscale("log")
         axis.set_yscale("log")
         _box(axis, law)
         lines = axis.contour(sizes, tokens, values, levels=levels, cmap=shades, norm=norm, linewidths=1.3)
-        axis.clabel(lines, fmt=short, fontsize=7, colors="black")
+        axis.clabel(lines, fmt=short, fontsize=7, colors="black", manual=_label_places(lines, law, (n, d)))
         axis.set_xlabel("N, parameters", fontsize=9)
         if axis.get_subplotspec().is_first_col():
             axis.set_ylabel("D, training tokens", fontsize=9)
@@ -133,26 +136,24 @@ def group_figure(
             axis.set_ylabel(f"{first.target}, {first.unit}", fontsize=9)
         axis.set_xlim(low, high)
         plain(axis)
-        log_ticks(axis, "x", [2.0**k for k in range(21) if low <= 2.0**k <= high] or None)
-    handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    notes = [_far(name, law, points) for name, law in laws.items()]
+        log_ticks(
+            axis, "x", [2.0**k for k in range(21) if low <= 2.0**k <= high] or None, label="{:g}".format
+        )
+    legend_beside(figure, axes[0])
     bands = f"bands: {LEVEL:.0%} intervals of the mean law, of laws with draws; thin: outside the fitted G"
-    words(figure, f"{first.target} against G", "; ".join([bands, *filter(None, notes)]))
+    far = [text for name, law in laws.items() if (text := _far(name, law, points))]
+    outside = [f"outside the fitted N and D by up to: {', '.join(far)}"] if far else []
+    words(figure, f"{first.target} against G", "; ".join([bands, *outside]))
     save(figure, path)
 
 
-def _law_line(
-    axis: Any, law: Law, name: str, along: FloatArray, point: tuple[float, float], i: int
-) -> None:
+def _law_line(axis: Any, law: Law, name: str, along: FloatArray, point: tuple[float, float], i: int) -> None:
     color, style = COLORS[i], _STYLES[i % len(_STYLES)]
     at: dict[str, Any] = {"N": point[0], "D": point[1], "G": along}
     value = np.asarray(law.predict(**at))
     inside = (law.box["G"][0] <= along) & (along <= law.box["G"][1])
     axis.plot(along, value, color=color, linewidth=0.8, linestyle=style)
-    axis.plot(
-        along, np.where(inside, value, np.nan), color=color, linewidth=2.2, linestyle=style, label=name
-    )
+    axis.plot(along, np.where(inside, value, np.nan), color=color, linewidth=2.2, linestyle=style, label=name)
     if law.draws_table is not None:
         low, high = law.interval(level=LEVEL, **at)
         axis.fill_between(along, low, high, color=color, alpha=0.15, linewidth=0)
@@ -164,18 +165,23 @@ def _far(name: str, law: Law, points: Sequence[tuple[float, float]]) -> str:
         variable: max(law.outside(N=n, D=d, G=law.box["G"][0])[variable] for n, d in points)
         for variable in "ND"
     }
-    said = " and ".join(f"{variable} up to {x:.2g} times" for variable, x in far.items() if x > 1)
-    return f"{name}: {said} outside its box" if said else ""
+    said = " and ".join(f"{x:.2g} times in {variable}" for variable, x in far.items() if x > 1)
+    return f"{name} {said}" if said else ""
 
 
-def _levels(low: float, high: float) -> list[float]:
-    """Round values, about eight, between two positive ends."""
-    for mantissas in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(np.arange(10, 100) / 10)):
-        tens = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-        found = [m * 10.0**ten for ten in tens for m in mantissas if low < m * 10.0**ten < high]
-        if len(found) >= _LINES // 2 + 1:
-            return found[:: -(-len(found) // (2 * _LINES))]
-    return list(np.geomspace(low, high, _LINES + 2)[1:-1])
+def _label_places(lines: Any, law: Law, ends: tuple[FloatArray, FloatArray]) -> list[tuple[float, float]]:
+    """Where the numbers stand: above the fitted box where a line gets there, and off the panel's edges."""
+    margin = _BEYOND**0.3
+    (n0, n1), (d0, d1) = ((values[0] * margin, values[-1] / margin) for values in ends)
+    height = law.box["D"][1] * np.sqrt(_BEYOND)
+    places = []
+    for line in lines.allsegs:
+        for points in line:
+            x, y = points.T
+            inside = points[(n0 < x) & (x < n1) & (d0 < y) & (y < d1)]
+            if len(inside):
+                places.append(tuple(inside[np.argmin(np.abs(np.log(inside[:, 1] / height)))]))
+    return places
 
 
 def _box(axis: Any, law: Law) -> None:

@@ -29,7 +29,7 @@ _MANTISSAS: tuple[tuple[float, ...], ...] = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2
 def new_figure(
     panels: int, *, across: int, size: tuple[float, float], share_y: bool = False
 ) -> tuple[Any, list[Any]]:
-    """A figure and its panels, at most ``across`` in a row (four stand two by two), each of this size in inches.
+    """A figure and its panels, ``across`` in a row (four by two instead of three), each this many inches.
 
     Raises:
         QScaleError: matplotlib is not installed.
@@ -39,7 +39,7 @@ def new_figure(
         from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError as error:
         raise QScaleError("figures need matplotlib: pip install 'qscale[report]'") from error
-    across = min(2 if panels == 4 else across, panels)
+    across = 2 if (panels, across) == (4, 3) else min(across, panels)
     down = -(-panels // across)
     layout = ConstrainedLayoutEngine(w_pad=0.12)  # inches: a label of one panel stays off the next
     figure = Figure(figsize=(size[0] * across, size[1] * down), layout=layout, dpi=130)

@@ -157,7 +157,7 @@ def residual_figure(
 
 
 def _median_line(x: FloatArray, left: FloatArray, levels: Sequence[str]) -> tuple[FloatArray, FloatArray]:
-    """The running median along an axis as it is drawn: logarithmic, or of levels, which have no neighbours."""
+    """The running median along an axis as it is drawn: logarithmic, or of levels, without neighbours."""
     if levels:
         values = np.unique(x)
         return values, np.array([np.median(left[x == value]) for value in values])

@@ -27,9 +27,11 @@ _MANTISSAS: tuple[tuple[float, ...], ...] = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2
 
 
 def new_figure(
-    panels: int, *, across: int, size: tuple[float, float], share_y: bool = False
+    panels: int, *, across: int, size: tuple[float, float], share_y: bool = False, beside: float = 0.0
 ) -> tuple[Any, list[Any]]:
     """A figure and its panels, ``across`` in a row (four by two instead of three), each this many inches.
+
+    ``beside``: inches for a legend on the right.
 
     Raises:
         QScaleError: matplotlib is not installed.
@@ -42,7 +44,7 @@ def new_figure(
     across = 2 if (panels, across) == (4, 3) else min(across, panels)
     down = -(-panels // across)
     layout = ConstrainedLayoutEngine(w_pad=0.12)  # inches: a label of one panel stays off the next
-    figure = Figure(figsize=(size[0] * across, size[1] * down), layout=layout, dpi=130)
+    figure = Figure(figsize=(size[0] * across + beside, size[1] * down), layout=layout, dpi=130)
     axes = list(figure.subplots(down, across, squeeze=False, sharey=share_y).flat)
     for axis in axes[panels:]:
         axis.remove()

@@ -132,7 +132,7 @@ def residual_figure(
     panels = {f"{v.name}, {v.unit}": (data.variables[v.name], v.levels) for v in data.form.variables}
     if {"N", "D"} <= set(data.variables):
         panels["D / N, tokens per parameter"] = (data.variables["D"] / data.variables["N"], ())
-    figure, axes = new_figure(len(panels), across=3, size=(4.1, 3.1), share_y=True)
+    figure, axes = new_figure(len(panels), across=3, size=(3.8, 3.1), share_y=True, beside=1.5)
     for axis, (label, (x, levels)) in zip(axes, panels.items(), strict=True):
         for color, marker, kind, here in _kinds(data):
             axis.plot(x[here], left[here], marker, color=color, markersize=3.5, alpha=0.75, label=kind)

@@ -63,7 +63,7 @@ def contour_figure(law: Law, path: Path, *, groups: Sequence[float] = ()) -> Non
     from matplotlib.colors import ListedColormap, LogNorm
 
     norm = LogNorm(levels[0], max(levels[-1], levels[0] * 1.001))
-    shades = ListedColormap(colormaps["cividis"](np.linspace(0, _DARK, 256)))
+    shades = ListedColormap(colormaps["viridis"](np.linspace(0, _DARK, 256)))
     for axis, other, values in zip(axes, at, maps, strict=True):
         axis.set_xscale("log")
         axis.set_yscale("log")
@@ -80,7 +80,7 @@ def contour_figure(law: Law, path: Path, *, groups: Sequence[float] = ()) -> Non
             log_ticks(axis, which)
     words(
         figure,
-        f"delta, {law.form.unit}, of law {_name(law)}: {law.form.formula}",
+        f"delta, {law.form.unit}, of law {_name(law)}\n{law.form.formula}",
         "dashed box: the sizes and data that were fitted; beyond it the lines are extrapolated",
     )
     save(figure, path)
@@ -126,7 +126,7 @@ def group_figure(
     if not 1 < low < high:
         raise LawError(f"G from {low:g} to {high:g}: an axis of G goes up from more than 1")
     along = np.geomspace(low, high, _GRID)
-    figure, axes = new_figure(len(points), across=3, size=(4.0, 3.6), share_y=True)
+    figure, axes = new_figure(len(points), across=3, size=(3.8, 3.6), share_y=True, beside=2.0)
     for axis, (n, d) in zip(axes, points, strict=True):
         for i, (name, law) in enumerate(laws.items()):
             _law_line(axis, law, name, along, (n, d), i)
@@ -141,8 +141,14 @@ def group_figure(
         )
     legend_beside(figure, axes[0])
     bands = f"bands: {LEVEL:.0%} intervals of the mean law, of laws with draws; thin: outside the fitted G"
-    far = [text for name, law in laws.items() if (text := _far(name, law, points))]
-    outside = [f"outside the fitted N and D by up to: {', '.join(far)}"] if far else []
+    far: dict[str, list[str]] = {}
+    for name, law in laws.items():
+        far.setdefault(_far(law, points), []).append(name)
+    outside = [
+        f"{'all laws' if len(names) == len(laws) else ', '.join(names)}: {text}"
+        for text, names in far.items()
+        if text
+    ]
     words(figure, f"{first.target} against G", "; ".join([bands, *outside]))
     save(figure, path)
 
@@ -159,14 +165,14 @@ def _law_line(axis: Any, law: Law, name: str, along: FloatArray, point: tuple[fl
         axis.fill_between(along, low, high, color=color, alpha=0.15, linewidth=0)
 
 
-def _far(name: str, law: Law, points: Sequence[tuple[float, float]]) -> str:
+def _far(law: Law, points: Sequence[tuple[float, float]]) -> str:
     """How far the points are from the sizes and data of a law, where they are outside."""
     far = {
         variable: max(law.outside(N=n, D=d, G=law.box["G"][0])[variable] for n, d in points)
         for variable in "ND"
     }
-    said = " and ".join(f"{x:.2g} times in {variable}" for variable, x in far.items() if x > 1)
-    return f"{name} {said}" if said else ""
+    said = " and ".join(f"{variable} up to {x:.2g} times" for variable, x in far.items() if x > 1)
+    return f"{said} outside the fitted box" if said else ""
 
 
 def _label_places(lines: Any, law: Law, ends: tuple[FloatArray, FloatArray]) -> list[tuple[float, float]]:

@@ -66,8 +66,8 @@ def command(
 
     The points are read as `qscale fit` reads them: one mode and one recipe. Figures: law (delta against D),
     fit (measured against fitted), residuals, profiles (of each parameter), contours (equal delta over N and
-    D), groups (several laws against G), forms (which describes the rows best). Without --law, the form is
-    fitted to the rows; contours and groups of laws need no rows.
+    D), groups (laws against G, that of the rows among them), forms (which describes the rows best). Without
+    --law, the form is fitted to the rows; contours and groups of named laws need no rows.
     """
     _check(figure, source, given)
     out = out or Path(f"{figure}.png")
@@ -91,8 +91,10 @@ def _check(figure: str, source: Path | None, given: dict[str, Any]) -> None:
         raise click.UsageError(f"--figure {figure} draws one law; {len(given['law'])} were given.")
     if len(given["form"]) > 1 and figure != "forms":
         raise click.UsageError(f"--figure {figure} takes one form; {len(given['form'])} were given.")
-    if figure in ("fit", "residuals", "contours") and given["law"] and (given["form"] or given["objective"]):
+    if figure in ("fit", "residuals") and given["law"] and (given["form"] or given["objective"]):
         raise click.UsageError("--law names the law; --form and --objective fit one: give one of the two.")
+    if figure == "contours" and source is not None and given["law"]:
+        raise click.UsageError("contours are of one law: give --law, or rows to fit, not both.")
     if figure == "groups" and not (given["n"] and given["d"]):
         raise click.UsageError("--figure groups needs -N and -D: the sizes and tokens to draw.")
     if figure == "groups" and len(given["g"]) not in (0, 2):
@@ -103,7 +105,7 @@ def _draw(
     figure: str,
     source: Path | None,
     out: Path,
-    keep: dict[str, str | None],
+    keep: dict[str, Any],
     *,
     law: tuple[str, ...],
     form: tuple[str, ...],
@@ -133,7 +135,7 @@ def _draw(
         return _count(table, chosen, keep)
 
     own = None
-    if table is not None and (one is None or form):
+    if table is not None and (one is None or figure == "groups"):
         own = laws.fit(table, chosen, objective=objective, **keep)
     drawn = one or own
     assert drawn is not None
@@ -168,11 +170,11 @@ def _rows(source: Path) -> Any:
     return found
 
 
-def _count(table: Any, form: str, keep: dict[str, str | None]) -> int:
+def _count(table: Any, form: str, keep: dict[str, Any]) -> int:
     return len(_read(table, form, keep))
 
 
-def _read(table: Any, form: str, keep: dict[str, str | None]) -> Any:
+def _read(table: Any, form: str, keep: dict[str, Any]) -> Any:
     """The rows that are drawn, with what was noted of them on stderr."""
     from qscale.laws import forms
     from qscale.laws.table import read_table
@@ -183,7 +185,7 @@ def _read(table: Any, form: str, keep: dict[str, str | None]) -> Any:
     return found
 
 
-def _points(source: Any, keep: dict[str, str | None]) -> list[dict[str, Any]]:
+def _points(source: Any, keep: dict[str, Any]) -> list[dict[str, Any]]:
     table = _read(source, "qat-unified", keep)
     names = (*table.variables, "delta", "delta_se")
     columns = (*table.variables.values(), table.target, table.target_se_given)

@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import replace
 from itertools import combinations, product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 pytest.importorskip("matplotlib")
 
 import public_runs
+
 from qscale import laws
 from qscale.cli.report import command as report
 from qscale.errors import FitError, LawError, StoreError
@@ -45,8 +47,8 @@ def law():
 
 
 @pytest.fixture
-def shared(request):
-    folder = request.config.rootpath.parent / "shared"
+def shared():
+    folder = Path(__file__).resolve().parents[3] / "shared"
     if not folder.is_dir():
         pytest.skip("the folder 'shared' with outside data is not beside the repository")
     return folder
@@ -71,41 +73,28 @@ def drawn(monkeypatch):
 
 
 def _labels(figure):
-    """Every visible text of a figure and its box in pixels."""
+    """The visible texts of a figure; matplotlib keeps ticks beyond the ends of an axis, undrawn."""
     from matplotlib.text import Text
 
-    figure.canvas.draw()
-    boxes = []
-    for text in figure.findobj(Text):
-        if text.get_visible() and text.get_text().strip():
-            box = text.get_window_extent()
-            if box.width > 0:
-                boxes.append((text.get_text(), box, text.axes))
-    ticks = {
-        tick
+    figure.draw_without_rendering()
+    undrawn = {
+        id(text)
         for axis in figure.axes
         for one in (axis.xaxis, axis.yaxis)
-        for low, high in [sorted(one.get_view_interval())]
-        for place, tick in zip(one.get_ticklocs(), one.get_ticklabels(), strict=False)
-        if not low <= place <= high
+        for tick in (*one.get_major_ticks(), *one.get_minor_ticks())
+        if tick not in one._update_ticks()
+        for text in (tick.label1, tick.label2)
     }
-    hidden = {id(tick) for tick in ticks}
-    return [(words, box) for (words, box, _), text in zip(boxes, _shown(figure), strict=True)
-            if id(text) not in hidden]  # fmt: skip
-
-
-def _shown(figure):
-    from matplotlib.text import Text
-
     return [
         text
         for text in figure.findobj(Text)
-        if text.get_visible() and text.get_text().strip() and text.get_window_extent().width > 0
+        if text.get_visible() and text.get_text().strip() and id(text) not in undrawn
     ]
 
 
 def _clashes(figure):
-    return [(a, b) for (a, one), (b, other) in combinations(_labels(figure), 2) if one.overlaps(other)]
+    boxes = [(text.get_text(), text.get_window_extent()) for text in _labels(figure)]
+    return [(a, b) for (a, one), (b, other) in combinations(boxes, 2) if one.overlaps(other)]
 
 
 def _points(axis):
@@ -130,7 +119,8 @@ def test_fit_figure_has_every_run_its_interval_and_a_band(tmp_path, drawn, law):
     low, high = law.interval(**{v: np.array([row[v] for row in ROWS]) for v in "NDG"})
     assert np.allclose(np.sort(across[:, :, 0], axis=0), np.sort(np.stack([low, high], axis=1), axis=0))
     assert axis.get_xscale() == axis.get_yscale() == "log"
-    assert [text.get_text() for text in axis.get_legend().get_texts()][0] == "G = 32"
+    kinds = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert kinds == ["G = 32", "G = 64", "G = 128", "G = 256"]
     assert drawn[0].get_suptitle().startswith("64 runs, mean relative error 1.")
     scatter = np.std([np.log(measured / fitted) for fitted, measured in wanted])
     edge = axis.collections[-1].get_paths()[0].vertices
@@ -170,7 +160,7 @@ def test_running_median_takes_neighbours_where_values_are_many():
     x = np.linspace(0, 1, 201)
     at, middle = canvas.running_median(x, x**2)
     assert np.allclose(at, x)
-    assert np.allclose(middle[30:170], x[30:170] ** 2, atol=1e-9)
+    assert np.allclose(middle[30:170], x[30:170] ** 2, atol=0.01)
     assert np.allclose(canvas.running_median(np.array([1.0, 1, 2]), np.array([3.0, 5, 7]))[0], [1, 2])
 
 
@@ -204,7 +194,7 @@ def test_profiles_of_targets_without_logarithm_are_an_error(tmp_path):
     rows = [{**row, "delta": -0.001} if i == 5 else row for i, row in enumerate(ROWS)]
     with pytest.raises(FitError, match="1 rows: their logarithm is no number"):
         fit_figures.profile_figure(rows, "qat-unified", tmp_path / "x.png")
-    with pytest.raises(LawError, match="'kaplan-size-data' has no terms|has no terms"):
+    with pytest.raises(LawError, match="'qat-saturating' has no terms"):
         fit_figures.profile_figure(ROWS, "qat-saturating", tmp_path / "x.png")
 
 
@@ -260,7 +250,7 @@ def test_group_figure_refuses_what_does_not_go_together(tmp_path):
     path, at = tmp_path / "x.png", [(1e9, 1e11)]
     with pytest.raises(LawError, match="a law or more, and one or more points"):
         law_figures.group_figure({"a": TRUE}, path, points=[])
-    with pytest.raises(LawError, match="law 'b' is L = .* takes laws in N, D and G"):
+    with pytest.raises(LawError, match=r"law 'b' is L = .* takes laws in N, D and G"):
         law_figures.group_figure({"b": laws.load("hoffmann2022/chinchilla")}, path, points=at)
     with pytest.raises(LawError, match="7 laws in one figure; 6 can be told apart"):
         law_figures.group_figure({str(i): TRUE for i in range(7)}, path, points=at)
@@ -349,7 +339,7 @@ def test_report_draws_laws_without_rows(tmp_path, drawn):
     out = tmp_path / "out.png"
     args = ["--figure", "contours", "--law", "chen2025/w4a4", "--out", str(out)]
     assert CliRunner().invoke(report, args).output == f"figure: {out}\n"
-    assert [axis.get_title() for axis in drawn[0].axes] == ["G = 32", "G = 256"]
+    assert [axis.get_title() for axis in drawn[0].axes] == ["G = 32", "G = 2.19k"]
 
 
 @pytest.mark.parametrize(

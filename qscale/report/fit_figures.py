@@ -240,7 +240,7 @@ def _profile_panel(axis: Any, found: Profile, label: str, name: str) -> None:
     axis.set_title(f"{name} = {best:.3g}\n{LEVEL:.0%}: {ends}", fontsize=9)
     axis.set_xlabel(label, fontsize=9)
     plain(axis)
-    if found.is_log and view[1] / view[0] > 3:
+    if found.is_log and view[1] > 3 * view[0] > 0:
         log_ticks(axis, "x")
     else:
         axis.locator_params(axis="x", nbins=4)
@@ -248,14 +248,14 @@ def _profile_panel(axis: Any, found: Profile, label: str, name: str) -> None:
 
 def _curve(found: Profile, view: tuple[float, float]) -> tuple[FloatArray, FloatArray]:
     """The profile between its points: its root is nearly a line there, as the interval takes it."""
-    low, high = np.log(view) if found.is_log else view
+    low, high = np.log([max(view[0], found.at[0]), view[1]]) if found.is_log else view
     fitted = np.unique(np.concatenate([np.linspace(low, high, 200), [found.best]]))
     root = np.sign(found.fitted - found.best) * np.sqrt(found.ratio)
     return np.exp(fitted) if found.is_log else fitted, np.interp(fitted, found.fitted, root) ** 2
 
 
 def _window(found: Profile) -> tuple[float, float]:
-    """The values that are drawn: to where a side leaves the panel, or is flat."""
+    """The values that are drawn: to where a side leaves the panel or is flat; from 0 for an open scale."""
     middle = int(np.searchsorted(found.fitted, found.best))
 
     def end(values: FloatArray, ratio: FloatArray) -> float:
@@ -267,7 +267,9 @@ def _window(found: Profile) -> tuple[float, float]:
 
     low = end(found.fitted[middle::-1], found.ratio[middle::-1])
     high = end(found.fitted[middle:], found.ratio[middle:])
-    return (float(np.exp(low)), float(np.exp(high))) if found.is_log else (low, high)
+    if not found.is_log:
+        return low, high
+    return (0.0 if found.interval(LEVEL)[0] == 0 else float(np.exp(low))), float(np.exp(high))
 
 
 def form_figure(

@@ -13,9 +13,9 @@ from qscale.errors import QScaleError, StoreError
 from qscale.laws.forms import FloatArray
 from qscale.units import short_count
 
-#: Of series, in order. Told apart in every common color blindness. Source: Okabe and Ito 2008, darkened
-#: where thin lines on white need it.
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#b0578d", "#c98a00", "#4a4a4a")
+#: Of series, in order. Told apart in every common color blindness, which a test simulates. Source: Okabe and
+#: Ito 2008; its purple and yellow are darker here, for thin lines on white.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#b0578d", "#e0b000", "#4a4a4a")
 MARKERS = ("o", "s", "^", "D", "v", "P")  # the second sign of a series, for print without color
 GREY = "#555555"
 LEVEL = 0.9  # of every band and interval

@@ -341,13 +341,15 @@ def _criteria_panel(axis: Any, scores: Sequence[Any]) -> None:
         known = np.isfinite(values)
         more = values - values[known].min() if known.any() else values
         widest = max(widest, float(more[known].max(initial=0.0)))
-        axis.barh(np.flatnonzero(known) + shift, more[known], height=0.32, color=color, label=name)
+        axis.barh(
+            np.arange(len(more)) + shift, np.where(known, more, 0.0), height=0.32, color=color, label=name
+        )
         for i, value in enumerate(more):
             text = f" {value:.1f}" if known[i] else f" no {name}: too few rows"
             axis.text(value if known[i] else 0.0, i + shift, text, va="center", fontsize=7, color=GREY)
     axis.set_xlim(0, 1.2 * widest or 1.0)
     axis.set_xlabel("more than the least AICc, BIC", fontsize=9)
-    axis.legend(fontsize=8, frameon=False, loc="upper right")
+    axis.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
 
 
 def _readable(

@@ -110,6 +110,31 @@ def test_overlapping_labels_are_found():
     assert _clashes(figure) == [("one", "two")]
 
 
+#: Of linear RGB. Source: Machado, Oliveira and Fernandes 2009, severity 1.
+BLINDNESS = {
+    "none": np.eye(3),
+    "protan": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "deutan": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    "tritan": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
+}
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def _lab(color, blindness):
+    """CIELAB of a color as it is seen."""
+    srgb = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    xyz = XYZ @ np.clip(np.array(blindness) @ linear, 0, 1) / XYZ.sum(axis=1)
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("blindness", BLINDNESS)
+def test_colors_are_told_apart(blindness):
+    seen = [_lab(color, BLINDNESS[blindness]) for color in canvas.COLORS]
+    assert min(np.linalg.norm(a - b) for a, b in combinations(seen, 2)) > 15
+
+
 def test_fit_figure_has_every_run_its_interval_and_a_band(tmp_path, drawn, law):
     fit_figures.fit_figure(ROWS, law, tmp_path / "fit.png")
     (axis,) = drawn[0].axes
@@ -276,6 +301,14 @@ def test_form_figure_has_every_cell_and_the_differences(tmp_path, drawn):
     ])  # fmt: skip
     with pytest.raises(LawError, match="takes two forms or more"):
         fit_figures.form_figure(ROWS, ["qat-unified"], tmp_path / "x.png")
+
+
+def test_form_figure_says_where_rows_are_too_few_for_a_criterion(tmp_path, drawn):
+    rows = [row for row in ROWS if row["N"] in (74e6, 595e6) and row["D"] in (10e9, 1e11)]
+    fit_figures.form_figure(
+        [row for row in rows if row["G"] == 32] + rows[:2], ["qat-unified", "qat-power"], tmp_path / "f.png"
+    )
+    assert any(text.get_text() == " no AICc: too few rows" for text in drawn[0].axes[1].texts)
 
 
 def test_figures_of_public_runs(tmp_path, drawn, shared):

@@ -116,7 +116,7 @@ def _draw(
 ) -> int:
     """Draws it; returns how many rows are in it."""
     from qscale import laws
-    from qscale.report import figures, fit_figures, law_figures
+    from qscale.report import figures, fit_figures, law_figures, likelihood_figures
 
     named = {name: laws.load(name) for name in law}
     one = next(iter(named.values()), None)
@@ -128,10 +128,10 @@ def _draw(
         figures.law_figure(rows, one, out)
         return len(rows)
     if figure == "profiles":
-        fit_figures.profile_figure(table, chosen, out, objective=objective or "l2", **keep)
+        likelihood_figures.profile_figure(table, chosen, out, objective=objective or "l2", **keep)
         return _count(table, chosen, keep)
     if figure == "forms":
-        fit_figures.form_figure(table, form, out, objective=objective or "l2", **keep)
+        likelihood_figures.form_figure(table, form, out, objective=objective or "l2", **keep)
         return _count(table, chosen, keep)
 
     own = None

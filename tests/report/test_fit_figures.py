@@ -17,7 +17,7 @@ import public_runs
 from qscale import laws
 from qscale.cli.report import command as report
 from qscale.errors import FitError, LawError, StoreError
-from qscale.report import canvas, fit_figures, law_figures
+from qscale.report import canvas, fit_figures, law_figures, likelihood_figures
 
 TRUE = laws.load("chen2025/w4a4")
 
@@ -190,7 +190,7 @@ def test_running_median_takes_neighbours_where_values_are_many():
 
 
 def test_profile_figure_has_the_line_the_interval_and_its_ends(tmp_path, drawn):
-    fit_figures.profile_figure(ROWS, "qat-unified", tmp_path / "profiles.png")
+    likelihood_figures.profile_figure(ROWS, "qat-unified", tmp_path / "profiles.png")
     axes = drawn[0].axes
     names = ["delta0", "gN", "gD", "gG"]
     assert [axis.get_title().split(" =")[0] for axis in axes] == names
@@ -210,7 +210,7 @@ def test_profile_figure_says_where_an_end_is_open(tmp_path, drawn):
     n, d = (a.ravel() for a in np.meshgrid(np.geomspace(1e7, 3e7, 4), np.geomspace(1e9, 3e9, 4)))
     noise = np.random.default_rng(1).standard_normal(16)
     loss = (400 / n**0.34 + 1000 / d**0.33 + 0.2) * np.exp(0.01 * noise)
-    fit_figures.profile_figure({"N": n, "D": d, "loss": loss}, "chinchilla", tmp_path / "profiles.png")
+    likelihood_figures.profile_figure({"N": n, "D": d, "loss": loss}, "chinchilla", tmp_path / "profiles.png")
     titles = {axis.get_title().split(" =")[0]: axis.get_title() for axis in drawn[0].axes}
     assert "open below" in titles["E"]
 
@@ -218,9 +218,9 @@ def test_profile_figure_says_where_an_end_is_open(tmp_path, drawn):
 def test_profiles_of_targets_without_logarithm_are_an_error(tmp_path):
     rows = [{**row, "delta": -0.001} if i == 5 else row for i, row in enumerate(ROWS)]
     with pytest.raises(FitError, match="1 rows: their logarithm is no number"):
-        fit_figures.profile_figure(rows, "qat-unified", tmp_path / "x.png")
+        likelihood_figures.profile_figure(rows, "qat-unified", tmp_path / "x.png")
     with pytest.raises(LawError, match="'qat-saturating' has no terms"):
-        fit_figures.profile_figure(ROWS, "qat-saturating", tmp_path / "x.png")
+        likelihood_figures.profile_figure(ROWS, "qat-saturating", tmp_path / "x.png")
 
 
 def test_contour_figure_has_the_lines_of_the_law_and_its_box(tmp_path, drawn, law):
@@ -285,7 +285,7 @@ def test_group_figure_refuses_what_does_not_go_together(tmp_path):
 
 def test_form_figure_has_every_cell_and_the_differences(tmp_path, drawn):
     names = ["qat-power", "qat-unified"]
-    fit_figures.form_figure(ROWS, names, tmp_path / "forms.png")
+    likelihood_figures.form_figure(ROWS, names, tmp_path / "forms.png")
     found = laws.compare(ROWS, names)
     errors, criteria = drawn[0].axes
     assert [text.get_text() for text in errors.get_yticklabels()] == [
@@ -300,12 +300,12 @@ def test_form_figure_has_every_cell_and_the_differences(tmp_path, drawn):
         0, found.scores[1].aicc - found.scores[0].aicc, 0, found.scores[1].bic - found.scores[0].bic
     ])  # fmt: skip
     with pytest.raises(LawError, match="takes two forms or more"):
-        fit_figures.form_figure(ROWS, ["qat-unified"], tmp_path / "x.png")
+        likelihood_figures.form_figure(ROWS, ["qat-unified"], tmp_path / "x.png")
 
 
 def test_form_figure_says_where_rows_are_too_few_for_a_criterion(tmp_path, drawn):
     rows = [row for row in ROWS if row["N"] in (74e6, 595e6) and row["D"] in (10e9, 1e11)]
-    fit_figures.form_figure(
+    likelihood_figures.form_figure(
         [row for row in rows if row["G"] == 32] + rows[:2], ["qat-unified", "qat-power"], tmp_path / "f.png"
     )
     assert any(text.get_text() == " no AICc: too few rows" for text in drawn[0].axes[1].texts)
@@ -316,7 +316,7 @@ def test_figures_of_public_runs(tmp_path, drawn, shared):
     power = laws.fit(pairs, "qat-power", bootstrap=50)
     fit_figures.fit_figure(pairs, power, tmp_path / "fit.png")
     fit_figures.residual_figure(pairs, power, tmp_path / "residuals.png")
-    fit_figures.profile_figure(pairs, "qat-power", tmp_path / "profiles.png")
+    likelihood_figures.profile_figure(pairs, "qat-power", tmp_path / "profiles.png")
     law_figures.contour_figure(power, tmp_path / "contours.png")
     assert len(_points(drawn[0].axes[0])) == 21
 

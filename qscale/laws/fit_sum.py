@@ -340,6 +340,8 @@ def _holdout(estimate: Estimate, data: Table) -> dict[str, Any]:
     if "largest_N" in left_out and "largest_D" in left_out:
         left_out["largest_N_or_D"] = left_out["largest_N"] | left_out["largest_D"]
     groups = {"leave_one_out": np.arange(rows), "leave_one_cell": data.cell, "leave_one_ladder": data.ladder}
+    if data.format.max() > 0:
+        groups["leave_one_format"] = data.format
     free = estimate.problem.design.shape[2]
     single = {name: mask for name, mask in left_out.items() if rows - mask.sum() > free}
     folds = [number[None, :] == np.unique(number)[:, None] for number in groups.values()]

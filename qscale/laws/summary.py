@@ -78,6 +78,8 @@ def _errors(law: Law) -> list[str]:
         for v in law.form.variables
         if f"largest_{v.name}" in h
     ]
+    if "leave_one_format" in h:
+        held.append(f"each format {_held_out(h, 'leave_one_format')}")
     return [
         f"  error     in sample {shown}; leave-one-out {_held_out(h, 'leave_one_out')}",
         f"  held out  {', '.join(held)}",

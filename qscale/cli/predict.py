@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qscale.cli import _tables
 from qscale.errors import ConfigError
 from qscale.units import parse_count
 
@@ -21,20 +22,8 @@ def _count(_context: click.Context, _parameter: click.Parameter, text: str | Non
         raise click.BadParameter(str(error)) from error
 
 
-def _others(
-    _context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]
-) -> dict[str, float | str]:
-    """``P=4`` and ``U=25B`` as numbers, the name of a level as it stands."""
-    found: dict[str, float | str] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not name or not equals or not value:
-            raise click.BadParameter(f"{text!r} is not NAME=VALUE, such as P=4")
-        found[name] = _number(value)
-    return found
-
-
 def _number(text: str) -> float | str:
+    """``P=4`` and ``U=25B`` as numbers, the name of a level as it stands."""
     for read in (float, parse_count):
         try:
             return read(text)
@@ -51,18 +40,12 @@ def _number(text: str) -> float | str:
 @click.option(
     "--at",
     "others",
-    callback=_others,
+    callback=_tables.named(_number, "P=4"),
     multiple=True,
     metavar="NAME=VALUE",
     help="Any other variable of the law, such as P=4; may be repeated.",
 )
-@click.option(
-    "--level",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.9,
-    show_default=True,
-    help="Of the interval.",
-)
+@_tables.level
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     law: str,

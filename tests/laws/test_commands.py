@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -24,6 +25,23 @@ def table(tmp_path, make_rows):
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+
+@pytest.fixture
+def losses(tmp_path):
+    """Rows of a Chinchilla law, two of its columns under other names."""
+    rng = np.random.default_rng(0)
+    n, d = 10 ** rng.uniform(7, 10, 40), 10 ** rng.uniform(9, 12, 40)
+    loss = (400 / n**0.34 + 1000 / d**0.33 + 1.7) * np.exp(0.003 * rng.standard_normal(40))
+    path = tmp_path / "losses.csv"
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["params", "tokens", "loss", "ladder"])
+        writer.writerows(zip(n, d, loss, np.arange(40) % 10, strict=True))
+    return path
+
+
+NAMES = ("--column", "N=params", "--column", "D=tokens")
 
 
 def run(command, *args):
@@ -79,6 +97,75 @@ def test_fit_of_mixed_modes_names_the_option_and_passes_over_baselines(table):
     result = run(fit, table)
     assert result.exit_code == 0, result.output
     assert "note      1 baseline rows left out: row 65" in result.stdout
+
+
+def test_fit_takes_the_options_of_the_library(losses):
+    result = run(
+        fit, losses, "--form", "chinchilla", *NAMES, "--objective", "l2", "--tie", "beta=alpha",
+        "--bound", "E=1:2", "--prior", "alpha=0.34:0.05", "--resample", "case", "--bootstrap", 50, "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    law = laws.Law.loads(result.stdout)
+    assert law == laws.fit(
+        losses, "chinchilla", columns={"N": "params", "D": "tokens"}, objective="l2", tie={"beta": "alpha"},
+        bounds={"E": (1, 2)}, prior={"alpha": (0.34, 0.05)}, resample="case", bootstrap=50,
+    )  # fmt: skip
+    assert law.parameters["alpha"] == law.parameters["beta"]
+    assert law.draws_table.method == "case bootstrap"
+
+
+def test_fit_borrows_the_exponents_of_a_law_file(losses, tmp_path):
+    lender = tmp_path / "lender.json"
+    common = (losses, "--form", "chinchilla", *NAMES, "--bootstrap", 50)
+    assert run(fit, *common, "--out", lender).exit_code == 0
+    law = laws.Law.loads(run(fit, *common, "--borrow", lender, "--json").stdout)
+    assert set(law.fit["prior"]) == {"alpha", "beta"}
+    error = run(fit, *common, "--borrow", "hoffmann2022/chinchilla").exception
+    assert isinstance(error, LawError) and "has no draws" in str(error)
+
+
+def test_fit_with_restrictions_of_one_term_asks_for_an_objective(table):
+    error = run(fit, table, "--prior", "gN=0.2:0.05").exception
+    assert isinstance(error, LawError) and "--objective l2" in str(error)
+    result = run(fit, table, "--prior", "gN=0.2:0.05", "--objective", "l2", "--bootstrap", 50)
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--fix", "gG=x"), "such as gG=0.78"),
+        (("--fix", "gG=inf"), "'inf' is not finite"),
+        (("--fix", "gG=1", "--fix", "gG=2"), "'gG' is given twice"),
+        (("--tie", "beta"), "'beta' is not NAME=VALUE, such as beta=alpha"),
+        (("--bound", "alpha=0.1"), "two numbers are needed"),
+        (("--bound", "alpha=0.1:x"), "such as alpha=0.1:0.6"),
+        (("--prior", "gN=0.2:nan"), "'nan' is not finite"),
+        (("--column", "params"), "such as N=params"),
+        (("--resample", "rows"), "'cluster', 'case', 'wild'"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, tuple) else "",
+)
+def test_fit_option_that_cannot_be_read_is_bad_usage(table, args, message):
+    result = run(fit, table, *args)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--objective", "l3", "--bootstrap", "50"), "objective 'l3': wanted l2, huber, lad or student"),
+        (("--objective", "l2", "--bound", "gN=0.6:0.1"), "gN from 0.6 to 0.1 is empty"),
+        (("--objective", "l2", "--tie", "gX=gN"), "'gX' is not an exponent"),
+        (("--column", "N=size"), "no column 'size' for N"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, tuple) else "",
+)
+def test_fit_option_that_does_not_fit_the_form_is_a_law_error(table, args, message):
+    error = run(fit, table, *args).exception
+    assert isinstance(error, LawError) and error.exit_code == 2
+    assert message in str(error)
 
 
 def test_fit_with_a_negative_seed_is_a_law_error(table):

@@ -205,3 +205,16 @@ def test_delta_form_with_an_objective_agrees_with_the_weighted_fit(make_rows):
     same = laws.fit(rows, objective="l2", bootstrap=50)
     for name, value in weighted.parameters.items():
         assert same.parameters[name] == pytest.approx(value, rel=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bounds": {"alpha": (0.1, np.inf)}}, "bounds: alpha=.*wanted two finite numbers"),
+        ({"prior": {"alpha": (np.nan, 0.1)}}, "prior: alpha="),
+        ({"resample": "rows"}, "resample='rows'; wanted cluster, case, wild"),
+    ],
+)
+def test_option_that_a_law_file_cannot_hold_is_an_error(options, message):
+    with pytest.raises(LawError, match=message):
+        laws.fit(table(), "chinchilla", bootstrap=50, **options)

@@ -114,6 +114,12 @@ class Law:
         return self.status in USABLE
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """The warnings of the fit, each a code, a colon and what it is about."""
+        found = self.diagnostics.get("warnings")
+        return tuple(str(text) for text in found) if isinstance(found, list) else ()
+
+    @property
     def law_id(self) -> str:
         """sha256 of the canonical content of the law file."""
         return lawfile.law_id(self._content())

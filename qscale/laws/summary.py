@@ -21,8 +21,7 @@ def summarize(law: Law) -> str:
     else:
         lines += _advice(law)
     lines += [f"  box       {', '.join(_range(law, name) for name in law.box)}"]
-    warnings = law.diagnostics.get("warnings")
-    lines += [f"  warning   {code}" for code in (warnings if isinstance(warnings, list) else ())]
+    lines += [f"  warning   {text}" for text in law.warnings]
     lines += [f"  note      {note}" for note in law.notes]
     if law.citation is not None:
         lines += [f"  source    {law.citation['text']}"]

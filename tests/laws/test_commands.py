@@ -14,6 +14,7 @@ from qscale.cli.fit import command as fit
 from qscale.cli.laws import command as laws_command
 from qscale.cli.predict import command as predict
 from qscale.errors import FitError, LawError
+from qscale.laws.lawfile import CHECKLIST
 
 
 @pytest.fixture
@@ -277,6 +278,124 @@ def test_laws_show_names_the_levels_and_the_unit_of_a_law():
     assert "P of 1 2 3 4 8 16 fp4 sparse-int4" in run(laws_command, "show", "panferov2025/quest").stdout
     assert "gives     loss, bits per character" in run(laws_command, "show", "li2025/farseer").stdout
     assert "gives" not in run(laws_command, "show", "chen2025/w4a4").stdout
+
+
+def test_laws_compare_prints_scores_and_the_paired_difference(losses):
+    result = run(laws_command, "compare", losses, "chinchilla", "chinchilla-tied", *NAMES)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["form", "parameters", "rms", "aicc", "bic", "error", "left", "out", "status"]
+    assert {line.split()[0]: line.split()[1] for line in lines[1:3]} == {
+        "chinchilla": "5",
+        "chinchilla-tied": "4",
+    }
+    assert " less " in lines[3] and "90% interval" in lines[3]
+
+
+def test_laws_compare_json_is_the_comparison_of_the_library(losses):
+    args = ("compare", losses, "chinchilla", "chinchilla-tied", *NAMES, "--objective", "lad", "--json")
+    found = json.loads(run(laws_command, *args).stdout)
+    columns = {"N": "params", "D": "tokens"}
+    wanted = laws.compare(losses, ["chinchilla", "chinchilla-tied"], objective="lad", columns=columns)
+    assert [(s["form"], s["left_out"]) for s in found["scores"]] == [
+        (s.form, s.left_out) for s in wanted.scores
+    ]
+    pair = found["paired"]
+    assert (pair["difference"], pair["low"], pair["high"], pair["share_of_draws_below_0"]) == (
+        wanted.difference(pair["first"], pair["second"])
+    )
+
+
+def test_laws_compare_says_whether_the_two_are_told_apart(table, losses):
+    assert "apart" not in run(laws_command, "compare", table, "qat-unified", "qat-power").stdout
+    args = ("compare", losses, "chinchilla", "chinchilla-tied", *NAMES, "--level", "0.999")
+    assert "these runs do not tell the two apart" in run(laws_command, *args).stdout
+
+
+@pytest.mark.parametrize("forms", [("chinchilla",), ("chinchilla", "chinchilla")], ids=len)
+def test_laws_compare_of_one_form_is_bad_usage(losses, forms):
+    result = run(laws_command, "compare", losses, *forms)
+    assert result.exit_code == 2 and "two forms or more" in result.stderr
+
+
+def test_forms_that_the_rows_do_not_determine_are_not_compared(table):
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([lines[0], *(line for line in lines[1:] if line.split(",")[2] == "32")]))
+    for args in (
+        ("compare", table, "qat-unified", "qat-power"),
+        ("sensitivity", table, "qat-unified"),
+        ("profile", table, "qat-unified", "gN"),
+    ):
+        error = run(laws_command, *args).exception
+        assert isinstance(error, FitError) and "G has one value (32)" in str(error)
+    assert run(laws_command, "profile", table, "qat-unified", "gN", "--fix", "gG=0.78").exit_code == 0
+
+
+def test_laws_check_names_what_is_filled_and_missing(table, tmp_path):
+    path = tmp_path / "law.json"
+    run(fit, table, "--out", path)
+    result = run(laws_command, "check", path)
+    assert result.exit_code == 0, result.output
+    assert "\n  ok objective\n" in result.stdout and "\n  -- principles\n" in result.stdout
+    assert "\nwarning: few_ladders: 4 ladders" in result.stdout
+    found = json.loads(run(laws_command, "check", path, "--json").stdout)
+    assert sorted(found["filled"] + found["missing"]) == sorted(CHECKLIST)
+    assert found["warnings"] == list(laws.load(path).warnings)
+    assert f"checklist: {len(found['filled'])} of 24 items" in result.stdout
+
+
+def test_laws_check_of_a_law_that_must_not_be_used_fails(table, tmp_path):
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([lines[0], *(line for line in lines[1:] if line.split(",")[2] == "32")]))
+    path = tmp_path / "law.json"
+    laws.fit(table).to_json(path)
+    result = run(laws_command, "check", path, "--json")
+    assert isinstance(result.exception, FitError) and result.exception.exit_code == 1
+    assert "do not use this law: not_identified" in str(result.exception)
+    assert json.loads(result.stdout)["usable"] is False
+
+
+def test_laws_sensitivity_is_the_table_of_the_library(losses):
+    wanted = laws.sensitivity(losses, "chinchilla", columns={"N": "params", "D": "tokens"})
+    result = run(laws_command, "sensitivity", losses, "chinchilla", *NAMES)
+    assert result.exit_code == 0, result.output
+    assert len(result.stdout.splitlines()) == 1 + len(wanted)
+    assert result.stdout.split()[:4] == ["objective", "outliers", "rows", "A"]
+    args = ("sensitivity", losses, "chinchilla", *NAMES, "--json")
+    assert json.loads(run(laws_command, *args).stdout) == wanted
+
+
+def test_laws_profile_prints_the_interval_of_the_library(losses):
+    args = ("profile", losses, "chinchilla", "alpha", *NAMES, "--level", "0.95")
+    found = json.loads(run(laws_command, *args, "--json").stdout)
+    wanted = laws.profile(losses, "chinchilla", "alpha", columns={"N": "params", "D": "tokens"})
+    assert (found["low"], found["high"]) == wanted.interval(0.95)
+    assert found["at"] == wanted.at.tolist()
+    text = run(laws_command, *args).stdout
+    assert text == (
+        f"alpha = {found['best']:.4g}, 95% profile interval: {found['low']:.4g} to {found['high']:.4g}\n"
+    )
+
+
+def test_laws_profile_says_which_end_is_open(tmp_path):
+    n, d = (a.ravel() for a in np.meshgrid(np.geomspace(1e7, 2e7, 4), np.geomspace(1e9, 2e9, 4)))
+    loss = (400 / n**0.34 + 1000 / d**0.33 + 1.7) * (1 + 0.003 * np.sin(np.arange(16) ** 2))
+    path = tmp_path / "narrow.csv"
+    np.savetxt(path, np.column_stack([n, d, loss]), delimiter=",", header="N,D,loss", comments="")
+    text = run(laws_command, "profile", path, "chinchilla", "E").stdout
+    assert "profile interval: open to" in text
+    assert "open: the runs do not bound E below" in text
+    assert json.loads(run(laws_command, "profile", path, "chinchilla", "E", "--json").stdout)["low"] is None
+
+
+def test_laws_compare_reads_a_study_as_fit_does(tmp_path, make_rows, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "qscale.sweep.table.observations", lambda path, **_: asked.append(path) or make_rows(0.02, 0.02)
+    )
+    result = run(laws_command, "compare", tmp_path, "qat-unified", "qat-power")
+    assert result.exit_code == 0, result.output
+    assert asked == [tmp_path]
 
 
 @pytest.mark.parametrize("command", [fit, predict, laws_command, *laws_command.commands.values()])

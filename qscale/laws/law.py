@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from qscale.errors import LawError
-from qscale.laws import forms, lawfile
+from qscale.laws import forms, lawfile, uncertainty
 from qscale.laws.design import fitted_names, reference_names
 from qscale.laws.forms import FloatArray, Form, Term
 
 _MOST_APART = 1e-6  # relative, of one constant written twice
+_MOST_SCATTER = 100.0  # relative: beyond, a number of a stranger's file is no scatter
+
+Band = Literal["mean", "run"]
 
 #: The states in which a law may be used.
 USABLE = ("converged", "published")
@@ -171,19 +174,46 @@ class Law:
             out = out + part
         return out
 
-    def interval(self, level: float = 0.9, **variables: Any) -> tuple[Any, Any]:
-        """Equal-tailed interval of the mean law at a point, from the stored draws: ``(low, high)``.
+    def interval(self, level: float = 0.9, kind: Band = "mean", **variables: Any) -> tuple[Any, Any]:
+        """Equal-tailed interval at a point, from the stored draws: ``(low, high)``.
 
-        It tells how well the constants are known, not how a single new run scatters around the law, and it
-        takes the form to be true: outside the fitted box that is an assumption (:meth:`outside`).
+        ``mean`` is the band of the mean law: it tells how well the constants are known. ``run`` is the band
+        for one new run, which also scatters around the law: the draws times a lognormal scatter of
+        :attr:`run_sd`, exactly integrated, so it is the same each time. Both take the form to be true:
+        outside the fitted box that is an assumption (:meth:`outside`).
 
         Raises:
-            LawError: The law has no draws, or the level is not between 0 and 1.
+            LawError: The law has no draws, the level is not between 0 and 1, or, for a run, the law does not
+                know its scatter.
         """
         if not 0 < level < 1:
             raise LawError(f"level={level}: an interval's level is between 0 and 1, such as 0.9")
-        low, high = np.quantile(self.draws(**variables), [(1 - level) / 2, (1 + level) / 2], axis=0)
+        if kind not in get_args(Band):
+            raise LawError(f"kind={kind!r}: a band is of the {' or of a '.join(get_args(Band))}")
+        draws, ends = self.draws(**variables), ((1 - level) / 2, (1 + level) / 2)
+        if kind == "mean":
+            low, high = np.quantile(draws, ends, axis=0)
+        elif np.all(draws > 0):
+            low, high = (uncertainty.scattered_quantile(draws, self.run_sd, end) for end in ends)
+        else:
+            raise LawError("the law has draws that are not positive: a relative scatter has no sense there")
         return _unwrap(low), _unwrap(high)
+
+    @property
+    def run_sd(self) -> float:
+        """Relative standard deviation of a run around the law: of repeated seeds, else of the residuals.
+
+        Raises:
+            LawError: The law does not know it.
+        """
+        for name in ("seed_sd", "scatter_sd"):
+            value = self.diagnostics.get(name)
+            if isinstance(value, (int, float)) and 0 < value < _MOST_SCATTER:
+                return float(value)
+        raise LawError(
+            f"law {self.name or self.law_id[:15]!r} does not say how runs scatter around it: its diagnostics "
+            "have neither seed_sd nor scatter_sd"
+        )
 
     def outside(self, **variables: Any) -> dict[str, Any]:
         """How many times outside the fitted box each variable lies; 1.0 means inside.

@@ -224,6 +224,17 @@ def test_predict_gives_the_band_of_a_fitted_law(table, tmp_path):
     assert found["times_outside"] == {"N": 1.0, "D": 1.0, "G": 1.0}
 
 
+def test_predict_of_a_run_has_a_wider_band_and_says_so(table, tmp_path):
+    run(fit, table, "--out", tmp_path / "law.json")
+    args = (tmp_path / "law.json", "-N", "145M", "-D", "2e10", "-G", "128")
+    assert "90% interval of a new run: 0.0" in run(predict, *args, "--band", "run").stdout
+    mean, one = (json.loads(run(predict, *args, "--json", "--band", band).stdout) for band in ("mean", "run"))
+    assert json.loads(run(predict, *args, "--json").stdout) == mean
+    assert (
+        one["interval"]["low"] < mean["interval"]["low"] < mean["interval"]["high"] < one["interval"]["high"]
+    )
+
+
 @pytest.mark.parametrize("text", ["7 billion", "B", "-3", "1..2", " ", "nan", "7X"])
 def test_bad_count_is_exit_code_2(text):
     result = run(predict, "chen2025/w4a4", f"-N{text}", "-D", "2T", "-G", 128)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,8 +97,9 @@ class Law:
                 )
         if any(low <= 0 for low, _ in self.box.values()):
             raise LawError(f"law of form {self.form.id!r}: box {self.box} has an end that is not positive")
-        if self.usable and None in self.parameters.values():
-            raise LawError(f"law with status {self.status!r} lacks a parameter: {self.parameters}")
+        for known in (self.parameters, {} if self.reference is None else self.reference.parameters):
+            if self.usable and None in known.values():
+                raise LawError(f"law with status {self.status!r} lacks a parameter: {known}")
         if self.draws_table is not None and set(self.draws_table.columns) != set(self._draw_columns()):
             raise LawError(f"law of form {self.form.id!r}: draws have columns {self.draws_table.columns}")
         _check_values(self)
@@ -169,7 +171,7 @@ class Law:
             for name, here in term.scales(x).items():
                 part = np.where(here, column[at_reference[name]], part)
             for axis in term.axes:
-                at = float(axis.base(np.asarray(self.reference.at[axis.variable])))
+                at = float(axis.base(np.float64(self.reference.at[axis.variable])))
                 part = part * (axis.base(x[axis.variable]) / at) ** (axis.sign * column[axis.parameter])
             out = out + part
         return out
@@ -225,7 +227,7 @@ class Law:
         for name, values in x.items():
             if name in self.form.by:
                 continue
-            low, high = self.box[name]
+            low, high = map(float, self.box[name])
             below = np.divide(low, values, out=np.full(values.shape, np.inf), where=values > 0)
             out[name] = _unwrap(np.maximum(1.0, np.maximum(values / high, below)))
         return out
@@ -274,7 +276,7 @@ class Law:
     def _known(self) -> dict[str, float]:
         if not self.usable:
             raise LawError(f"this law cannot be evaluated: {self.status}")
-        return {name: value for name, value in self.parameters.items() if value is not None}
+        return {name: float(value) for name, value in self.parameters.items() if value is not None}
 
     def _draw_columns(self) -> tuple[str, ...]:
         return reference_names(self.form) if self.form.terms else self.form.names
@@ -342,18 +344,16 @@ def _check_values(law: Law) -> None:
             column = law.draws_table.columns.index(scale)
             _check_positive(f"draws of {scale}", float(law.draws_table.values[:, column].min()))
         expected = _log_raw(law, term, ref, scale)
-        if expected is not None and (
-            raw[name] is None or abs(float(np.log(raw[name])) - expected) > _MOST_APART  # type: ignore[arg-type]
-        ):
+        if expected is not None and not abs(_log(raw[name]) - expected) <= _MOST_APART:
             raise _disagree(name, raw[name], f"exp({expected:.9g})")
 
 
 def _log_raw(law: Law, term: Term, ref: Reference, scale: str) -> float | None:
     """The logarithm of a raw scale, from the parameters at the reference point; None where one is unknown."""
     at_point = ref.parameters[scale]
-    expected = None if at_point is None else float(np.log(at_point))
+    expected = None if at_point is None else _log(at_point)
     for axis in term.axes:
-        base = float(axis.base(np.asarray(ref.at[axis.variable])))
+        base = float(axis.base(np.float64(ref.at[axis.variable])))
         if not base > 0:
             raise LawError(
                 f"law: reference.at.{axis.variable} is {ref.at[axis.variable]:g}: not inside the form"
@@ -365,6 +365,11 @@ def _log_raw(law: Law, term: Term, ref: Reference, scale: str) -> float | None:
             return None
         expected -= axis.sign * exponent * float(np.log(base))
     return expected
+
+
+def _log(value: float | None) -> float:
+    """Of a scale, also one that is none (0) or unknown; of integers beyond NumPy's too."""
+    return math.log(value) if value else -math.inf
 
 
 def _check_positive(name: str, value: float | None) -> None:

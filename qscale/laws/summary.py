@@ -36,7 +36,7 @@ def _range(law: Law, name: str) -> str:
 
 def _provenance(law: Law) -> list[str]:
     lines = []
-    if "rows" in law.data:
+    if {"rows", "ladders"} <= set(law.data):
         lines.append(f"  data      {law.data['rows']} rows in {law.data['ladders']} ladders")
     known = [f"{key} {value}" for key, value in law.quantization.items() if value]
     if known:

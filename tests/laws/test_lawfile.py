@@ -121,7 +121,7 @@ def mutate(content, data):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_mutated_file_is_an_error_or_a_law_that_round_trips(kind, data):
     content = copy.deepcopy(json.loads(fits()[kind].dumps()))
@@ -166,6 +166,31 @@ def test_stranger_file_is_refused(content, message):
     own = json.loads(fits()["chinchilla"].dumps()) | {"law_id": None}
     with pytest.raises(LawError, match=message):
         laws.Law.loads(json.dumps(own | content))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("parameters", "A"), 0, "parameters.A is 0, but the parameters at the reference point give"),
+        (("parameters", "A"), 10**300, "one law written twice"),
+        (("reference", "parameters", "A0"), 10**300, "one law written twice"),
+        (("reference", "parameters", "A0"), None, "'converged' lacks a parameter"),
+        (("reference", "at", "N"), 10**300, "one law written twice"),
+    ],
+)
+def test_constant_that_does_not_agree_with_the_rest_is_refused(path, value, message):
+    content = json.loads(fits()["chinchilla"].dumps()) | {"law_id": None}
+    spot = content
+    for key in path[:-1]:
+        spot = spot[key]
+    spot[path[-1]] = value
+    with pytest.raises(LawError, match=message):
+        laws.Law.loads(json.dumps(content))
+
+
+def test_summary_without_the_number_of_ladders_prints():
+    content = json.loads(fits()["chinchilla"].dumps()) | {"law_id": None, "data": {"rows": 3}}
+    assert "alpha" in laws.Law.loads(json.dumps(content)).summary()
 
 
 def test_text_of_a_stranger_that_is_too_large_is_refused():

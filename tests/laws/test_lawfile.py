@@ -188,6 +188,14 @@ def test_constant_that_does_not_agree_with_the_rest_is_refused(path, value, mess
         laws.Law.loads(json.dumps(content))
 
 
+def test_constants_of_a_stranger_at_which_a_form_has_no_value_are_an_error():
+    content = json.loads(laws.load("muennighoff2023/repetition").dumps()) | {"law_id": None}
+    content["parameters"]["beta"] = 0
+    law = laws.Law.loads(json.dumps(content))
+    with pytest.raises(LawError, match="has no value with the constants"):
+        law.predict(N=1e9, D=1e10, U=1e10)
+
+
 def test_summary_without_the_number_of_ladders_prints():
     content = json.loads(fits()["chinchilla"].dumps()) | {"law_id": None, "data": {"rows": 3}}
     assert "alpha" in laws.Law.loads(json.dumps(content)).summary()

@@ -8,9 +8,11 @@ from typing import Any
 
 import click
 
+from qscale.cli import _tables
+
 
 @click.command(epilog="Example: qscale report demo/study --law demo/law.json --out demo/law.png")
-@click.argument("source", metavar="STUDY|TABLE", type=click.Path(exists=True, path_type=Path))
+@_tables.source
 @click.option("--law", "law_name", required=True, metavar="LAW", help="A law file or a published id.")
 @click.option(
     "--out",
@@ -43,13 +45,9 @@ def _points(source: Path, mode: str | None, recipe: str | None) -> list[dict[str
     from qscale.laws.forms import FORMS
     from qscale.laws.table import read_table
 
-    found: Any = source
-    if source.is_dir():
-        from qscale.sweep.table import observations
-
-        found = observations(source)
-        if not any(row["delta"] is not None for row in found):
-            raise StoreError(f"{source}: no finished quantized run to draw: run the study first")
+    found = _tables.observations(source)
+    if source.is_dir() and not any(row["delta"] is not None for row in found):
+        raise StoreError(f"{source}: no finished quantized run to draw: run the study first")
     table = read_table(found, FORMS["qat-unified"], mode=mode, recipe=recipe)
     for note in table.notes:
         click.echo(f"note: {note}", err=True)

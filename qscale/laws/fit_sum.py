@@ -40,11 +40,6 @@ class Wanted:
 def fit_sum(data: Table, objective: Objective, wanted: Wanted, options: dict[str, Any]) -> Law:
     """A law of a form with terms."""
     form = data.form
-    if objective.residual == "log" and (data.target <= 0).any():
-        raise FitError(
-            f"{form.target} is not positive in {int((data.target <= 0).sum())} rows: their logarithm is no "
-            "number; fit raw residuals, such as objective='raw:l2'"
-        )
     reasons = _one_level(form, data, wanted)
     if reasons:
         return _unidentified(form, data, reasons, objective, options)
@@ -62,9 +57,18 @@ def estimate_of(data: Table, objective: Objective, wanted: Wanted) -> Estimate:
 
     Raises:
         LawError: A restriction is none of the form's.
+        FitError: A variable does not vary, or a logarithm is asked of a target that is not positive.
         TooFewRowsError: There are fewer rows than free parameters.
     """
-    design = Design.make(data.form, data.variables, data.target)
+    form = data.form
+    if objective.residual == "log" and (low := int((data.target <= 0).sum())):
+        raise FitError(
+            f"{form.target} is not positive in {low} rows: their logarithm is no number; fit raw residuals, "
+            "such as objective='raw:l2'"
+        )
+    if reasons := _one_level(form, data, wanted):
+        raise FitError(f"{form.id!r} is not identified: {'; '.join(dict.fromkeys(reasons.values()))}")
+    design = Design.make(form, data.variables, data.target)
     restriction = Restriction.make(
         design, fix=wanted.fix, tie=wanted.tie, bounds=wanted.bounds, prior=wanted.prior
     )

@@ -240,3 +240,16 @@ def test_noise_law_takes_many_formats_and_is_tried_on_each_left_out(objective):
     assert law.holdout["rows"]["leave_one_format"] == 24
     with pytest.raises(LawError, match="mixes"):
         laws.fit([row | {"G": 32} for row in rows])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bounds": {"alpha": (0.1, np.inf)}}, "bounds: alpha=.*wanted two finite numbers"),
+        ({"prior": {"alpha": (np.nan, 0.1)}}, "prior: alpha="),
+        ({"resample": "rows"}, "resample='rows'; wanted cluster, case, wild"),
+    ],
+)
+def test_option_that_a_law_file_cannot_hold_is_an_error(options, message):
+    with pytest.raises(LawError, match=message):
+        laws.fit(table(), "chinchilla", bootstrap=50, **options)

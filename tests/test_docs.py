@@ -4,6 +4,8 @@ import doctest
 import importlib
 import pkgutil
 import re
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 STUDY = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
 LAWS = (ROOT / "docs" / "laws.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README + STUDY + LAWS, re.DOTALL)
+NUMBER = r"(?<![\w.])-?\d+\.?\d*(?:e[+-]?\d+)?"
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(qscale.__path__, "qscale.")
@@ -104,3 +107,29 @@ def test_study_reference_names_every_key_and_column():
     assert [
         name for name in (*KEYS, *TRAINING, *COLUMNS) if f"`{name}`" not in STUDY and f"{name}:" not in STUDY
     ] == []
+
+
+CONSOLE = re.findall(r"^\$ qscale (.+)\n((?:(?!\$ |```).*\n)*)", LAWS, re.MULTILINE)
+
+
+def test_commands_of_the_documents_print_what_is_said(tmp_path, monkeypatch):
+    shutil.copy(ROOT / "examples" / "runs.csv", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert len(CONSOLE) >= 6
+    for line, said in CONSOLE:
+        shown = CliRunner().invoke(main, shlex.split(line))
+        assert shown.exit_code == 0, shown.output
+        printed = shown.stdout.replace("law written to law.json\n", "")  # stderr, in older versions of click
+        assert re.sub(NUMBER, "#", printed).split() == re.sub(NUMBER, "#", said).split(), line
+        for one, other in zip(re.findall(NUMBER, printed), re.findall(NUMBER, said), strict=True):
+            assert float(one) == pytest.approx(float(other), rel=0.03), f"{one} of {line}"
+
+
+def test_every_status_and_warning_of_a_fit_is_documented():
+    sources = [ROOT / "qscale" / "laws" / f"{name}.py" for name in ("diagnose", "fit_product", "fit_sum")]
+    text = "".join(source.read_text(encoding="utf-8") for source in sources)
+    codes = {
+        code.replace("{name}", "E") for code in re.findall(r'"((?:\{name\}|[a-z]+)(?:_[a-z]+)+): ', text)
+    }
+    assert len(codes) >= 12
+    assert [code for code in sorted(codes) if f"`{code}`" not in LAWS] == []

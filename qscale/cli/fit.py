@@ -7,58 +7,79 @@ from typing import Any
 
 import click
 
-
-def _fixed(_context: click.Context, _parameter: click.Parameter, pairs: tuple[str, ...]) -> dict[str, float]:
-    fixed = {}
-    for pair in pairs:
-        name, _, value = pair.partition("=")
-        try:
-            fixed[name] = float(value)
-        except ValueError as err:
-            raise click.BadParameter(f"{pair!r} is not of the form gG=0.78") from err
-    return fixed
+from qscale.cli import _tables
 
 
 @click.command(epilog="Example: qscale fit demo/observations.csv --form qat-unified --out law.json")
-@click.argument("source", metavar="STUDY|TABLE", type=click.Path(exists=True, path_type=Path))
+@_tables.source
 @click.option("--form", default="qat-unified", show_default=True, help="Law form; a wrong name lists all.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the law file here.")
-@click.option("--mode", help="Take the runs of this mode only: scratch, cooldown, finetune or ptq.")
-@click.option("--recipe", help="Take the runs of this recipe only, such as w4a4 (whatever its group size).")
+@_tables.rows
 @click.option(
-    "--fix", multiple=True, callback=_fixed, metavar="NAME=VALUE", help="Hold an exponent; repeatable."
+    "--objective",
+    metavar="LOSS",
+    help="Such as l2, lad, huber:1e-3, student:0.01, raw:l2.  [default: weighted least squares of the "
+    "logarithm for a form of one term, else huber:1e-3]",
+)
+@_tables.fix
+@click.option(
+    "--tie",
+    multiple=True,
+    callback=_tables.named(str, "beta=alpha"),
+    metavar="NAME=OTHER",
+    help="Make an exponent equal to another; repeatable. With a form of one term this, and the four "
+    "options below, need --objective.",
+)
+@click.option(
+    "--bound",
+    "bounds",
+    multiple=True,
+    callback=_tables.named(_tables.two_numbers, "alpha=0.1:0.6"),
+    metavar="NAME=LOW:HIGH",
+    help="Ends of an exponent or a constant; repeatable.",
+)
+@click.option(
+    "--prior",
+    multiple=True,
+    callback=_tables.named(_tables.two_numbers, "gN=0.2:0.05"),
+    metavar="NAME=MEAN:SD",
+    help="Normal prior of an exponent; repeatable.",
+)
+@click.option(
+    "--borrow", metavar="LAW", help="Take the exponents of this law, with draws, as priors twice as wide."
+)
+@click.option(
+    "--resample",
+    type=click.Choice(["cluster", "case", "wild"]),
+    default="cluster",
+    show_default=True,
+    help="How draws are made: of ladders, of rows, or by turning residuals over.",
 )
 @click.option("--bootstrap", type=int, default=1000, show_default=True, help="Draws kept in the law.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
-@click.option(
-    "--level",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.9,
-    show_default=True,
-    help="Of the intervals printed.",
-)
+@_tables.level
 @click.option("--json", "as_json", is_flag=True, help="Print the law file instead of a summary.")
-def command(source: Path, form: str, out: Path | None, as_json: bool, **options: Any) -> None:
-    """Fit a law form to measured deltas: a study folder, or a CSV or Parquet table with N, D, G, delta.
+def command(
+    source: Path, form: str, out: Path | None, borrow: str | None, as_json: bool, **options: Any
+) -> None:
+    """Fit a law form to measured runs: a study folder, or a CSV or Parquet table.
 
+    The table has the columns of the form: N, D, G and delta for qat-unified, N, D and loss for chinchilla.
     Constants that the rows do not determine are not printed: the reason is, and the exit code is 1.
+
+    \b
+    Example: qscale fit runs.csv --form chinchilla --column N=params --tie beta=alpha
     """
     from qscale import laws
     from qscale.errors import FitError
 
-    law = laws.fit(_observations(source), form, **options)
+    lender = None if borrow is None else laws.load(borrow)
+    law = laws.fit(_tables.observations(source), form, borrow=lender, **options)
     click.echo(law.dumps().rstrip("\n") if as_json else law.summary())
     if not law.usable:
         written = [f"{out} was not written"] if out is not None else []
-        raise FitError("; ".join([f"{source}: no law: {law.status}", *law.diagnostics["advice"], *written]))
+        advice = law.diagnostics.get("advice", [])
+        raise FitError("; ".join([f"{source}: no law: {law.status}", *advice, *written]))
     if out is not None:
         law.to_json(out)
         click.echo(f"law written to {out}", err=True)
-
-
-def _observations(source: Path) -> Any:
-    if not source.is_dir():
-        return source
-    from qscale.sweep import table
-
-    return table.observations(source, say=lambda line: click.echo(line, err=True))

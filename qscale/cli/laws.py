@@ -1,19 +1,33 @@
-"""``qscale laws``: the published laws and the user's own."""
+"""``qscale laws``: the published laws and the user's own, and the choice between forms."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import click
+
+from qscale.cli import _tables
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_OBJECTIVE = click.option(
+    "--objective",
+    default="l2",
+    show_default=True,
+    metavar="LOSS",
+    help="Such as l2, lad, huber:1e-3, raw:l2.",
+)
 
 
 @click.group(name="laws", epilog="Example: qscale laws show chen2025/w4a4")
 def command() -> None:
-    """List and show laws: those of the literature by id, one's own by path."""
+    """List, show and check laws: those of the literature by id, one's own by path; compare forms on runs."""
 
 
 @command.command(name="list", epilog="Example: qscale laws list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_JSON
 def list_(as_json: bool) -> None:
     """List the published laws."""
     from qscale import laws
@@ -37,3 +51,145 @@ def show(law: str, as_json: bool) -> None:
 
     found = laws.load(law)
     click.echo(found.dumps().rstrip("\n") if as_json else found.summary())
+
+
+@command.command(epilog="Example: qscale laws check law.json")
+@click.argument("name", metavar="ID|PATH")
+@_JSON
+def check(name: str, as_json: bool) -> None:
+    """Show which of the 24 items of the reporting checklist a law fills, and its warnings.
+
+    The items are those of (Mis)Fitting, arXiv:2502.18969. The exit code is 1 where the law must not be used.
+    """
+    from qscale import laws
+    from qscale.errors import FitError
+    from qscale.laws.lawfile import CHECKLIST
+
+    law = laws.load(name)
+    missing = [item for item in CHECKLIST if law.checklist.get(item) in (None, "", [], {})]
+    if as_json:
+        found = {"law": law.name or law.law_id, "status": law.status, "usable": law.usable}
+        filled = [item for item in CHECKLIST if item not in missing]
+        lists = {"filled": filled, "missing": missing, "warnings": list(law.warnings)}
+        click.echo(json.dumps(found | lists, indent=2))
+    else:
+        click.echo(f"{law.name or law.form.id}: {law.status}")
+        click.echo(f"checklist: {len(CHECKLIST) - len(missing)} of {len(CHECKLIST)} items")
+        for item in CHECKLIST:
+            click.echo(f"  {'--' if item in missing else 'ok'} {item}")
+        for text in law.warnings:
+            click.echo(f"warning: {text}")
+    if not law.usable:
+        raise FitError(f"{name}: do not use this law: {law.status}")
+
+
+@command.command(epilog="Example: qscale laws compare runs.csv qat-unified qat-power")
+@_tables.source
+@click.argument("forms", metavar="FORM FORM...", nargs=-1, required=True)
+@_tables.rows
+@_OBJECTIVE
+@_tables.level
+@_JSON
+def compare(source: Path, forms: tuple[str, ...], level: float, as_json: bool, **options: Any) -> None:
+    """Fit several forms to the same runs: errors in and out of sample, information criteria.
+
+    The first form has the smallest error on cells left out of its fit. It is better than the second where the
+    interval of the difference, of a bootstrap over ladders, excludes 0.
+    """
+    from qscale import laws
+    from qscale.laws.diagnose import finite
+
+    if len(set(forms)) < 2 or len(set(forms)) < len(forms):
+        raise click.UsageError("name two forms or more, each once")
+    found = laws.compare(_tables.observations(source), forms, **options)
+    heads = ("form", "parameters", "rms", "aicc", "bic", "left_out", "status")
+    scores = [finite({head: getattr(score, head) for head in heads}) for score in found.scores]
+    first, second = (score.form for score in found.scores[:2])
+    gap, low, high, share = found.difference(first, second, level=level)
+    if as_json:
+        pair = {"first": first, "second": second, "difference": gap, "level": level, "low": low, "high": high}
+        pair |= {"share_of_draws_below_0": share}
+        click.echo(json.dumps({"scores": scores, "paired": finite(pair)}, indent=2))
+        return
+    for line in _columns((*heads[:5], "error left out", "status"), [_score(score) for score in scores]):
+        click.echo(line)
+    shown = [f"{100 * value:.2g}%" for value in (gap, low, high)]
+    click.echo(f"{first} less {second}: {shown[0]}, {100 * level:.4g}% interval {shown[1]} to {shown[2]}")
+    if low <= 0 <= high:
+        click.echo("the interval includes 0: these runs do not tell the two apart")
+
+
+def _score(score: dict[str, Any]) -> list[str]:
+    def show(name: str, how: str) -> str:
+        return "--" if score[name] is None else format(score[name], how)
+
+    shown = [show("rms", ".2%"), show("aicc", ".1f"), show("bic", ".1f"), show("left_out", ".2%")]
+    return [score["form"], str(score["parameters"]), *shown, score["status"]]
+
+
+@command.command(epilog="Example: qscale laws sensitivity runs.csv chinchilla")
+@_tables.source
+@click.argument("form")
+@_tables.rows
+@_JSON
+def sensitivity(source: Path, form: str, as_json: bool, **options: Any) -> None:
+    """Show how much the constants of a form hang on the loss and on the rule for outliers.
+
+    none keeps all rows, "top 2%" leaves out the largest targets, "5 sd" rows five robust standard deviations
+    from a fit of absolute deviations.
+    """
+    from qscale import laws
+    from qscale.laws.diagnose import finite
+
+    found = [finite(row) for row in laws.sensitivity(_tables.observations(source), form, **options)]
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    cells = [
+        ["--" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()]
+        for row in found
+    ]
+    for line in _columns(tuple(found[0]), cells, left=2):
+        click.echo(line)
+
+
+@command.command(epilog="Example: qscale laws profile runs.csv chinchilla alpha --level 0.95")
+@_tables.source
+@click.argument("form")
+@click.argument("parameter")
+@_tables.rows
+@_OBJECTIVE
+@_tables.fix
+@_tables.level
+@_JSON
+def profile(source: Path, form: str, parameter: str, level: float, as_json: bool, **options: Any) -> None:
+    """Show the profile interval of one parameter: an exponent, a constant, or a scale at the reference point.
+
+    An end is open where the fit gets no worse however far the parameter goes: the runs do not bound it there.
+    """
+    from qscale import laws
+
+    found = laws.profile(_tables.observations(source), form, parameter, **options)
+    best = float(found.at[found.ratio.argmin()])
+    low, high = found.ends(level)
+    if as_json:
+        curve = {"at": found.at.tolist(), "ratio": found.ratio.tolist()}
+        ends = {"best": best, "level": level, "low": low, "high": high}
+        click.echo(json.dumps({"form": form, "parameter": parameter, **ends, **curve}, indent=2))
+        return
+    shown = [("open" if end is None else f"{end:.4g}") for end in (low, high)]
+    click.echo(f"{parameter} = {best:.4g}, {100 * level:.4g}% profile interval: {shown[0]} to {shown[1]}")
+    if ways := [way for way, end in (("below", low), ("above", high)) if end is None]:
+        click.echo(f"open: the runs do not bound {parameter} {' or '.join(ways)}")
+
+
+def _columns(heads: Sequence[str], cells: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Lines of a table, its first columns to the left."""
+    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
+    return [
+        "  ".join(
+            text.ljust(width) if i < left else text.rjust(width)
+            for i, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in (heads, *cells)
+    ]

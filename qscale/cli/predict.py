@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qscale.cli import _tables
 from qscale.errors import ConfigError
 from qscale.units import parse_count
 
 if TYPE_CHECKING:
     from qscale.laws import Law
+    from qscale.laws.law import Band
 
 
 def _count(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
@@ -21,20 +23,8 @@ def _count(_context: click.Context, _parameter: click.Parameter, text: str | Non
         raise click.BadParameter(str(error)) from error
 
 
-def _others(
-    _context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]
-) -> dict[str, float | str]:
-    """``P=4`` and ``U=25B`` as numbers, the name of a level as it stands."""
-    found: dict[str, float | str] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not name or not equals or not value:
-            raise click.BadParameter(f"{text!r} is not NAME=VALUE, such as P=4")
-        found[name] = _number(value)
-    return found
-
-
 def _number(text: str) -> float | str:
+    """``P=4`` and ``U=25B`` as numbers, the name of a level as it stands."""
     for read in (float, parse_count):
         try:
             return read(text)
@@ -51,17 +41,18 @@ def _number(text: str) -> float | str:
 @click.option(
     "--at",
     "others",
-    callback=_others,
+    callback=_tables.named(_number, "P=4"),
     multiple=True,
     metavar="NAME=VALUE",
     help="Any other variable of the law, such as P=4; may be repeated.",
 )
+@_tables.level
 @click.option(
-    "--level",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.9,
+    "--band",
+    type=click.Choice(["mean", "run"]),
+    default="mean",
     show_default=True,
-    help="Of the interval.",
+    help="Of the mean law, or for one new run, which also scatters around it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
@@ -71,6 +62,7 @@ def command(
     g: float | None,
     others: dict[str, float | str],
     level: float,
+    band: Band,
     as_json: bool,
 ) -> None:
     """Predict delta or loss from a LAW: a law file, or the id of a published law (see `qscale laws list`).
@@ -82,25 +74,25 @@ def command(
 
     found = laws.load(law)
     point = {name: value for name, value in (("N", n), ("D", d), ("G", g)) if value is not None} | others
-    result = _predict(found, point, level)
+    result = _predict(found, point, level, band)
     click.echo(json.dumps(result, indent=2) if as_json else _text(result))
     if result["interval"] is None:
         click.echo("no interval: the law has no draws; its source prints none", err=True)
 
 
-def _predict(law: Law, point: dict[str, float | str], level: float) -> dict[str, Any]:
+def _predict(law: Law, point: dict[str, float | str], level: float, band: Band) -> dict[str, Any]:
     value = law.predict(**point)
-    band = None
+    interval = None
     if law.draws_table is not None:
-        low, high = law.interval(level=level, **point)
-        band = {"level": level, "low": low, "high": high}
+        low, high = law.interval(level=level, kind=band, **point)
+        interval = {"level": level, "band": band, "low": low, "high": high}
     return {
         "law": law.name or law.law_id,
         "at": point,
         "target": law.form.target,
         "unit": law.form.unit,
         "value": value,
-        "interval": band,
+        "interval": interval,
         "times_outside": law.outside(**point),
     }
 
@@ -108,8 +100,10 @@ def _predict(law: Law, point: dict[str, float | str], level: float) -> dict[str,
 def _text(result: dict[str, Any]) -> str:
     unit = "" if result["unit"] == "1" else f" {result['unit']}"
     lines = [f"{result['target']} = {result['value']:.4g}{unit}"]
-    if (band := result["interval"]) is not None:
-        lines.append(f"{100 * band['level']:.4g}% interval: {band['low']:.4g} to {band['high']:.4g}")
+    if (found := result["interval"]) is not None:
+        of = " of a new run" if found["band"] == "run" else ""
+        ends = f"{found['low']:.4g} to {found['high']:.4g}"
+        lines.append(f"{100 * found['level']:.4g}% interval{of}: {ends}")
     far = [f"{name} {times:.3g} times" for name, times in result["times_outside"].items() if times > 1]
     if far:
         lines.append(f"extrapolation: outside the fitted box in {', '.join(far)}")

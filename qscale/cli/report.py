@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qscale.cli import _tables
 from qscale.errors import ConfigError
 from qscale.units import parse_count
 
@@ -159,13 +160,10 @@ def _default_groups(law: Law) -> tuple[float, ...]:
 
 def _rows(source: Path) -> Any:
     """A table as it is; the observations of a study."""
-    if not source.is_dir():
-        return source
     from qscale.errors import StoreError
-    from qscale.sweep.table import observations
 
-    found = observations(source)
-    if not any(row["delta"] is not None for row in found):
+    found = _tables.observations(source)
+    if source.is_dir() and not any(row["delta"] is not None for row in found):
         raise StoreError(f"{source}: no finished quantized run to draw: run the study first")
     return found
 

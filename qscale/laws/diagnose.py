@@ -117,7 +117,23 @@ def holdout(problem: engine.Problem, data: Table, solution: engine.Solution) -> 
         left_out = values == values.max()
         out[f"largest_{name}"] = _error_without(problem, solution, left_out)
         rows[f"largest_{name}"] = int((left_out & positive).sum())
+    if data.format.max() > 0:
+        out["leave_one_format"] = _leave_one_format(problem, data, solution)
+        rows["leave_one_format"] = int(positive.sum())
     return out | {"rows": rows}
+
+
+def _leave_one_format(problem: engine.Problem, data: Table, solution: engine.Solution) -> float | None:
+    """Over the rows of each recipe, left out together."""
+    total, count = 0.0, 0
+    for number in np.unique(data.format):
+        left_out = data.format == number
+        error = _error_without(problem, solution, left_out)
+        if error is None:
+            return None
+        known = int((left_out & (problem.target > 0)).sum())
+        total, count = total + error * known, count + known
+    return total / count if count else None
 
 
 def _leave_one_out(problem: engine.Problem, solution: engine.Solution) -> float | None:

@@ -323,14 +323,21 @@ class Profile:
 
         An end is infinite, or 0 for a scale or constant, where the profile never leaves that region.
         """
+        low, high = self.ends(level)
+        return (0.0 if self.is_log else -np.inf) if low is None else low, np.inf if high is None else high
+
+    def ends(self, level: float = 0.9) -> tuple[float | None, float | None]:
+        """As :meth:`interval`, with None for an end that is open."""
         from scipy.special import chdtri
 
         limit = float(chdtri(1, 1 - level))
         middle = int(np.searchsorted(self.fitted, self.best))
         low = _crossing(self.fitted[: middle + 1][::-1], self.ratio[: middle + 1][::-1], limit)
         high = _crossing(self.fitted[middle:], self.ratio[middle:], limit)
-        low, high = (-np.inf if low is None else low), (np.inf if high is None else high)
-        return (float(np.exp(low)), float(np.exp(high))) if self.is_log else (low, high)
+        return self._own(low), self._own(high)
+
+    def _own(self, value: float | None) -> float | None:
+        return float(np.exp(value)) if self.is_log and value is not None else value
 
 
 def _crossing(at: FloatArray, ratio: FloatArray, limit: float) -> float | None:

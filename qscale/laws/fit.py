@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -92,19 +92,24 @@ def fit(
     """
     law_form = _fittable(form)
     _check_options(law_form, fix or {}, bootstrap, seed, level)
+    if resample not in get_args(Resampling):
+        raise LawError(f"resample={resample!r}; wanted {', '.join(get_args(Resampling))}")
     data = read_table(table, law_form, mode=mode, recipe=recipe, columns=columns)
     options = {"bootstrap": int(bootstrap), "seed": int(seed), "level": float(level)}
     chosen = _objective(law_form, objective)
     restrictions = Wanted(
         fix=dict(fix or {}),
         tie=dict(tie or {}),
-        bounds=dict(bounds or {}),
-        prior=dict(prior or {}) | _borrowed(borrow),
+        bounds=_pairs("bounds", bounds or {}),
+        prior=_pairs("prior", prior or {}) | _borrowed(borrow),
     )
     if chosen is None and (
         restrictions.tie or restrictions.bounds or restrictions.prior or resample != "cluster"
     ):
-        raise LawError("tie, bounds, prior, borrow and resample go with an objective, such as objective='l2'")
+        raise LawError(
+            "tie, bounds, prior, borrow and resample go with an objective, such as objective='l2' "
+            "(command line: --objective l2)"
+        )
     try:
         with np.errstate(all="ignore"):  # absurd numbers end in a status (_wild), not in warnings
             if chosen is None:
@@ -174,6 +179,14 @@ def _check_options(form: Form, fix: Mapping[str, float], bootstrap: int, seed: i
         raise LawError(f"seed={seed}: the seed of the draws is a whole number, 0 or more")
     if not isinstance(level, (int, float, np.floating)) or not 0 < level < 1:
         raise LawError(f"level={level}: an interval's level is between 0 and 1, such as 0.9")
+
+
+def _pairs(option: str, given: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """Pairs as a law file can hold them: of finite numbers."""
+    for name, pair in given.items():
+        if len(pair) != 2 or not all(np.isfinite(value) for value in pair):
+            raise LawError(f"{option}: {name}={pair}; wanted two finite numbers")
+    return {name: (float(first), float(second)) for name, (first, second) in given.items()}
 
 
 def _whole(value: Any) -> bool:

@@ -24,6 +24,7 @@ _ILL = 1e8  # condition number of the scaled slopes
 _RARE = 0.01  # a trend this improbable under independent residuals is one
 _CLOSE = 0.98  # correlation of the logarithms of two variables
 _FEW_LEVELS = 3
+_MOST_FOLDS = 256  # of rows, cells or ladders left out: more of them are left out together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +40,6 @@ class Wanted:
 def fit_sum(data: Table, objective: Objective, wanted: Wanted, options: dict[str, Any]) -> Law:
     """A law of a form with terms."""
     form = data.form
-    if objective.residual == "log" and (data.target <= 0).any():
-        raise FitError(
-            f"{form.target} is not positive in {int((data.target <= 0).sum())} rows: their logarithm is no "
-            "number; fit raw residuals, such as objective='raw:l2'"
-        )
     reasons = _one_level(form, data, wanted)
     if reasons:
         return _unidentified(form, data, reasons, objective, options)
@@ -61,9 +57,18 @@ def estimate_of(data: Table, objective: Objective, wanted: Wanted) -> Estimate:
 
     Raises:
         LawError: A restriction is none of the form's.
+        FitError: A variable does not vary, or a logarithm is asked of a target that is not positive.
         TooFewRowsError: There are fewer rows than free parameters.
     """
-    design = Design.make(data.form, data.variables, data.target)
+    form = data.form
+    if objective.residual == "log" and (low := int((data.target <= 0).sum())):
+        raise FitError(
+            f"{form.target} is not positive in {low} rows: their logarithm is no number; fit raw residuals, "
+            "such as objective='raw:l2'"
+        )
+    if reasons := _one_level(form, data, wanted):
+        raise FitError(f"{form.id!r} is not identified: {'; '.join(dict.fromkeys(reasons.values()))}")
+    design = Design.make(form, data.variables, data.target)
     restriction = Restriction.make(
         design, fix=wanted.fix, tie=wanted.tie, bounds=wanted.bounds, prior=wanted.prior
     )
@@ -330,35 +335,40 @@ def _noise_warnings(chi2: float | None, replicates: engine.Replicates | None, fr
 
 
 def _holdout(estimate: Estimate, data: Table) -> dict[str, Any]:
-    """Mean relative error on rows left out of the fit: each, each cell, each ladder, the largest values."""
-    rows = len(data)
-    left_out: dict[str, NDArray[np.bool_]] = {
-        f"largest_{name}": values == values.max()
+    """Mean relative error on rows left out of the fit: each, each cell, ladder and format, largest values."""
+    rows, free = estimate.problem.design.shape[1:]
+    masks = {
+        f"largest_{name}": (values == values.max())[None]
         for name, values in data.variables.items()
         if name in _used(data.form) and len(np.unique(values)) > 1
     }
-    if "largest_N" in left_out and "largest_D" in left_out:
-        left_out["largest_N_or_D"] = left_out["largest_N"] | left_out["largest_D"]
+    if "largest_N" in masks and "largest_D" in masks:
+        masks["largest_N_or_D"] = masks["largest_N"] | masks["largest_D"]
     groups = {"leave_one_out": np.arange(rows), "leave_one_cell": data.cell, "leave_one_ladder": data.ladder}
-    free = estimate.problem.design.shape[2]
-    single = {name: mask for name, mask in left_out.items() if rows - mask.sum() > free}
-    folds = [number[None, :] == np.unique(number)[:, None] for number in groups.values()]
-    keep = ~np.concatenate([np.stack(list(single.values())) if single else np.zeros((0, rows), bool), *folds])
-    found = estimate.refit(keep * estimate.weight)
-    errors = _relative(estimate, found.theta)
-    out: dict[str, Any] = dict.fromkeys([*left_out, *groups])
+    if data.format.max() > 0:
+        groups["leave_one_format"] = data.format
+    masks |= {name: _folds(number) for name, number in groups.items()}
+    out: dict[str, Any] = dict.fromkeys(masks)
     counts: dict[str, int] = {}
-    for i, name in enumerate(single):
-        out[name] = float(errors[i][~keep[i]].mean())
-        counts[name] = int((~keep[i]).sum())
-    at = len(single)
-    for name, fold in zip(groups, folds, strict=True):
-        mine, masks = errors[at : at + len(fold)], fold
-        at += len(fold)
-        if len(fold) > 1 and (masks.sum(axis=1) < rows - free).all():
-            out[name] = float(np.mean(mine[masks]))
-            counts[name] = rows
+    known: dict[bytes, float] = {}  # rows that are cells and ladders of their own are left out once
+    for name, left_out in masks.items():
+        if (left_out.sum(axis=1) > rows - free - 1).any():
+            continue
+        key = np.packbits(left_out).tobytes()
+        if key not in known:
+            found = estimate.refit(~left_out * estimate.weight)
+            known[key] = float(_relative(estimate, found.theta)[left_out].mean())
+        out[name] = known[key]
+        counts[name] = int(left_out.sum())
     return out | {"rows": counts}
+
+
+def _folds(number: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Rows of one number left out together, ``(folds, rows)``; sorted, so that equal partitions are equal."""
+    first = np.unique(number, return_index=True)[1]
+    fold = np.argsort(np.argsort(first))[np.unique(number, return_inverse=True)[1]] % _MOST_FOLDS
+    out: NDArray[np.bool_] = fold[None, :] == np.arange(fold.max() + 1)[:, None]
+    return out
 
 
 def _checklist(estimate: Estimate, data: Table, options: dict[str, Any]) -> dict[str, Any]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from qscale.errors import LawError
-from qscale.laws import forms, lawfile
+from qscale.laws import forms, lawfile, uncertainty
 from qscale.laws.design import fitted_names, reference_names
 from qscale.laws.forms import FloatArray, Form, Term
 
 _MOST_APART = 1e-6  # relative, of one constant written twice
+_MOST_SCATTER = 100.0  # relative: beyond, a number of a stranger's file is no scatter
+
+Band = Literal["mean", "run"]
 
 #: The states in which a law may be used.
 USABLE = ("converged", "published")
@@ -93,8 +97,9 @@ class Law:
                 )
         if any(low <= 0 for low, _ in self.box.values()):
             raise LawError(f"law of form {self.form.id!r}: box {self.box} has an end that is not positive")
-        if self.usable and None in self.parameters.values():
-            raise LawError(f"law with status {self.status!r} lacks a parameter: {self.parameters}")
+        for known in (self.parameters, {} if self.reference is None else self.reference.parameters):
+            if self.usable and None in known.values():
+                raise LawError(f"law with status {self.status!r} lacks a parameter: {known}")
         if self.draws_table is not None and set(self.draws_table.columns) != set(self._draw_columns()):
             raise LawError(f"law of form {self.form.id!r}: draws have columns {self.draws_table.columns}")
         _check_values(self)
@@ -112,6 +117,12 @@ class Law:
     def usable(self) -> bool:
         """Whether the constants may be used at all."""
         return self.status in USABLE
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The warnings of the fit, each a code, a colon and what it is about."""
+        found = self.diagnostics.get("warnings")
+        return tuple(str(text) for text in found) if isinstance(found, list) else ()
 
     @property
     def law_id(self) -> str:
@@ -160,24 +171,51 @@ class Law:
             for name, here in term.scales(x).items():
                 part = np.where(here, column[at_reference[name]], part)
             for axis in term.axes:
-                at = float(axis.base(np.asarray(self.reference.at[axis.variable])))
+                at = float(axis.base(np.float64(self.reference.at[axis.variable])))
                 part = part * (axis.base(x[axis.variable]) / at) ** (axis.sign * column[axis.parameter])
             out = out + part
         return out
 
-    def interval(self, level: float = 0.9, **variables: Any) -> tuple[Any, Any]:
-        """Equal-tailed interval of the mean law at a point, from the stored draws: ``(low, high)``.
+    def interval(self, level: float = 0.9, kind: Band = "mean", **variables: Any) -> tuple[Any, Any]:
+        """Equal-tailed interval at a point, from the stored draws: ``(low, high)``.
 
-        It tells how well the constants are known, not how a single new run scatters around the law, and it
-        takes the form to be true: outside the fitted box that is an assumption (:meth:`outside`).
+        ``mean`` is the band of the mean law: it tells how well the constants are known. ``run`` is the band
+        for one new run, which also scatters around the law: the draws times a lognormal scatter of
+        :attr:`run_sd`, exactly integrated, so it is the same each time. Both take the form to be true:
+        outside the fitted box that is an assumption (:meth:`outside`).
 
         Raises:
-            LawError: The law has no draws, or the level is not between 0 and 1.
+            LawError: The law has no draws, the level is not between 0 and 1, or, for a run, the law does not
+                know its scatter.
         """
         if not 0 < level < 1:
             raise LawError(f"level={level}: an interval's level is between 0 and 1, such as 0.9")
-        low, high = np.quantile(self.draws(**variables), [(1 - level) / 2, (1 + level) / 2], axis=0)
+        if kind not in get_args(Band):
+            raise LawError(f"kind={kind!r}: a band is of the {' or of a '.join(get_args(Band))}")
+        draws, ends = self.draws(**variables), ((1 - level) / 2, (1 + level) / 2)
+        if kind == "mean":
+            low, high = np.quantile(draws, ends, axis=0)
+        elif np.all(draws > 0):
+            low, high = (uncertainty.scattered_quantile(draws, self.run_sd, end) for end in ends)
+        else:
+            raise LawError("the law has draws that are not positive: a relative scatter has no sense there")
         return _unwrap(low), _unwrap(high)
+
+    @property
+    def run_sd(self) -> float:
+        """Relative standard deviation of a run around the law: of repeated seeds, else of the residuals.
+
+        Raises:
+            LawError: The law does not know it.
+        """
+        for name in ("seed_sd", "scatter_sd"):
+            value = self.diagnostics.get(name)
+            if isinstance(value, (int, float)) and 0 < value < _MOST_SCATTER:
+                return float(value)
+        raise LawError(
+            f"law {self.name or self.law_id[:15]!r} does not say how runs scatter around it: its diagnostics "
+            "have neither seed_sd nor scatter_sd"
+        )
 
     def outside(self, **variables: Any) -> dict[str, Any]:
         """How many times outside the fitted box each variable lies; 1.0 means inside.
@@ -189,7 +227,7 @@ class Law:
         for name, values in x.items():
             if name in self.form.by:
                 continue
-            low, high = self.box[name]
+            low, high = map(float, self.box[name])
             below = np.divide(low, values, out=np.full(values.shape, np.inf), where=values > 0)
             out[name] = _unwrap(np.maximum(1.0, np.maximum(values / high, below)))
         return out
@@ -238,7 +276,7 @@ class Law:
     def _known(self) -> dict[str, float]:
         if not self.usable:
             raise LawError(f"this law cannot be evaluated: {self.status}")
-        return {name: value for name, value in self.parameters.items() if value is not None}
+        return {name: float(value) for name, value in self.parameters.items() if value is not None}
 
     def _draw_columns(self) -> tuple[str, ...]:
         return reference_names(self.form) if self.form.terms else self.form.names
@@ -306,18 +344,16 @@ def _check_values(law: Law) -> None:
             column = law.draws_table.columns.index(scale)
             _check_positive(f"draws of {scale}", float(law.draws_table.values[:, column].min()))
         expected = _log_raw(law, term, ref, scale)
-        if expected is not None and (
-            raw[name] is None or abs(float(np.log(raw[name])) - expected) > _MOST_APART  # type: ignore[arg-type]
-        ):
+        if expected is not None and not abs(_log(raw[name]) - expected) <= _MOST_APART:
             raise _disagree(name, raw[name], f"exp({expected:.9g})")
 
 
 def _log_raw(law: Law, term: Term, ref: Reference, scale: str) -> float | None:
     """The logarithm of a raw scale, from the parameters at the reference point; None where one is unknown."""
     at_point = ref.parameters[scale]
-    expected = None if at_point is None else float(np.log(at_point))
+    expected = None if at_point is None else _log(at_point)
     for axis in term.axes:
-        base = float(axis.base(np.asarray(ref.at[axis.variable])))
+        base = float(axis.base(np.float64(ref.at[axis.variable])))
         if not base > 0:
             raise LawError(
                 f"law: reference.at.{axis.variable} is {ref.at[axis.variable]:g}: not inside the form"
@@ -329,6 +365,11 @@ def _log_raw(law: Law, term: Term, ref: Reference, scale: str) -> float | None:
             return None
         expected -= axis.sign * exponent * float(np.log(base))
     return expected
+
+
+def _log(value: float | None) -> float:
+    """Of a scale, also one that is none (0) or unknown; of integers beyond NumPy's too."""
+    return math.log(value) if value else -math.inf
 
 
 def _check_positive(name: str, value: float | None) -> None:

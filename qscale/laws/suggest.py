@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -63,7 +62,7 @@ def suggest_runs(
 
     Source: Bayesian linear design, Chaloner and Verdinelli 1995.
     """
-    noise = _noise(law) if noise is None else float(noise)
+    noise = law.run_sd if noise is None else float(noise)
     if not noise > 0:
         raise LawError(f"noise={noise:g}: the relative standard deviation of a run is more than 0")
     if not candidates:
@@ -87,11 +86,3 @@ def suggest_runs(
         left -= float(cost[best])
         sd = float(np.sqrt(max(covariance[-1, -1], 0.0)))
         chosen.append(Suggestion(run=dict(points[best]), flops=float(cost[best]), sd=sd))
-
-
-def _noise(law: Law) -> float:
-    for name in ("seed_sd", "scatter_sd"):
-        value: Any = law.diagnostics.get(name)
-        if isinstance(value, (int, float)) and value > 0:
-            return float(value)
-    raise LawError("the law does not say how runs scatter: give noise=..., a relative standard deviation")

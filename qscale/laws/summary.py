@@ -21,8 +21,7 @@ def summarize(law: Law) -> str:
     else:
         lines += _advice(law)
     lines += [f"  box       {', '.join(_range(law, name) for name in law.box)}"]
-    warnings = law.diagnostics.get("warnings")
-    lines += [f"  warning   {code}" for code in (warnings if isinstance(warnings, list) else ())]
+    lines += [f"  warning   {text}" for text in law.warnings]
     lines += [f"  note      {note}" for note in law.notes]
     if law.citation is not None:
         lines += [f"  source    {law.citation['text']}"]
@@ -37,7 +36,7 @@ def _range(law: Law, name: str) -> str:
 
 def _provenance(law: Law) -> list[str]:
     lines = []
-    if "rows" in law.data:
+    if {"rows", "ladders"} <= set(law.data):
         lines.append(f"  data      {law.data['rows']} rows in {law.data['ladders']} ladders")
     known = [f"{key} {value}" for key, value in law.quantization.items() if value]
     if known:
@@ -78,6 +77,8 @@ def _errors(law: Law) -> list[str]:
         for v in law.form.variables
         if f"largest_{v.name}" in h
     ]
+    if "leave_one_format" in h:
+        held.append(f"each format {_held_out(h, 'leave_one_format')}")
     return [
         f"  error     in sample {shown}; leave-one-out {_held_out(h, 'leave_one_out')}",
         f"  held out  {', '.join(held)}",

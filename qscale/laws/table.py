@@ -37,6 +37,7 @@ class Table:
     target_se_given: FloatArray  #: as they came; 0 where a row has none
     cell: NDArray[np.intp]  #: rows with equal variables share a number
     ladder: NDArray[np.intp]  #: correlated rows share a number
+    format: NDArray[np.intp]  #: rows of one recipe, whatever its group size, share a number
     rows: tuple[int, ...]  #: where each row stood in the input, from 1
     mode: str | None
     recipe: str | None  #: without its granularity
@@ -115,10 +116,10 @@ def _check(
     form, absent = _with_levels(form, columns, rows)
     rest = [i for i in rows if i not in absent]
     rest, chosen_mode = _choose(columns, rest, "mode", mode)
-    if "method" not in form.by:
+    mixes = "method" in form.by or any(v.name == "r" for v in form.variables)
+    chosen_recipe = None
+    if recipe is not None or not mixes:
         rest, chosen_recipe = _choose(columns, rest, "recipe", recipe)
-    else:
-        chosen_recipe = None
     if any(v.name == "G" for v in form.variables):
         rest = _drop_without_g(columns, rest, notes)
     rows = sorted([*rest, *absent])
@@ -220,6 +221,7 @@ def _assemble(
         target_se_given=numbers["se_given"][order],
         cell=_codes(cells),
         ladder=_codes([json.dumps(row[-1]) for row in canonical]),
+        format=_codes([_bare_recipe(columns, rows[i]) for i in order]),
         rows=tuple(rows[i] + 1 for i in order),
         mode=mode,
         recipe=recipe,
@@ -228,6 +230,10 @@ def _assemble(
         hash=hashlib.sha256(content.encode()).hexdigest(),
         notes=tuple(notes),
     )
+
+
+def _bare_recipe(columns: Mapping[str, list[Any]], row: int) -> str:
+    return without_span(str(columns["recipe"][row])) if "recipe" in columns else ""
 
 
 def _drop_repeats(

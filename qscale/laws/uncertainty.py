@@ -12,6 +12,7 @@ METHOD = "parametric ladder bootstrap (restricted likelihood, half-Cauchy prior)
 
 #: Ratio of the ladder effect's s.d. to the row noise's: 64 points of equal prior weight of a half-Cauchy(1).
 _RATIOS = np.tan(np.pi / 2 * (np.arange(64) + 0.5) / 64)
+_HALVINGS = 60  # of the distance between the ends: down to the last bit
 
 
 def ladder_draws(
@@ -68,6 +69,33 @@ def ladder_draws(
     noise = np.sqrt(shape) * rng.standard_normal((draws, rows))
     simulated = scale[:, None] * (effects[:, ladder] + noise)
     out: FloatArray = simulated @ _estimator(design, shape).T
+    return out
+
+
+def scattered_quantile(draws: FloatArray, sd: float, share: float) -> FloatArray:
+    """The quantile of draws times a lognormal scatter of median 1, over the first axis.
+
+    The value y at which ``mean over draws of Phi(ln(y / draw) / s)`` is ``share``, ``s^2 = ln(1 + sd^2)``:
+    found by bisection, so it is exact for the draws and the same each time.
+
+    Args:
+        draws: ``(draws, *shape)``, positive.
+        sd: Relative standard deviation of the scatter.
+        share: Between 0 and 1.
+
+    Example:
+        >>> round(float(scattered_quantile(np.ones(3), 0.1, 0.95)), 4)  # exp(1.645 s)
+        1.1783
+    """
+    from scipy.special import ndtr, ndtri
+
+    log, width = np.log(draws), max(float(np.sqrt(np.log1p(sd * sd))), 1e-100)
+    low, high = (end(axis=0) + width * float(ndtri(share)) for end in (log.min, log.max))
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        below = ndtr((middle - log) / width).mean(axis=0) < share
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    out: FloatArray = np.exp(high)
     return out
 
 

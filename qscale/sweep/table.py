@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qscale.errors import ConfigError, SpecError, StoreError
-from qscale.formats import QuantSpec, Recipe, relmse
+from qscale.formats import QuantSpec, Recipe
 from qscale.records import Record
 from qscale.sweep import files
 from qscale.sweep.store import Store, quiet
@@ -113,6 +113,8 @@ def rounding_error(recipe: str, record: Record) -> float | None:
 def _relmse(spec: QuantSpec | None, group: float | None) -> float:
     if spec is None:
         return 0.0
+    from qscale.formats import relmse  # with NumPy, which `status` does without
+
     whole = spec.strategy in ("channel", "token") and group is not None
     return relmse(spec, group_size=round(group) if whole and group else None)
 

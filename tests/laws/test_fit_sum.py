@@ -205,3 +205,51 @@ def test_delta_form_with_an_objective_agrees_with_the_weighted_fit(make_rows):
     same = laws.fit(rows, objective="l2", bootstrap=50)
     for name, value in weighted.parameters.items():
         assert same.parameters[name] == pytest.approx(value, rel=1e-5), name
+
+
+def noise_rows(sd=0.03, seed=0):
+    """Deltas of four formats that follow their rounding error."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for i, (recipe, r) in enumerate(
+        (("w4a4:g16", 0.015), ("w4a4:g64", 0.023), ("w3a3:g32", 0.1), ("w6a6:g32", 1e-3))
+    ):
+        for n in (1e5, 1e6, 1e7):
+            for d in (1e8, 1e9):
+                delta = 0.5 * n**-0.2 * d**0.1 * r**0.8 * np.exp(sd * rng.standard_normal())
+                out.append(
+                    {"N": n, "D": d, "r": r, "recipe": recipe, "delta": delta, "ladder": f"{n} {i % 2}"}
+                )
+    return out
+
+
+@pytest.mark.parametrize("objective", [None, "l2"])
+def test_noise_law_takes_many_formats_and_is_tried_on_each_left_out(objective):
+    rows = noise_rows()
+    law = laws.fit(rows, "noise", objective=objective, bootstrap=100)
+    assert law.parameters["c"] == pytest.approx(0.8, abs=0.02)
+    errors = []
+    for bare in ("w4a4", "w3a3", "w6a6"):
+        rest = [row for row in rows if not row["recipe"].startswith(bare)]
+        without = laws.fit(rest, "noise", objective=objective, bootstrap=100)
+        mine = [row for row in rows if row["recipe"].startswith(bare)]
+        errors += [
+            abs(without.predict(**{k: row[k] for k in ("N", "D", "r")}) / row["delta"] - 1) for row in mine
+        ]
+    assert law.holdout["leave_one_format"] == pytest.approx(np.mean(errors), rel=2e-3)
+    assert law.holdout["rows"]["leave_one_format"] == 24
+    with pytest.raises(LawError, match="mixes"):
+        laws.fit([row | {"G": 32} for row in rows])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bounds": {"alpha": (0.1, np.inf)}}, "bounds: alpha=.*wanted two finite numbers"),
+        ({"prior": {"alpha": (np.nan, 0.1)}}, "prior: alpha="),
+        ({"resample": "rows"}, "resample='rows'; wanted cluster, case, wild"),
+    ],
+)
+def test_option_that_a_law_file_cannot_hold_is_an_error(options, message):
+    with pytest.raises(LawError, match=message):
+        laws.fit(table(), "chinchilla", bootstrap=50, **options)

@@ -74,6 +74,41 @@ def test_interval_of_arrays_is_that_of_their_elements(fitted):
     assert (low[1], high[1]) == fitted.interval(N=1e9, D=1e11, G=64)
 
 
+def test_band_of_a_run_is_the_draws_times_a_lognormal_scatter(fitted):
+    point = {"N": 2e8, "D": 3e10, "G": 64}
+    sd = fitted.diagnostics["scatter_sd"]
+    assert fitted.run_sd == sd
+    rng = np.random.default_rng(0)
+    runs = fitted.draws(**point)[:, None] * np.exp(
+        np.sqrt(np.log1p(sd**2)) * rng.standard_normal((200, 4000))
+    )
+    np.testing.assert_allclose(
+        fitted.interval(kind="run", **point), np.quantile(runs, [0.05, 0.95]), rtol=5e-4
+    )
+    assert fitted.interval(kind="run", **point) == fitted.interval(kind="run", **point)
+    low, high = fitted.interval(kind="run", N=np.array([1e8, 2e8]), D=3e10, G=64)
+    np.testing.assert_allclose((low[1], high[1]), fitted.interval(kind="run", **point), rtol=1e-12)
+
+
+def test_band_of_a_run_takes_the_noise_of_seeds_where_they_repeat(make_rows):
+    law = laws.fit(make_rows(0.02, 0.05, seeds=(0, 1, 2)), bootstrap=50)
+    assert law.run_sd == law.diagnostics["seed_sd"] > 0.04
+    mean, run = (law.interval(kind=kind, N=2e8, D=3e10, G=64) for kind in ("mean", "run"))
+    assert run[0] < mean[0] < mean[1] < run[1]
+
+
+@pytest.mark.parametrize(
+    "diagnostics", [{}, {"seed_sd": 0.0}, {"seed_sd": "x", "scatter_sd": 1e300}], ids=str
+)
+def test_band_of_a_run_of_a_law_without_scatter_is_an_error(fitted, diagnostics):
+    law = laws.Law.loads(edited(json.loads(fitted.dumps()), ["diagnostics"], diagnostics))
+    law.interval(N=1e9, D=1e11, G=64)
+    with pytest.raises(LawError, match="does not say how runs scatter"):
+        law.interval(kind="run", N=1e9, D=1e11, G=64)
+    with pytest.raises(LawError, match="kind='family': a band is of the mean or of a run"):
+        law.interval(kind="family", N=1e9, D=1e11, G=64)
+
+
 def test_draws_are_a_prefix_and_the_same_each_time(fitted):
     point = {"N": 1e9, "D": 1e11, "G": 64}
     assert fitted.draws(**point).shape == (200,)

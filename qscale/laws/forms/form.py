@@ -237,7 +237,12 @@ class Form:
         """
         x = self.inputs(given)
         if self.function is not None:
-            return self.function(params, x)
+            try:
+                return self.function(params, x)
+            except ArithmeticError as err:  # constants that nobody would print, such as an exponent of 0
+                raise LawError(
+                    f"law form {self.id!r} has no value with the constants {params}: {err}"
+                ) from err
         return sum((term.value(params, x) for term in self.terms[1:]), start=self.terms[0].value(params, x))
 
     def gradient(self, params: Params, given: Mapping[str, Any]) -> dict[str, FloatArray]:

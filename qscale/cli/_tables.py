@@ -1,0 +1,101 @@
+"""What the commands on observations share: a study or a table as rows, and options of the form NAME=VALUE."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Read = TypeVar("Read")
+Callback = Callable[[click.Context, click.Parameter, tuple[str, ...]], dict[str, Read]]
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def named(read: Callable[[str], Read], example: str) -> Callback[Read]:
+    """A callback that makes a dict of the texts ``NAME=VALUE`` of a repeatable option.
+
+    Args:
+        read: A value from its text; its ValueError is bad usage.
+        example: Of a text that can be read, for the message.
+    """
+
+    def callback(
+        _context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]
+    ) -> dict[str, Read]:
+        found: dict[str, Read] = {}
+        for text in texts:
+            name, _, value = text.partition("=")
+            if not name or not value:
+                raise click.BadParameter(f"{text!r} is not NAME=VALUE, such as {example}")
+            if name in found:
+                raise click.BadParameter(f"{name!r} is given twice")
+            try:
+                found[name] = read(value)
+            except ValueError as err:
+                raise click.BadParameter(f"{text!r}: {err}; wanted a text such as {example}") from err
+        return found
+
+    return callback
+
+
+def number(text: str) -> float:
+    """A finite number."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is not finite")
+    return value
+
+
+def two_numbers(text: str) -> tuple[float, float]:
+    """``0.1:0.6``."""
+    first, colon, second = text.partition(":")
+    if not colon:
+        raise ValueError("two numbers are needed, with a colon between")
+    return number(first), number(second)
+
+
+source = click.argument("source", metavar="STUDY|TABLE", type=click.Path(exists=True, path_type=Path))
+
+column = click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    callback=named(str, "N=params"),
+    metavar="NAME=COLUMN",
+    help="The table's own name of a column, such as N=params; repeatable.",
+)
+mode = click.option("--mode", help="Take the runs of this mode only: scratch, cooldown, finetune or ptq.")
+recipe = click.option(
+    "--recipe", help="Take the runs of this recipe only, such as w4a4 (whatever its group size)."
+)
+fix = click.option(
+    "--fix",
+    multiple=True,
+    callback=named(number, "gG=0.78"),
+    metavar="NAME=VALUE",
+    help="Hold an exponent or a constant; repeatable.",
+)
+level = click.option(
+    "--level",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.9,
+    show_default=True,
+    help="Of the intervals printed.",
+)
+
+
+def rows(command: Command) -> Command:
+    """The options that choose rows and columns: ``mode``, ``recipe``, ``columns``."""
+    return mode(recipe(column(command)))
+
+
+def observations(path: Path) -> Any:
+    """The finished runs of a study folder; a file is read by whoever takes it."""
+    if not path.is_dir():
+        return path
+    from qscale.sweep import table
+
+    return table.observations(path, say=lambda line: click.echo(line, err=True))

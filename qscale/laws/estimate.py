@@ -284,9 +284,21 @@ class Estimate:
             at = own + sign * reach * np.arange(1, _POINTS + 1) / _POINTS
             start = np.repeat(self.phi[None], _POINTS, axis=0)
             start[:, place] = at
-            found = minimize(
+            value = self._held_at(at, start, held)
+            ratio = factor * np.log(np.maximum(value, self.value) / max(self.value, 1e-300))
+            if ratio[-1] > _RATIO_99 or reach < width:
+                break
+            width *= 2
+        return at, ratio
+
+    def _held_at(self, at: FloatArray, start: FloatArray, held: NDArray[np.bool_]) -> FloatArray:
+        """The objective with a parameter held at each value; each begins anew where a neighbour ended."""
+
+        def run(begin: FloatArray) -> Optima:
+            begin[:, held] = at[:, None]
+            return minimize(
                 self.problem,
-                start,
+                begin,
                 self.objective,
                 weight=self.weight,
                 low=self.restriction.low,
@@ -294,11 +306,12 @@ class Estimate:
                 penalty=self.restriction.penalty,
                 held=held,
             )
-            ratio = factor * np.log(np.maximum(found.value, self.value) / max(self.value, 1e-300))
-            if ratio[-1] > _RATIO_99 or reach < width:
-                break
-            width *= 2
-        return at, ratio
+
+        found = run(start)
+        value = found.value
+        for shift in (1, -1):
+            value = np.minimum(value, run(np.roll(found.theta, shift, axis=0)).value)
+        return value
 
 
 _RATIO_99 = 6.6349  # the 99% point of chi-square with one degree of freedom

@@ -281,6 +281,10 @@ def optimize(
     """
     smooth = objective.smooth
     options = {"weight": weight, "low": low, "high": high, "penalty": penalty}
+    if smooth.loss != "l2":  # where squares are least there are no kinks on the way
+        squares = replace(smooth, loss="l2")
+        least = minimize(problem, begin[:1], squares, **options)  # type: ignore[arg-type]
+        begin = np.concatenate([least.theta, begin[:-1]])
     found = minimize(problem, begin, smooth, steps=_STEPS_FROM_STARTS, **options)  # type: ignore[arg-type]
     first = np.argsort(found.value)[: max(1, len(begin) // 4)]
     first = first[~found.converged[first]]

@@ -33,12 +33,12 @@ def rows():
 
 @pytest.fixture(scope="module")
 def estimate(rows) -> Estimate:
-    return estimate_of(FORM, read_table(rows, FORM), HUBER, Wanted())
+    return estimate_of(read_table(rows, FORM), HUBER, Wanted())
 
 
 def test_point_fit(benchmark, rows):
     data = read_table(rows, FORM)
-    found = benchmark(estimate_of, FORM, data, HUBER, Wanted())
+    found = benchmark(estimate_of, data, HUBER, Wanted())
     assert found.converged
 
 

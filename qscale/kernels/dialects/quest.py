@@ -53,12 +53,10 @@ def _rounded(x: Tensor, scale: Tensor, num_bits: int, centered: bool) -> Tensor:
     if centered:
         step = 2 * scale / (2**num_bits - 1)
         out = torch.maximum(x, -scale)
-        torch.minimum(out, scale, out=out)
-        return out.div_(step).add_(0.5).round_().mul_(step).sub_(step / 2)
+        return out.clamp_(max=scale).div_(step).add_(0.5).round_().mul_(step).sub_(step / 2)
     step = 2 * scale / 2**num_bits
     out = torch.maximum(x, -scale * (2**num_bits - 2) / 2**num_bits)
-    torch.minimum(out, scale, out=out)
-    return out.div_(step).round_().mul_(step)
+    return out.clamp_(max=scale).div_(step).round_().mul_(step)
 
 
 def trust(

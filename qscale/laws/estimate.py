@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -29,6 +29,7 @@ Resampling = Literal["cluster", "case", "wild"]
 _SMALLEST_TERM = 1e-12  # of the smallest target: a term so small is none
 _POINTS = 20  # of a profile, on either side
 _MOST_WIDENED = 14  # times that a profile's range is doubled
+_ROUNDS_OF_FEW = 5
 _NARROW = 0.01  # where there is no standard error to begin with
 
 
@@ -130,6 +131,12 @@ def _inner(design: Design, name: str, value: float) -> float:
     return float(np.log(max(value, np.finfo(float).tiny)))
 
 
+def _dispersion(problem: Posynomial, found: Optima, objective: Objective, weight: FloatArray) -> float:
+    """What a degree of freedom has the variance of normal noise of, or the scale of Laplace's."""
+    losses = objective.losses(residuals(problem, found.theta[found.best], objective)) @ weight
+    return max(float(losses) * (1 if objective.loss == "lad" else 2), np.finfo(float).tiny)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
     """The optimum of an objective over rows, and what can be asked of it."""
@@ -158,15 +165,29 @@ class Estimate:
         if rows < parameters:
             raise TooFewRowsError(f"{rows} rows cannot determine {parameters} parameters")
         weight = np.ones(rows) if weight is None else weight
-        found = optimize(
-            problem,
-            restriction.phi(starts(design.problem, design.scales, objective)),
-            objective,
-            weight=weight,
-            low=restriction.low,
-            high=restriction.high,
-            penalty=restriction.penalty,
-        )
+        begin = restriction.phi(starts(design.problem, design.scales, objective))
+        freedom = max(1, rows - parameters)
+        prior = restriction.penalty
+        penalty: Penalty | None = None
+        found: Optima | None = None
+        # What a prior counts depends on the noise of the rows, which a fit without it tells; few rows are
+        # fitted too closely for that, and the fit with it tells more.
+        rounds = 1 if prior is None else 2 if rows >= 2 * parameters else _ROUNDS_OF_FEW
+        for _ in range(rounds):
+            if prior is not None and found is not None:
+                noise = _dispersion(problem, found, objective, weight) / freedom
+                penalty = replace(prior, sd=prior.sd / np.sqrt(noise))
+            restriction = replace(restriction, penalty=penalty)
+            found = optimize(
+                problem,
+                begin,
+                objective,
+                weight=weight,
+                low=restriction.low,
+                high=restriction.high,
+                penalty=penalty,
+            )
+        assert found is not None
         best = found.best
         return cls(
             design=design,

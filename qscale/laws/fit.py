@@ -66,7 +66,7 @@ def fit(
         fix: Exponents, or constants, held at a value, such as ``{"gG": 0.78}``.
         tie: Exponents equal to another one, such as ``{"beta": "alpha"}``; with an objective, as all below.
         bounds: Ends of an exponent or constant.
-        prior: Mean and standard deviation of a normal prior of an exponent, in units of the objective.
+        prior: Mean and standard deviation of a normal prior of an exponent, beside the noise of the rows.
         borrow: A law of another family, whose exponents become priors with the spread of its draws, doubled.
         resample: How draws are made: ``cluster`` (ladders), ``case`` (rows) or ``wild``.
         bootstrap: Draws kept in the law, 50 to 10,000.
@@ -110,6 +110,8 @@ def fit(
             "tie, bounds, prior, borrow and resample go with an objective, such as objective='l2' "
             "(command line: --objective l2)"
         )
+    if not law_form.terms and (restrictions.tie or restrictions.bounds or restrictions.prior):
+        raise LawError(f"law form {form!r} is no sum of terms: it takes no tie, bounds, prior or borrow")
     try:
         with np.errstate(all="ignore"):  # absurd numbers end in a status (_wild), not in warnings
             if chosen is None:

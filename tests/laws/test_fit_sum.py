@@ -253,3 +253,38 @@ def test_noise_law_takes_many_formats_and_is_tried_on_each_left_out(objective):
 def test_option_that_a_law_file_cannot_hold_is_an_error(options, message):
     with pytest.raises(LawError, match=message):
         laws.fit(table(), "chinchilla", bootstrap=50, **options)
+
+
+def test_a_prior_weighs_as_much_as_the_noise_of_the_rows_says(make_rows):
+    rows = make_rows(row_sd=0.02)
+    free = laws.fit(rows, objective="l2", bootstrap=50)
+    x = np.column_stack(
+        [
+            np.ones(64),
+            *(
+                np.log([f(row[k]) for row in rows])
+                for k, f in zip("NDG", (float, float, np.log2), strict=True)
+            ),
+        ]
+    )
+    x[:, 1:] -= x[:, 1:].mean(axis=0)
+    y = np.log([row["delta"] for row in rows])
+    _, rest, _, _ = np.linalg.lstsq(x, y, rcond=None)
+    noise = float(rest[0]) / 60
+    for sd in (0.003, 0.1):
+        law = laws.fit(rows, objective="l2", prior={"gD": (0.2, sd)}, bootstrap=50)
+        # the posterior mode of a normal linear model
+        inverse = x.T @ x / noise
+        inverse[2, 2] += 1 / sd**2
+        mode = np.linalg.solve(inverse, x.T @ y / noise + np.array([0, 0, 0.2 / sd**2, 0]))
+        assert law.parameters["gD"] == pytest.approx(mode[2], rel=0.05)
+    assert law.parameters["gD"] == pytest.approx(free.parameters["gD"], abs=1e-3)
+
+
+def test_options_of_terms_are_refused_where_there_are_none():
+    with pytest.raises(LawError, match="is no sum of terms"):
+        laws.fit(
+            table() | {"G": np.full(60, 32.0), "delta": table()["loss"]},
+            "qat-saturating",
+            prior={"gN": (0.2, 0.1)},
+        )

@@ -14,7 +14,7 @@ import pytest
 from qscale import laws
 from qscale.laws.estimate import Estimate
 from qscale.laws.fit_sum import Wanted, estimate_of
-from qscale.laws.posynomial import Objective
+from qscale.laws.objective import Objective
 from qscale.laws.table import read_table
 
 ROWS = 240

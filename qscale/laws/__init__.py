@@ -11,7 +11,7 @@ from qscale.laws.compare import compare
 from qscale.laws.fit import fit
 from qscale.laws.law import Law
 from qscale.laws.library import list_published, load
-from qscale.laws.posynomial import Objective
+from qscale.laws.objective import Objective
 from qscale.laws.profile import profile
 from qscale.laws.sensitivity import sensitivity
 from qscale.laws.suggest import suggest_runs

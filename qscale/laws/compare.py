@@ -14,7 +14,7 @@ from qscale.laws import forms
 from qscale.laws.estimate import Estimate
 from qscale.laws.fit_sum import Wanted, estimate_of
 from qscale.laws.forms import FloatArray
-from qscale.laws.posynomial import Objective
+from qscale.laws.objective import Objective
 from qscale.laws.table import Table, read_table
 
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from qscale.errors import LawError
 from qscale.laws.design import Design
 from qscale.laws.forms import FloatArray
+from qscale.laws.objective import Objective
 from qscale.laws.posynomial import (
-    Objective,
     Optima,
     Penalty,
     Posynomial,

@@ -15,7 +15,7 @@ from qscale.laws.fit_product import fit_product
 from qscale.laws.fit_sum import Wanted, fit_sum
 from qscale.laws.forms import Form
 from qscale.laws.law import Law
-from qscale.laws.posynomial import Objective
+from qscale.laws.objective import Objective
 from qscale.laws.table import read_table
 
 _FEWEST_DRAWS, _MOST_DRAWS = 50, 10_000
@@ -50,7 +50,7 @@ def fit(
     :func:`qscale.laws.uncertainty.ladder_draws`.
 
     Any other form, and this with an ``objective``: the sum of a loss of residuals
-    (:class:`qscale.laws.posynomial.Objective`), from 16 starts to the lowest optimum; intervals are of a
+    (:class:`qscale.laws.objective.Objective`), from 16 starts to the lowest optimum; intervals are of a
     bootstrap. Sums of terms start by variable projection and go by Newton's method, forms that are no such
     sums through ``scipy.optimize.least_squares`` (:mod:`qscale.laws.fit_function`).
 

@@ -12,7 +12,7 @@ from qscale.errors import FitError, LawError
 from qscale.laws import diagnose
 from qscale.laws.forms import FloatArray, Form
 from qscale.laws.law import Draws, Law
-from qscale.laws.posynomial import Objective
+from qscale.laws.objective import Objective
 from qscale.laws.table import Table
 
 _STARTS = 16

@@ -15,7 +15,7 @@ from qscale.laws.design import Design, reference_names
 from qscale.laws.estimate import Estimate, Restriction, TooFewRowsError
 from qscale.laws.forms import FloatArray, Form
 from qscale.laws.law import Draws, Law, Reference
-from qscale.laws.posynomial import Objective
+from qscale.laws.objective import Objective
 from qscale.laws.table import Table
 
 _FEW_STARTS = 0.25  # of the starts at the lowest optimum: fewer, and there may be a lower one

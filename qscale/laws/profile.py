@@ -11,7 +11,7 @@ from qscale.laws import forms
 from qscale.laws.design import reference_names
 from qscale.laws.estimate import Profile
 from qscale.laws.fit_sum import Wanted, estimate_of
-from qscale.laws.posynomial import Objective
+from qscale.laws.objective import Objective
 from qscale.laws.table import read_table
 
 

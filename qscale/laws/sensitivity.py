@@ -10,7 +10,7 @@ import numpy as np
 from qscale.laws import forms
 from qscale.laws.estimate import Estimate
 from qscale.laws.fit_sum import Wanted, estimate_of
-from qscale.laws.posynomial import Objective
+from qscale.laws.objective import Objective
 from qscale.laws.table import read_table
 
 OBJECTIVES = ("huber:1e-4", "huber:1e-3", "huber:1e-2", "l2", "lad", "student:1e-2")

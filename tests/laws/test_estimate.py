@@ -10,7 +10,7 @@ from qscale.errors import LawError
 from qscale.laws import forms
 from qscale.laws.design import Design
 from qscale.laws.estimate import Estimate, Restriction
-from qscale.laws.posynomial import Objective
+from qscale.laws.objective import Objective
 
 HUBER = Objective(loss="huber", width=1e-3)
 

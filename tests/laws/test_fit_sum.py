@@ -8,7 +8,7 @@ from public_runs import epoch
 
 from qscale import laws
 from qscale.errors import FitError, LawError
-from qscale.laws.posynomial import Objective
+from qscale.laws.objective import Objective
 
 TRUE = {"A": 400.0, "B": 1000.0, "E": 1.7, "alpha": 0.34, "beta": 0.33}
 

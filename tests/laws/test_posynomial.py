@@ -14,7 +14,8 @@ from public_runs import epoch, gemstones_fits
 from qscale.laws import forms
 from qscale.laws.design import Design
 from qscale.laws.forms.form import Form, LogAxis, N, Parameter, Term, Variable
-from qscale.laws.posynomial import Objective, Penalty, Posynomial, minimize, optimize, starts
+from qscale.laws.objective import Objective
+from qscale.laws.posynomial import Penalty, Posynomial, minimize, optimize, starts
 
 HUBER = Objective(loss="huber", width=1e-3)
 

@@ -9,7 +9,7 @@ from public_runs import gemstones_fits, quartet, quartet_pairs, quest
 from qscale import laws
 from qscale.laws.compare import compare
 from qscale.laws.estimate import Estimate, Restriction
-from qscale.laws.posynomial import Objective
+from qscale.laws.objective import Objective
 
 
 def eff(law, level):

@@ -49,6 +49,11 @@ from qscale.cli import _tables
     "--borrow", metavar="LAW", help="Take the exponents of this law, with draws, as priors twice as wide."
 )
 @click.option(
+    "--cell-effects",
+    is_flag=True,
+    help="In a joint form: what the runs of one ladder and D share is an effect of its own.",
+)
+@click.option(
     "--resample",
     type=click.Choice(["cluster", "case", "wild"]),
     default="cluster",

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qscale.errors import FitError
-from qscale.laws import engine
 from qscale.laws.forms import FloatArray, Form
+from qscale.laws.noise import NoisyRows, Replicates, Solution, refit
 from qscale.laws.table import Table, name_rows
 
 _RARE = 0.01  # a scatter this improbable under the replicate noise is lack of fit
@@ -20,7 +19,7 @@ _MOST_LISTED = 64  # values of one axis listed in the file
 
 
 def diagnostics(
-    problem: engine.Problem, data: Table, solution: engine.Solution, replicates: engine.Replicates | None
+    rows: NoisyRows, data: Table, solution: Solution, replicates: Replicates | None
 ) -> dict[str, Any]:
     """Figures of the fit and coded warnings; relative errors are ``|fitted - observed| / observed``.
 
@@ -28,69 +27,67 @@ def diagnostics(
     on, and ``chi2_per_dof``. Without: ``scatter_sd``, what the residuals ask for; chi-square is then its
     degrees of freedom by construction and is left out (None).
     """
-    rows, parameters = problem.design.shape
-    residuals = problem.residuals(solution.theta)
-    chi2 = float(np.sum(residuals**2 / solution.variance)) / (rows - parameters)
-    errors = _relative_errors(problem, problem.predict(solution.theta))
-    scaled = problem.design / np.linalg.norm(problem.design, axis=0)
+    count, parameters = rows.design.shape
+    residuals = rows.residuals(solution.theta)
+    chi2 = float(np.sum(residuals**2 / solution.variance)) / (count - parameters)
+    errors = _relative_errors(rows, solution.theta)
+    scaled = rows.design / np.linalg.norm(rows.design, axis=0)
     return {
-        "rows": rows,
+        "rows": count,
         "ladders": int(data.ladder.max()) + 1,
-        "degrees_of_freedom": rows - parameters,
-        "r2": _r2(problem, solution),
-        "mean_relative_error": float(errors.mean()),
-        "max_relative_error": float(errors.max()),
+        "degrees_of_freedom": count - parameters,
+        "r2": _r2(rows, solution),
+        "mean_relative_error": float(np.nanmean(errors)),
+        "max_relative_error": float(np.nanmax(errors)),
         "chi2_per_dof": chi2 if replicates is not None and solution.noise_known else None,
         "seed_sd": None if replicates is None else replicates.sd,
         "seed_cells": 0 if replicates is None else replicates.cells,
         "seed_degrees_of_freedom": 0 if replicates is None else replicates.freedom,
         "scatter_sd": solution.seed_sd if replicates is None else None,
         "condition_number": float(np.linalg.cond(scaled)),
-        "gradient": _gradient(problem, solution, residuals),
-        "warnings": _warnings(problem, data, chi2, replicates),
+        "gradient": _gradient(rows, solution, residuals),
+        "warnings": _warnings(rows, data, chi2, replicates),
     }
 
 
-def _r2(problem: engine.Problem, solution: engine.Solution) -> float:
+def _r2(rows: NoisyRows, solution: Solution) -> float:
     """Weighted share of the variance that the law explains, in the units of the residuals."""
-    if problem.in_logs:
+    if rows.in_logs:
         y, fitted, variance = (
-            np.log(problem.target),
-            np.log(problem.predict(solution.theta)),
+            np.log(rows.target),
+            np.log(rows.predict(solution.theta)),
             solution.variance,
         )
     else:
-        y, fitted = problem.target, problem.predict(solution.theta)
+        y, fitted = rows.target, rows.predict(solution.theta)
         variance = solution.variance * fitted**2
     total = float(np.sum((y - np.average(y, weights=1 / variance)) ** 2 / variance))
     rest = float(np.sum((y - fitted) ** 2 / variance))
     return 1 - rest / total if total > 0 else 0.0
 
 
-def _gradient(problem: engine.Problem, solution: engine.Solution, residuals: FloatArray) -> float:
+def _gradient(rows: NoisyRows, solution: Solution, residuals: FloatArray) -> float:
     """Largest correlation between residuals and a column of the design: 0 at the optimum."""
     root = 1 / np.sqrt(solution.variance)
-    columns, rest = problem.design * root[:, None], residuals * root
+    columns, rest = rows.design * root[:, None], residuals * root
     norm = float(np.linalg.norm(rest))
     if norm < 1e-10 * float(np.linalg.norm(root)):
         return 0.0
     return float(np.max(np.abs(columns.T @ rest) / np.linalg.norm(columns, axis=0)) / norm)
 
 
-def _warnings(
-    problem: engine.Problem, data: Table, chi2: float, replicates: engine.Replicates | None
-) -> list[str]:
+def _warnings(rows: NoisyRows, data: Table, chi2: float, replicates: Replicates | None) -> list[str]:
     found = []
     ladders = int(data.ladder.max()) + 1
     if ladders < _FEW_LADDERS:
         found.append(f"few_ladders: {ladders} ladders; intervals rest on the assumed spread between ladders")
-    if not problem.in_logs:
-        low = sorted(r for r, t in zip(data.rows, problem.target, strict=True) if t <= 0)
+    if not rows.in_logs:
+        low = sorted(r for r, t in zip(data.rows, rows.target, strict=True) if t <= 0)
         found.append(f"non_positive_rows: {name_rows(low)}; fitted in nats, not in logs")
     if replicates is not None:
         from scipy.special import fdtrc
 
-        freedom = problem.design.shape[0] - problem.design.shape[1]
+        freedom = rows.design.shape[0] - rows.design.shape[1]
         if float(fdtrc(freedom, replicates.freedom, chi2)) < _RARE:
             found.append(
                 f"lack_of_fit: scatter is {chi2:.2g} times what replicate runs and standard errors explain"
@@ -98,67 +95,37 @@ def _warnings(
     return found
 
 
-def _relative_errors(problem: engine.Problem, predicted: FloatArray) -> FloatArray:
-    """Over the rows with a positive target: the others have no relative error."""
-    rows = problem.target > 0
-    out: FloatArray = np.abs(predicted[rows] / problem.target[rows] - 1)
+def _relative_errors(rows: NoisyRows, theta: FloatArray) -> FloatArray:
+    """|fitted / observed - 1|, NaN where the target is not positive: ``(..., rows)``."""
+    observed = np.where(rows.target > 0, rows.target, np.nan)
+    out: FloatArray = np.abs(rows.predict(theta) / observed - 1)
     return out
 
 
-def holdout(problem: engine.Problem, data: Table, solution: engine.Solution) -> dict[str, Any]:
+def holdout(rows: NoisyRows, data: Table, solution: Solution) -> dict[str, Any]:
     """Mean relative error on rows left out of the fit; None where the rest does not determine the law.
 
     ``rows`` says how many rows each figure is the mean over: those left out that have a relative error.
     """
-    positive = problem.target > 0
-    out: dict[str, Any] = {"leave_one_out": _leave_one_out(problem, solution)}
-    rows = {"leave_one_out": int(positive.sum())}
-    for name, values in data.variables.items():
-        left_out = values == values.max()
-        out[f"largest_{name}"] = _error_without(problem, solution, left_out)
-        rows[f"largest_{name}"] = int((left_out & positive).sum())
+    positive = rows.target > 0
+    folds = {"leave_one_out": np.eye(len(data), dtype=bool)[positive]}
+    folds |= {f"largest_{name}": (x == x.max())[None] for name, x in data.variables.items()}
     if data.format.max() > 0:
-        out["leave_one_format"] = _leave_one_format(problem, data, solution)
-        rows["leave_one_format"] = int(positive.sum())
-    return out | {"rows": rows}
+        folds["leave_one_format"] = data.format == np.unique(data.format)[:, None]
+    out: dict[str, Any] = {name: _error_without(rows, solution, left) for name, left in folds.items()}
+    return out | {"rows": {name: int((left & positive).sum()) for name, left in folds.items()}}
 
 
-def _leave_one_format(problem: engine.Problem, data: Table, solution: engine.Solution) -> float | None:
-    """Over the rows of each recipe, left out together."""
-    total, count = 0.0, 0
-    for number in np.unique(data.format):
-        left_out = data.format == number
-        error = _error_without(problem, solution, left_out)
-        if error is None:
+def _error_without(rows: NoisyRows, solution: Solution, left_out: NDArray[np.bool_]) -> float | None:
+    """The mean over all rows left out, ``(folds, rows)``, each predicted by the fit of its fold."""
+    rank = rows.design.shape[1]
+    for left in left_out:
+        if np.linalg.matrix_rank(rows.design[~left], tol=1e-6) < rank:
             return None
-        known = int((left_out & (problem.target > 0)).sum())
-        total, count = total + error * known, count + known
-    return total / count if count else None
-
-
-def _leave_one_out(problem: engine.Problem, solution: engine.Solution) -> float | None:
-    errors = []
-    for i in range(len(problem.target)):
-        if problem.target[i] > 0:
-            left_out = np.arange(len(problem.target)) == i
-            errors.append(_error_without(problem, solution, left_out))
-    known = [error for error in errors if error is not None]
-    return float(np.mean(known)) if len(known) == len(errors) and known else None
-
-
-def _error_without(
-    problem: engine.Problem, solution: engine.Solution, left_out: NDArray[np.bool_]
-) -> float | None:
-    rest = problem.rows(~left_out)
-    rank = problem.design.shape[1]
-    if len(rest.target) < rank or np.linalg.matrix_rank(rest.design, tol=1e-6) < rank:
-        return None
-    try:
-        theta = engine.refit(rest, solution.variance[~left_out], solution.theta)
-    except FitError:  # in raw units the rest may have no optimum
-        return None
-    errors = _relative_errors(problem.rows(left_out), problem.rows(left_out).predict(theta))
-    return float(errors.mean()) if len(errors) else None
+    found = refit(rows, solution.variance, solution.theta, kept=~left_out)
+    errors = _relative_errors(rows, found.theta)[left_out]
+    errors = errors[~np.isnan(errors)]
+    return float(errors.mean()) if len(errors) and found.converged.all() else None
 
 
 def advice(form: Form, reasons: Mapping[str, str]) -> list[str]:
@@ -192,9 +159,9 @@ def data_block(data: Table) -> dict[str, Any]:
     }
 
 
-def fit_block(problem: engine.Problem, options: dict[str, Any]) -> dict[str, Any]:
+def fit_block(rows: NoisyRows, options: dict[str, Any]) -> dict[str, Any]:
     """How the law was fitted."""
-    unit = "ln target" if problem.in_logs else "target / fitted"
+    unit = "ln target" if rows.in_logs else "target / fitted"
     return {
         "objective": f"weighted least squares on residuals of {unit}",
         "weights": "1 / ((standard error / fitted)^2 + seed_sd^2), seed_sd from repeated seeds, "
@@ -204,13 +171,13 @@ def fit_block(problem: engine.Problem, options: dict[str, Any]) -> dict[str, Any
     }
 
 
-def checklist(form: Form, problem: engine.Problem, data: Table) -> dict[str, Any]:
+def checklist(form: Form, rows: NoisyRows, data: Table) -> dict[str, Any]:
     """The items of the reporting checklist that a fit of a product knows; the rest stay null."""
     return items(form, data) | {
-        "metric_modified": "natural logarithm" if problem.in_logs else "no",
+        "metric_modified": "natural logarithm" if rows.in_logs else "no",
         "objective": "weighted least squares",
-        "optimizer": "linear least squares" if problem.in_logs else "Levenberg-Marquardt (MINPACK)",
-        "initialization": "none needed" if problem.in_logs else "linear fit of the positive rows",
+        "optimizer": "damped Newton with the exact Hessian",
+        "initialization": "none needed" if rows.in_logs else "fit of the positive rows in logarithms",
         "validity": "leave-one-out and largest value of each variable held out; bootstrap over ladders",
     }
 

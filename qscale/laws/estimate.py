@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from qscale.errors import LawError
 from qscale.laws.design import Design
+from qscale.laws.effects import Effects, shared_terms
 from qscale.laws.forms import FloatArray
 from qscale.laws.objective import Objective
 from qscale.laws.posynomial import (
@@ -30,6 +31,8 @@ _SMALLEST_TERM = 1e-12  # of the smallest target: a term so small is none
 _POINTS = 20  # of a profile, on either side
 _MOST_WIDENED = 14  # times that a profile's range is doubled
 _ROUNDS_OF_FEW = 5
+_ROUNDS_OF_EFFECTS = 20  # at most, until their size agrees with the fit
+_SAME_RATIO = 1e-3  # of their logarithms
 _NARROW = 0.01  # where there is no standard error to begin with
 
 
@@ -101,6 +104,29 @@ class Restriction:
         penalty = Penalty(mean=mean, sd=sd) if prior else None
         return cls(matrix=matrix, constant=constant, low=low, high=high, penalty=penalty)
 
+    @property
+    def free(self) -> int:
+        """How many of the form's parameters are free; effects follow them in phi."""
+        return int(self.matrix.any(axis=0).sum())
+
+    def with_effects(self, effects: Effects) -> Restriction:
+        """With a parameter more for each effect, under a prior as wide as the effects are.
+
+        Residuals and priors are in units of a row's noise, and so is the width.
+        """
+        count = effects.count
+        width = np.full(count, effects.ratio)
+        prior = self.penalty or Penalty(mean=np.zeros(self.free), sd=np.full(self.free, np.inf))
+        return replace(
+            self,
+            matrix=np.concatenate([self.matrix, np.zeros((len(self.matrix), count))], axis=1),
+            low=np.concatenate([self.low, np.full(count, -np.inf)]),
+            high=np.concatenate([self.high, np.full(count, np.inf)]),
+            penalty=Penalty(
+                mean=np.concatenate([prior.mean, np.zeros(count)]), sd=np.concatenate([prior.sd, width])
+            ),
+        )
+
     def theta(self, phi: FloatArray) -> FloatArray:
         """All parameters from the free ones: ``(..., parameters)``."""
         out: FloatArray = phi @ self.matrix.T + self.constant
@@ -150,6 +176,7 @@ class Estimate:
     value: float  #: of the objective
     converged: bool
     share_at_best: float  #: of the starts that ended at the optimum
+    effects: Effects | None = None  #: the last of phi are theirs
 
     @classmethod
     def make(
@@ -200,6 +227,49 @@ class Estimate:
             converged=bool(found.converged[best]),
             share_at_best=found.share_at_best,
         )
+
+    def with_effects(self, group: NDArray[np.intp]) -> Estimate:
+        """The fit with an effect for each group of rows: see :mod:`qscale.laws.effects`.
+
+        The size of the effects is that of greatest restricted likelihood, found in turns with the fit.
+
+        Raises:
+            LawError: The form has no terms that an effect would be of.
+            FitError: Too many rows and groups.
+        """
+        shared = shared_terms(self.design.form)
+        free, plain = len(self.phi), self.problem
+        effects, phi = Effects(group=group), self.phi
+        for _ in range(_ROUNDS_OF_EFFECTS):
+            before = effects.ratio
+            rest = np.log(plain.target) - plain.log_value(phi[:free])
+            effects = effects.with_ratio(plain.log_gradient(phi[:free]), rest, 1 / self.weight)
+            restriction = self.restriction.with_effects(effects)
+            out = replace(
+                self,
+                problem=effects.added_to(plain, shared),
+                restriction=restriction,
+                phi=np.concatenate([phi[:free], np.zeros(effects.count)]),
+                effects=effects,
+            )
+            found = out.refit(self.weight[None])
+            phi = found.theta[0]
+            if abs(np.log(effects.ratio / before)) < _SAME_RATIO:
+                break
+        return replace(
+            out, phi=phi, value=float(found.value[0]), converged=self.converged and bool(found.converged[0])
+        )
+
+    def law_value(self, phi: FloatArray) -> FloatArray:
+        """What the law says of each row, without effects: ``(..., rows)``."""
+        own = np.arange(phi.shape[-1]) < self.restriction.free
+        return self.problem.value(np.where(own, phi, 0.0))
+
+    @property
+    def freedom(self) -> float:
+        """Rows without the parameters and effects that were fitted to them."""
+        taken = self.restriction.free + (0.0 if self.effects is None else self.effects.freedom)
+        return len(self.weight) - taken
 
     @property
     def theta(self) -> FloatArray:

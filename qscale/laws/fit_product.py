@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from qscale.errors import FitError
-from qscale.laws import diagnose, engine, uncertainty
+from qscale.laws import diagnose, uncertainty
 from qscale.laws.design import middle
 from qscale.laws.forms import FloatArray, Form, LogAxis
 from qscale.laws.law import Draws, Law, Reference
+from qscale.laws.noise import NoisyRows, Replicates, Solution, replicate_sd, solve
+from qscale.laws.posynomial import Posynomial, exp, in_range
 from qscale.laws.table import Table, name_rows
 
 _MOST_COLLINEAR = 1e-4  # smallest over largest singular value of the scaled axes: below, they are one axis
@@ -26,11 +28,11 @@ def fit_product(law_form: Form, data: Table, fixed: dict[str, float], options: d
     if not setup.enough_rows:
         return _law(setup, setup.reasons | setup.too_few_rows(), None, options)
     _check_signs(setup)
-    replicates = engine.replicate_sd(data.target, data.cell)
-    solution = engine.solve(setup.problem, None if replicates is None else replicates.sd)
-    residuals = setup.problem.residuals(solution.theta)
+    replicates = replicate_sd(data.target, data.cell)
+    solution = solve(setup.rows, None if replicates is None else replicates.sd)
+    residuals = setup.rows.residuals(solution.theta)
     offsets = uncertainty.ladder_draws(
-        setup.problem.design, residuals, solution.variance, data.ladder, options["bootstrap"], options["seed"]
+        setup.rows.design, residuals, solution.variance, data.ladder, options["bootstrap"], options["seed"]
     )
     thetas = solution.theta - offsets
     fitted = _Fitted(solution=solution, draws=_round(setup.to_named(thetas)), replicates=replicates)
@@ -47,7 +49,7 @@ class _Setup:
     center: dict[str, float]
     free: tuple[LogAxis, ...]  #: the axes that have a column of the design
     reasons: dict[str, str]  #: parameter -> why the rows do not determine it
-    problem: engine.Problem
+    rows: NoisyRows
 
     @classmethod
     def make(cls, form: Form, data: Table, fixed: dict[str, float]) -> _Setup:
@@ -68,10 +70,12 @@ class _Setup:
             center=center,
             free=tuple(form.axes[i] for i in kept),
             reasons=reasons,
-            problem=engine.Problem(
-                design=np.column_stack([np.ones(len(data)), columns[:, kept]]),
-                offset=offset,
-                target=data.target,
+            rows=NoisyRows(
+                problem=Posynomial(
+                    design=np.column_stack([np.ones(len(data)), columns[:, kept]])[None],
+                    offset=offset[None],
+                    target=data.target,
+                ),
                 target_se=data.target_se,
             ),
         )
@@ -79,11 +83,11 @@ class _Setup:
     @property
     def enough_rows(self) -> bool:
         """Whether a residual is left to judge the noise by."""
-        return bool(len(self.data) > self.problem.design.shape[1])
+        return bool(len(self.data) > self.rows.design.shape[1])
 
     def too_few_rows(self) -> dict[str, str]:
         """The reason, for every parameter."""
-        parameters = self.problem.design.shape[1]
+        parameters = self.rows.design.shape[1]
         why = f"{len(self.data)} rows for {parameters} parameters leave nothing to judge them by"
         return dict.fromkeys((self.form.reference_scale, *(a.parameter for a in self.free)), why)
 
@@ -94,7 +98,7 @@ class _Setup:
 
     def to_named(self, theta: FloatArray) -> FloatArray:
         """Internal parameters as those at the reference point: ``(..., columns)``."""
-        values = {self.form.reference_scale: engine.exp(theta[..., 0])}
+        values = {self.form.reference_scale: exp(theta[..., 0])}
         values |= {axis.parameter: theta[..., i + 1] for i, axis in enumerate(self.free)}
         blank = np.zeros_like(theta[..., 0])
         return np.stack([values.get(n, blank + self.fixed.get(n, 0.0)) for n in self.columns], axis=-1)
@@ -102,9 +106,9 @@ class _Setup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Fitted:
-    solution: engine.Solution
+    solution: Solution
     draws: FloatArray  #: ``(draws, columns)`` at the reference point
-    replicates: engine.Replicates | None
+    replicates: Replicates | None
 
 
 def _tell_apart(
@@ -163,7 +167,7 @@ def _wild(setup: _Setup, fitted: _Fitted, thetas: FloatArray) -> dict[str, str]:
     theta = fitted.solution.theta
     named = dict(zip(setup.columns, setup.to_named(theta).tolist(), strict=True))
     scale = setup.form.log_raw_scale(theta[0], named, setup.center)
-    if engine.in_range(np.append(thetas[:, 0], (theta[0], scale))) and np.all(np.isfinite(thetas)):
+    if in_range(np.append(thetas[:, 0], (theta[0], scale))) and np.all(np.isfinite(thetas)):
         return {}
     found = ", ".join(f"{name} {named[name]:.3g}" for name in setup.columns[1:])
     why = f"the constants are beyond what a number can hold ({found}): is a value wrong?"
@@ -190,9 +194,9 @@ def _law(setup: _Setup, reasons: dict[str, str], fitted: _Fitted | None, options
     diagnostics: dict[str, Any] = {"not_identified": reasons, "advice": diagnose.advice(form, reasons)}
     holdout: dict[str, Any] = {}
     if fitted is not None:
-        diagnostics |= diagnose.diagnostics(setup.problem, data, fitted.solution, fitted.replicates)
+        diagnostics |= diagnose.diagnostics(setup.rows, data, fitted.solution, fitted.replicates)
         diagnostics["warnings"] += _sign_warnings(intervals, setup)
-        holdout = diagnose.holdout(setup.problem, data, fitted.solution)
+        holdout = diagnose.holdout(setup.rows, data, fitted.solution)
     return Law(
         form=form,
         status=_status(reasons),
@@ -205,11 +209,11 @@ def _law(setup: _Setup, reasons: dict[str, str], fitted: _Fitted | None, options
         conventions=diagnose.conventions(form),
         quantization={"mode": data.mode, "recipe": data.recipe, "dialect": data.dialect},
         data=diagnose.data_block(data),
-        fit=diagnose.fit_block(setup.problem, options),
+        fit=diagnose.fit_block(setup.rows, options),
         diagnostics=diagnose.finite(diagnostics),
         holdout=diagnose.finite(holdout),
         draws_table=table,
-        checklist=diagnose.checklist(form, setup.problem, data),
+        checklist=diagnose.checklist(form, setup.rows, data),
         notes=data.notes,
         citation={"text": f"form: {form.citation}", "url": None},
         code_version=diagnose.version(),

@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qscale.errors import FitError
-from qscale.laws import diagnose, engine
+from qscale.laws import diagnose
 from qscale.laws.design import Design, reference_names
 from qscale.laws.estimate import Estimate, Restriction, TooFewRowsError
 from qscale.laws.forms import FloatArray, Form
 from qscale.laws.law import Draws, Law, Reference
+from qscale.laws.noise import Replicates, replicate_sd
 from qscale.laws.objective import Objective
+from qscale.laws.posynomial import exp
 from qscale.laws.table import Table
 
 _FEW_STARTS = 0.25  # of the starts at the lowest optimum: fewer, and there may be a lower one
@@ -35,6 +37,7 @@ class Wanted:
     tie: dict[str, str] = field(default_factory=dict)
     bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
     prior: dict[str, tuple[float, float]] = field(default_factory=dict)
+    cell_effects: bool = False
 
 
 def fit_sum(data: Table, objective: Objective, wanted: Wanted, options: dict[str, Any]) -> Law:
@@ -45,6 +48,8 @@ def fit_sum(data: Table, objective: Objective, wanted: Wanted, options: dict[str
         return _unidentified(form, data, reasons, objective, options)
     try:
         estimate = estimate_of(data, objective, wanted)
+        if wanted.cell_effects:
+            estimate = estimate.with_effects(_twins(data))
     except TooFewRowsError as err:
         why = dict.fromkeys(reference_names(form), str(err))
         return _unidentified(form, data, why, objective, options)
@@ -75,12 +80,19 @@ def estimate_of(data: Table, objective: Objective, wanted: Wanted) -> Estimate:
     return Estimate.make(design, objective, restriction, _weights(data, objective))
 
 
+def _twins(data: Table) -> NDArray[np.intp]:
+    """A number for rows of one ladder and D: runs that differ in how they were quantized alone."""
+    both = np.column_stack([data.ladder, data.variables["N"], data.variables["D"]])
+    out: NDArray[np.intp] = np.unique(both, axis=0, return_inverse=True)[1].reshape(-1)
+    return out
+
+
 def _weights(data: Table, objective: Objective) -> FloatArray:
     """In inverse proportion to the known variance of a residual, mean 1; all 1 where no row has an error."""
     if not (data.target_se > 0).any():
         return np.ones(len(data))
     sd = data.target_se / np.abs(data.target) if objective.residual == "log" else data.target_se
-    replicates = engine.replicate_sd(data.target, data.cell)
+    replicates = replicate_sd(data.target, data.cell)
     extra = 0.0 if replicates is None else replicates.sd
     if objective.residual == "raw":
         extra = extra * float(np.mean(np.abs(data.target)))
@@ -166,7 +178,7 @@ def _box(form: Form, data: Table) -> dict[str, tuple[float, float]]:
 def _at_reference(design: Design, thetas: FloatArray) -> FloatArray:
     """Logarithms of scales as scales."""
     places = np.isin(np.arange(thetas.shape[-1]), design.scales[design.scales >= 0])
-    out: FloatArray = np.where(places, engine.exp(np.where(places, thetas, 0.0)), thetas)
+    out: FloatArray = np.where(places, exp(np.where(places, thetas, 0.0)), thetas)
     return out
 
 
@@ -183,28 +195,30 @@ def _fit_block(estimate: Estimate, wanted: Wanted, options: dict[str, Any]) -> d
         "tie": wanted.tie,
         "bounds": {name: list(ends) for name, ends in wanted.bounds.items()},
         "prior": {name: list(pair) for name, pair in wanted.prior.items()},
+        "cell_effects": wanted.cell_effects,
         **options,
     }
 
 
 def _relative(estimate: Estimate, phi: FloatArray) -> FloatArray:
-    """|fitted / observed - 1| of each row: ``(..., rows)``."""
-    out: FloatArray = np.abs(estimate.problem.value(phi) / estimate.problem.target - 1)
+    """|law / observed - 1| of each row: ``(..., rows)``."""
+    out: FloatArray = np.abs(estimate.law_value(phi) / estimate.problem.target - 1)
     return out
 
 
 def _diagnostics(
     estimate: Estimate, data: Table, intervals: Mapping[str, tuple[float, float]], wanted: Wanted
 ) -> dict[str, Any]:
-    rows, free = estimate.problem.design.shape[1:]
+    rows, free = len(data), estimate.restriction.free
     errors = _relative(estimate, estimate.phi)
     log = np.log(np.abs(data.target))
     rest = np.log(estimate.problem.value(estimate.phi)) - log
-    slopes = estimate.problem.log_gradient(estimate.phi)
+    off = np.log(estimate.law_value(estimate.phi)) - log
+    slopes = estimate.problem.log_gradient(estimate.phi)[:, :free]
     norms = np.linalg.norm(slopes, axis=0)
     condition = float(np.linalg.cond(slopes / np.where(norms > 0, norms, 1.0)))
-    replicates = engine.replicate_sd(data.target, data.cell)
-    freedom = max(1, rows - free)
+    replicates = replicate_sd(data.target, data.cell)
+    freedom = max(1.0, estimate.freedom)
     scatter = float(np.sqrt(np.sum(rest**2) / freedom))
     chi2 = None if replicates is None or replicates.sd == 0 else (scatter / replicates.sd) ** 2
     return {
@@ -213,7 +227,7 @@ def _diagnostics(
         "degrees_of_freedom": rows - free,
         "objective_value": estimate.value,
         "starts_at_optimum": estimate.share_at_best,
-        "r2": float(1 - np.sum(rest**2) / np.sum((log - log.mean()) ** 2)),
+        "r2": float(1 - np.sum(off**2) / np.sum((log - log.mean()) ** 2)),
         "mean_relative_error": float(errors.mean()),
         "max_relative_error": float(errors.max()),
         "chi2_per_dof": chi2,
@@ -221,6 +235,7 @@ def _diagnostics(
         "seed_cells": 0 if replicates is None else replicates.cells,
         "seed_degrees_of_freedom": 0 if replicates is None else replicates.freedom,
         "scatter_sd": scatter,
+        "cell_sd": None if estimate.effects is None else estimate.effects.ratio * scatter,
         "condition_number": condition,
         "not_identified": {},
         "advice": [],
@@ -249,7 +264,7 @@ def _bound_warnings(estimate: Estimate, wanted: Wanted) -> list[str]:
         if float(shares[design.scales == place].max()) < _NO_SHARE and name not in wanted.fix:
             found.append(f"{name}_at_zero: the term of {name} is no part of any row's value")
     names = [name for name in design.names if name not in wanted.fix and name not in wanted.tie]
-    for name, stuck in zip(names, estimate.at_bound, strict=True):
+    for name, stuck in zip(names, estimate.at_bound[: len(names)], strict=True):
         if stuck and name in wanted.bounds:
             found.append(f"parameter_at_bound: {name} is at an end of its range")
     return found
@@ -324,7 +339,7 @@ def _trend_warnings(estimate: Estimate, data: Table) -> list[str]:
     return found
 
 
-def _noise_warnings(chi2: float | None, replicates: engine.Replicates | None, freedom: int) -> list[str]:
+def _noise_warnings(chi2: float | None, replicates: Replicates | None, freedom: float) -> list[str]:
     if chi2 is None or replicates is None:
         return []
     from scipy.special import fdtrc
@@ -336,7 +351,7 @@ def _noise_warnings(chi2: float | None, replicates: engine.Replicates | None, fr
 
 def _holdout(estimate: Estimate, data: Table) -> dict[str, Any]:
     """Mean relative error on rows left out of the fit: each, each cell, ladder and format, largest values."""
-    rows, free = estimate.problem.design.shape[1:]
+    rows, free = len(data), estimate.restriction.free
     masks = {
         f"largest_{name}": (values == values.max())[None]
         for name, values in data.variables.items()

@@ -205,13 +205,16 @@ class Law:
     def run_sd(self) -> float:
         """Relative standard deviation of a run around the law: of repeated seeds, else of the residuals.
 
+        Where cells have effects, those of the residuals and of the effects together.
+
         Raises:
             LawError: The law does not know it.
         """
         for name in ("seed_sd", "scatter_sd"):
             value = self.diagnostics.get(name)
             if isinstance(value, (int, float)) and 0 < value < _MOST_SCATTER:
-                return float(value)
+                cell = self.diagnostics.get("cell_sd") if name == "scatter_sd" else None
+                return math.hypot(value, cell) if isinstance(cell, (int, float)) else float(value)
         raise LawError(
             f"law {self.name or self.law_id[:15]!r} does not say how runs scatter around it: its diagnostics "
             "have neither seed_sd nor scatter_sd"

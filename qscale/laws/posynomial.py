@@ -24,6 +24,7 @@ _ALIKE = 1e-6  # relative difference of two optima that are one
 _LEAST_CURVATURE = 1e-12  # of the largest: flatter directions are damped, not inverted
 _FIRST_DAMPING, _MOST_DAMPING = 1e-4, 1e8
 _SHORTER = 3  # times a step that leads up is made shorter
+_LARGEST_LOG = 700.0  # exp of more is no double
 _AT_ONCE = 250  # problems in one batch: what stays in the cache
 
 
@@ -70,6 +71,17 @@ class Posynomial:
         flat = theta @ self.design.reshape(terms * rows, parameters).T
         out: FloatArray = flat.reshape(*theta.shape[:-1], terms, rows) + self.offset
         return out
+
+
+def exp(x: FloatArray) -> FloatArray:
+    """exp, held to the positive numbers that a double can hold: a wild fit is told of, not a warning."""
+    out: FloatArray = np.exp(np.clip(x, -_LARGEST_LOG, _LARGEST_LOG))
+    return out
+
+
+def in_range(x: FloatArray) -> bool:
+    """Whether :func:`exp` holds nothing back."""
+    return bool(np.all(np.abs(x) < _LARGEST_LOG))  # False for NaN
 
 
 def _log_sum(z: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -528,7 +540,7 @@ class _Newton:
             active = active[~done]
             if not len(active):
                 break
-        return Optima(theta=theta, value=value, converged=converged)
+        return Optima(theta=theta, value=value, converged=converged & np.isfinite(value))
 
     def _search(
         self, here: FloatArray, step: FloatArray, value: FloatArray, which: NDArray[np.intp]

@@ -101,7 +101,10 @@ def _noise(d: Mapping[str, Any]) -> str:
         return f"seed s.d. {_percent(d['seed_sd'])} ({of}), chi2/dof {_short(d['chi2_per_dof'])}"
     if not isinstance(d.get("scatter_sd"), (int, float)):
         return "not known"
-    return f"scatter {_percent(d['scatter_sd'])} (no seeds repeated: an estimate from the residuals)"
+    cell = (
+        f", from cell to cell {_percent(d['cell_sd'])}" if isinstance(d.get("cell_sd"), (int, float)) else ""
+    )
+    return f"scatter {_percent(d['scatter_sd'])}{cell} (no seeds repeated: an estimate from the residuals)"
 
 
 def _percent(value: Any) -> str:

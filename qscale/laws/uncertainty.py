@@ -61,7 +61,7 @@ def ladder_draws(
     rows, parameters = design.shape
     rng = np.random.default_rng(seed)
     shape = variance / variance.mean()
-    log_weight, rest = _restricted_likelihood(design, residuals, shape, ladder)
+    log_weight, rest = restricted_likelihood(design, residuals, shape, ladder, _RATIOS)
     weight = np.exp(log_weight - log_weight.max())
     chosen = rng.choice(len(_RATIOS), size=draws, p=weight / weight.sum())
     scale = np.sqrt(rest[chosen] / rng.chisquare(rows - parameters, size=draws))
@@ -106,10 +106,14 @@ def _estimator(design: FloatArray, variance: FloatArray) -> FloatArray:
     return out
 
 
-def _restricted_likelihood(
-    design: FloatArray, residuals: FloatArray, variance: FloatArray, ladder: NDArray[np.intp]
+def restricted_likelihood(
+    design: FloatArray,
+    residuals: FloatArray,
+    variance: FloatArray,
+    ladder: NDArray[np.intp],
+    ratios: FloatArray,
 ) -> tuple[FloatArray, FloatArray]:
-    """Log restricted likelihood, the scale integrated out, and the residual sum of squares for each ratio.
+    """Log restricted likelihood, the scale integrated out, and the residual sum of squares for each ratio t.
 
     With w = 1 / variance and S the sum of w over a ladder, the inverse of ``diag(variance) + t^2 1 1'`` is
     ``diag(w) - w w' t^2 / (1 + t^2 S)``: a ratio needs only sums over ladders, no covariance is formed.
@@ -120,8 +124,8 @@ def _restricted_likelihood(
     ladders = int(ladder.max()) + 1
     size = np.bincount(ladder, weights=weight, minlength=ladders)
     sums = np.stack([np.bincount(ladder, weights=weight * c, minlength=ladders) for c in both.T], axis=-1)
-    grown = 1 + _RATIOS[:, None] ** 2 * size
-    shrink = _RATIOS[:, None] ** 2 / grown
+    grown = 1 + ratios[:, None] ** 2 * size
+    shrink = ratios[:, None] ** 2 / grown
     gram = both.T @ (both * weight[:, None]) - np.einsum("tg,gi,gj->tij", shrink, sums, sums)
     inner, cross, square = gram[:, :parameters, :parameters], gram[:, :parameters, -1], gram[:, -1, -1]
     solved = np.linalg.solve(inner, cross[:, :, None])[:, :, 0]

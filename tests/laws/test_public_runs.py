@@ -7,7 +7,7 @@ import pytest
 from public_runs import gemstones_fits, quartet, quartet_pairs, quest
 
 from qscale import laws
-from qscale.laws.compare import compare
+from qscale.laws.comparison import compare
 from qscale.laws.estimate import Estimate, Restriction
 from qscale.laws.objective import Objective
 
@@ -70,6 +70,15 @@ def test_quartet_pairs_have_the_measured_exponents_and_the_joint_fit_is_many_tim
         low, high = joint.reference.intervals[name]
         narrow = paired.reference.intervals[name]
         assert (high - low) > 4 * (narrow[1] - narrow[0])
+
+    # what pairs share is an effect of the cell: the joint fit then knows delta nearly as well as pairs do
+    cells = laws.fit(quartet(shared), "additive-table", cell_effects=True, resample="case", bootstrap=100)
+    assert cells.parameters["gD"] == pytest.approx(paired.parameters["gD"], abs=0.01)
+    assert cells.parameters["gN"] == pytest.approx(paired.parameters["gN"], abs=0.01)
+    for name in measured:
+        low, high = cells.reference.intervals[name]
+        narrow = paired.reference.intervals[name]
+        assert (high - low) < 2 * (narrow[1] - narrow[0])
 
 
 def test_gemstones_laws_without_a_constant_are_flagged(shared):

@@ -8,7 +8,9 @@ from itertools import product
 import numpy as np
 import pytest
 
-from qscale.laws import engine, uncertainty
+from qscale.laws import uncertainty
+from qscale.laws.noise import NoisyRows, solve
+from qscale.laws.posynomial import Posynomial
 
 SIZES = (2e4, 1.6e5, 7e5)
 TRUTH = np.array([np.log(0.05), 0.25, 0.25, 1.4])  # ln delta0, gN, gD, gG: about those of a pilot
@@ -35,12 +37,11 @@ def coverage(design, ladders, ladder_sd, row_sd, repeats, draws=400, seed=0):
     for repeat in range(repeats):
         effects = ladder_sd * rng.standard_normal(ladders.max() + 1)[ladders]
         y = design @ TRUTH + effects + row_sd * rng.standard_normal(len(ladders))
-        problem = engine.Problem(
-            design=design, offset=np.zeros(len(y)), target=np.exp(y), target_se=np.zeros(len(y))
-        )
-        found = engine.solve(problem, None)
+        problem = Posynomial(design=design[None], offset=np.zeros((1, len(y))), target=np.exp(y))
+        rows = NoisyRows(problem=problem, target_se=np.zeros(len(y)))
+        found = solve(rows, None)
         offsets = uncertainty.ladder_draws(
-            design, problem.residuals(found.theta), found.variance, ladders, draws, repeat
+            design, rows.residuals(found.theta), found.variance, ladders, draws, repeat
         )
         low, high = np.quantile((found.theta - offsets) @ contrasts.T, [0.05, 0.95], axis=0)
         hits += (low < contrasts @ TRUTH) & (contrasts @ TRUTH < high)

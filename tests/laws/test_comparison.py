@@ -7,7 +7,7 @@ import pytest
 
 from qscale import laws
 from qscale.errors import LawError
-from qscale.laws.compare import compare
+from qscale.laws.comparison import compare
 
 
 def flat_rows(rows=48, sd=0.02, seed=0):

@@ -1,4 +1,4 @@
-"""The solver behind ``fit``: weighted least squares in relative residuals, and the weights."""
+"""The noise of rows, and weighted least squares under it: relative residuals of a product of powers."""
 
 from __future__ import annotations
 
@@ -9,44 +9,34 @@ from numpy.typing import NDArray
 
 from qscale.errors import FitError
 from qscale.laws.forms import FloatArray
+from qscale.laws.objective import Objective
+from qscale.laws.posynomial import Optima, Posynomial, exp, minimize
 
 _MOST_REWEIGHTS = 50
 _SMALLEST_SHARE = 1e-4  # no row weighs more than 10,000 mean rows: so small a standard error is a mistake
-_MOST_LOG = 700.0  # exp of more is no double
-
-
-def exp(x: FloatArray) -> FloatArray:
-    """exp, held to the positive numbers that a double can hold: a wild fit is told of, not a warning."""
-    out: FloatArray = np.exp(np.clip(x, -_MOST_LOG, _MOST_LOG))
-    return out
-
-
-def in_range(x: FloatArray) -> bool:
-    """Whether :func:`exp` holds nothing back."""
-    return bool(np.all(np.abs(x) < _MOST_LOG))  # False for NaN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """Rows of ``target = exp(offset + X theta)``; X has a column of ones first."""
+class NoisyRows:
+    """Rows of a form of one term, ``target = exp(offset + X theta)``, with their standard errors."""
 
-    design: FloatArray  #: ``(rows, parameters)``
-    offset: FloatArray  #: the part of ln target that fixed exponents give
-    target: FloatArray
+    problem: Posynomial  #: of one term; X has a column of ones first
     target_se: FloatArray
 
-    def rows(self, keep: NDArray[np.bool_]) -> Problem:
-        """The problem of some of the rows."""
-        return Problem(
-            design=self.design[keep],
-            offset=self.offset[keep],
-            target=self.target[keep],
-            target_se=self.target_se[keep],
-        )
+    @property
+    def target(self) -> FloatArray:
+        """What is fitted: ``(rows,)``."""
+        return self.problem.target
+
+    @property
+    def design(self) -> FloatArray:
+        """X: ``(rows, parameters)``."""
+        design: FloatArray = self.problem.design[0]
+        return design
 
     def predict(self, theta: FloatArray) -> FloatArray:
-        """The fitted target of each row."""
-        return exp(self.offset + self.design @ theta)
+        """The fitted target of each row: ``(..., rows)``."""
+        return exp(self.problem.log_value(theta))
 
     @property
     def in_logs(self) -> bool:
@@ -56,7 +46,7 @@ class Problem:
     def residuals(self, theta: FloatArray) -> FloatArray:
         """Relative residuals: of ln target, or ``target / fitted - 1`` where some target is not positive."""
         if self.in_logs:
-            out: FloatArray = np.log(self.target) - self.offset - self.design @ theta
+            out: FloatArray = np.log(self.target) - self.problem.log_value(theta)
             return out
         relative: FloatArray = self.target / self.predict(theta) - 1
         return relative
@@ -72,84 +62,62 @@ class Solution:
     noise_known: bool  #: False: no row had any noise to weigh by
 
 
-def solve(problem: Problem, seed_sd: float | None) -> Solution:
+def solve(rows: NoisyRows, seed_sd: float | None) -> Solution:
     """Fit with weights ``1 / ((se / fitted)^2 + seed_sd^2)``, repeated until the weights agree with the fit.
 
     The fitted and not the observed target scales the standard errors: a row that came out small by chance
     would otherwise count as noisier, and every fit would lean upward.
 
     Args:
-        problem: More rows than parameters, full column rank.
+        rows: More of them than parameters, full column rank.
         seed_sd: The relative s.d. from run to run, or None to take the one that explains the residual
             scatter.
 
     Raises:
-        FitError: Too few rows have a positive target to start from.
+        FitError: Too few rows have a positive target to start from, or there is no optimum in raw units.
     """
-    theta = _start(problem)
+    theta = _start(rows)
     previous = np.inf
     for _ in range(_MOST_REWEIGHTS):
-        known = (problem.target_se / problem.predict(theta)) ** 2
-        residuals = problem.residuals(theta)
-        spread = _scatter(residuals, known, problem.design.shape[1]) if seed_sd is None else seed_sd
+        known = (rows.target_se / rows.predict(theta)) ** 2
+        residuals = rows.residuals(theta)
+        spread = _scatter(residuals, known, len(theta)) if seed_sd is None else seed_sd
         variance, noise_known = _floor(known + spread**2)
-        theta = refit(problem, variance, theta)
-        loss = float(np.sum(problem.residuals(theta) ** 2 / variance))
+        found = refit(rows, variance, theta)
+        if not found.converged[0]:
+            raise FitError("the fit in raw units has no optimum: is a row's error out of all proportion?")
+        theta = found.theta[0]
+        loss = float(np.sum(rows.residuals(theta) ** 2 / variance))
         if abs(previous - loss) <= 1e-12 * loss or loss < 1e-20 * len(residuals):
             break
         previous = loss
     return Solution(theta=theta, variance=variance, seed_sd=float(spread), noise_known=noise_known)
 
 
-def _start(problem: Problem) -> FloatArray:
-    positive = problem.target > 0
-    rank = problem.design.shape[1]
-    if positive.sum() <= rank or np.linalg.matrix_rank(problem.design[positive]) < rank:
+def _start(rows: NoisyRows) -> FloatArray:
+    positive, rank = rows.target > 0, rows.design.shape[1]
+    if positive.sum() <= rank or np.linalg.matrix_rank(rows.design[positive]) < rank:
         raise FitError(
             f"{int(positive.sum())} of {len(positive)} rows have a positive target: too few to "
             f"start a fit of {rank} parameters from"
         )
-    y = np.log(problem.target[positive]) - problem.offset[positive]
-    return _least_squares(problem.design[positive], y, np.ones(int(positive.sum())))
-
-
-def refit(problem: Problem, variance: FloatArray, start: FloatArray) -> FloatArray:
-    """The estimate under given relative variances; ``start`` matters where some target is not positive."""
-    if problem.in_logs:
-        return _least_squares(problem.design, np.log(problem.target) - problem.offset, variance)
-    return _nonlinear(problem, variance, start)
-
-
-def _least_squares(design: FloatArray, y: FloatArray, variance: FloatArray) -> FloatArray:
-    root = 1 / np.sqrt(variance)
-    theta = np.linalg.lstsq(design * root[:, None], y * root, rcond=None)[0]
-    return np.asarray(theta, dtype=np.float64)
-
-
-def _nonlinear(problem: Problem, variance: FloatArray, start: FloatArray) -> FloatArray:
-    """Least squares in the target itself; a row's s.d. is its relative s.d. times the start's prediction."""
-    from scipy.optimize import least_squares
-
-    sd = np.sqrt(variance) * problem.predict(start)
-    sd_mean = float(sd.mean())
-
-    def residuals(theta: FloatArray) -> FloatArray:
-        out: FloatArray = (problem.target - problem.predict(theta)) / sd * sd_mean
-        return out
-
-    def jacobian(theta: FloatArray) -> FloatArray:
-        out: FloatArray = -(problem.predict(theta) / sd * sd_mean)[:, None] * problem.design
-        return out
-
-    if not np.all(np.isfinite(residuals(start))):
-        raise FitError(
-            "the fit in raw units cannot start: a row's error is out of all proportion to its target"
-        )
-    found = least_squares(residuals, start, jac=jacobian, method="lm", xtol=1e-14, ftol=1e-14, gtol=1e-14)
-    if not np.all(np.isfinite(found.x)) or found.status <= 0:
-        raise FitError(f"the fit in raw units did not converge: {found.message}")
-    theta: FloatArray = found.x
+    y = np.log(rows.target[positive]) - rows.problem.offset[0, positive]
+    theta: FloatArray = np.linalg.lstsq(rows.design[positive], y, rcond=None)[0]
     return theta
+
+
+def refit(
+    rows: NoisyRows, variance: FloatArray, start: FloatArray, kept: NDArray[np.bool_] | None = None
+) -> Optima:
+    """The optimum under given relative variances; of some of the rows for each row of ``kept``.
+
+    Where some target is not positive, residuals are in the target's own unit, and a row's s.d. is its
+    relative one times what ``start`` predicts.
+    """
+    sd = np.sqrt(variance) if rows.in_logs else np.sqrt(variance) * rows.predict(start)
+    weight = np.atleast_2d((sd.min() / sd) ** 2 if kept is None else kept * (sd.min() / sd) ** 2)
+    objective = Objective(residual="log" if rows.in_logs else "raw", loss="l2")
+    return minimize(rows.problem, np.repeat(start[None], len(weight), axis=0), objective, weight=weight)
 
 
 def _floor(variance: FloatArray) -> tuple[FloatArray, bool]:

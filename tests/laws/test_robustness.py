@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from public_runs import epoch
 
-from qscale.laws.sensitivity import sensitivity
+from qscale.laws.robustness import sensitivity
 
 
 def _rows(design):

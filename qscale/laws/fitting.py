@@ -35,6 +35,7 @@ def fit(
     bounds: Mapping[str, tuple[float, float]] | None = None,
     prior: Mapping[str, tuple[float, float]] | None = None,
     borrow: Law | None = None,
+    cell_effects: bool = False,
     resample: Resampling = "cluster",
     bootstrap: int = 1000,
     seed: int = 0,
@@ -44,7 +45,7 @@ def fit(
 
     A form of one term, and no ``objective``: weighted least squares on ln delta, ``minimize sum_i (ln delta_i
     - ln f(x_i))^2 / v_i``, ``v_i = (delta_se_i / f(x_i))^2 + seed_sd^2``. ``seed_sd`` is pooled over cells
-    that were run with several seeds (:func:`qscale.laws.engine.replicate_sd`); without such cells it is what
+    that were run with several seeds (:func:`qscale.laws.noise.replicate_sd`); without such cells it is what
     the residual scatter asks for, and chi-square then says nothing about the form. Where some delta is not
     positive, the same sum is taken over ``delta_i / f(x_i) - 1`` by nonlinear least squares. Intervals: see
     :func:`qscale.laws.uncertainty.ladder_draws`.
@@ -68,6 +69,9 @@ def fit(
         bounds: Ends of an exponent or constant.
         prior: Mean and standard deviation of a normal prior of an exponent, beside the noise of the rows.
         borrow: A law of another family, whose exponents become priors with the spread of its draws, doubled.
+        cell_effects: In a joint form of baseline and delta, such as ``joint-table``: what the runs of one
+            ladder and D have in common is drawn from a normal distribution (:mod:`qscale.laws.effects`); of
+            the objective ``l2``, which is then the default.
         resample: How draws are made: ``cluster`` (ladders), ``case`` (rows) or ``wild``.
         bootstrap: Draws kept in the law, 50 to 10,000.
         seed: Of the draws.
@@ -96,12 +100,17 @@ def fit(
         raise LawError(f"resample={resample!r}; wanted {', '.join(get_args(Resampling))}")
     data = read_table(table, law_form, mode=mode, recipe=recipe, columns=columns)
     options = {"bootstrap": int(bootstrap), "seed": int(seed), "level": float(level)}
-    chosen = _objective(law_form, objective)
+    chosen = _objective(law_form, objective or ("l2" if cell_effects else None))
+    if cell_effects and (not law_form.by or str(chosen) != str(Objective())):
+        raise LawError(
+            "cell_effects go with a joint form, such as joint-table, and the objective l2 of log residuals"
+        )
     restrictions = Wanted(
         fix=dict(fix or {}),
         tie=dict(tie or {}),
         bounds=_pairs("bounds", bounds or {}),
         prior=_pairs("prior", prior or {}) | _borrowed(borrow),
+        cell_effects=cell_effects,
     )
     if chosen is None and (
         restrictions.tie or restrictions.bounds or restrictions.prior or resample != "cluster"

@@ -7,7 +7,7 @@ import pytest
 
 from qscale import laws
 from qscale.errors import LawError
-from qscale.laws.profile import profile
+from qscale.laws.profiles import profile
 
 
 def test_profile_of_a_product_is_the_interval_of_least_squares(make_rows):

@@ -80,3 +80,51 @@ def test_scipy_least_squares_from_one_start(benchmark, estimate):
 
     found = benchmark(run)
     assert found.cost >= estimate.value * (1 - 1e-6)
+
+
+@pytest.fixture(scope="module")
+def peer_rows(rows):
+    """The rows as simple-scaling-laws takes them: one evaluation of each run."""
+    polars = pytest.importorskip("polars")
+    return polars.DataFrame(
+        {
+            "training_run_id": [f"run-{i}" for i in range(ROWS)],
+            "train_set_id": ["train"] * ROWS,
+            "test_set_id": ["test"] * ROWS,
+            "optimizer_seed": [0] * ROWS,
+            "model_size__n_params": rows["N"],
+            "dataset_size__n_tokens": rows["D"],
+            "test_loss__cross_entropy": rows["loss"],
+        }
+    )
+
+
+@pytest.mark.parametrize("draws", [2, 200, 4000])
+def test_simple_scaling_laws(benchmark, peer_rows, draws):
+    """Its least squares of raw losses with a bootstrap; two draws are nearly the point fit alone."""
+    peer = pytest.importorskip("simple_scaling_laws")
+    options = {"law": "separable-power", "n_draws": draws, "seed": 0}
+    found = benchmark.pedantic(peer.fit, (peer_rows,), options, rounds=1 if draws > 1000 else 3)
+    assert found.params("test_loss__cross_entropy")["E"] > 0
+
+
+def test_chinchilla_from_32_starts(benchmark, rows, tmp_path):
+    """Its L-BFGS from a grid of starts on one process; it proposes a grid of 3,125."""
+    peer = pytest.importorskip("chinchilla")
+
+    def ends(low, high):
+        return np.linspace(low, high, 2)
+
+    grid = {"E": ends(1.0, 2.5), "A": ends(100.0, 1000.0), "B": ends(500.0, 4000.0)}
+    grid |= {"alpha": ends(0.2, 0.5), "beta": ends(0.2, 0.5)}
+    found = peer.Chinchilla(
+        str(tmp_path),
+        param_grid={name: values.tolist() for name, values in grid.items()},
+        seed_ranges={"C": (1e19, 1e20), "N_to_D": (10, 100)},
+        loss_fn=lambda true, fitted: float(np.sum(np.abs(np.log(true / np.maximum(fitted, 1e-9))))),
+        log_level=40,
+    )
+    for n, d, loss in zip(rows["N"], rows["D"], rows["loss"], strict=True):
+        found.database.append(C=6 * n * d, N=n, D=d, loss=loss)
+    benchmark.pedantic(found.fit, kwargs={"parallel": False}, rounds=1)
+    assert found.params["E"] > 0

@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 
 import click
 
+from qscale.errors import ConfigError
+from qscale.units import parse_count
+
 Read = TypeVar("Read")
 Callback = Callable[[click.Context, click.Parameter, tuple[str, ...]], dict[str, Read]]
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -55,6 +58,22 @@ def two_numbers(text: str) -> tuple[float, float]:
     if not colon:
         raise ValueError("two numbers are needed, with a colon between")
     return number(first), number(second)
+
+
+def quantity(text: str) -> float:
+    """``7B`` as well as ``7e9`` and ``0.5``."""
+    try:
+        return number(text)
+    except ValueError:
+        try:
+            return float(parse_count(text))
+        except ConfigError as err:
+            raise ValueError(str(err)) from err
+
+
+def quantities(text: str) -> list[float]:
+    """``100M,200M``."""
+    return [quantity(part) for part in text.split(",")]
 
 
 source = click.argument("source", metavar="STUDY|TABLE", type=click.Path(exists=True, path_type=Path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,8 @@ def compare(source: Path, forms: tuple[str, ...], level: float, as_json: bool, *
     click.echo(f"{first} less {second}: {shown[0]}, {100 * level:.4g}% interval {shown[1]} to {shown[2]}")
     if low <= 0 <= high:
         click.echo("the interval includes 0: these runs do not tell the two apart")
+    for note in found.notes:
+        click.echo(f"note: {note}")
 
 
 def _score(score: dict[str, Any]) -> list[str]:
@@ -181,6 +184,66 @@ def profile(source: Path, form: str, parameter: str, level: float, as_json: bool
     click.echo(f"{parameter} = {best:.4g}, {100 * level:.4g}% profile interval: {shown[0]} to {shown[1]}")
     if ways := [way for way, end in (("below", low), ("above", high)) if end is None]:
         click.echo(f"open: the runs do not bound {parameter} {' or '.join(ways)}")
+
+
+@command.command(
+    epilog="Example: qscale laws suggest law.json --budget 1e20 --at N=7B ... --try N=1B,2B ..."
+)
+@click.argument("law", metavar="LAW")
+@click.option(
+    "--at",
+    "target",
+    callback=_tables.named(_tables.quantity, "N=7B"),
+    multiple=True,
+    required=True,
+    metavar="NAME=VALUE",
+    help="The prediction that should become surer: each variable of the law.",
+)
+@click.option(
+    "--try",
+    "axes",
+    callback=_tables.named(_tables.quantities, "N=100M,200M"),
+    multiple=True,
+    required=True,
+    metavar="NAME=VALUE,...",
+    help="What runs may be: each variable, with its values; all combinations are candidates.",
+)
+@click.option("--budget", type=float, required=True, metavar="FLOPS", help="Of all new runs together.")
+@click.option("--noise", type=float, help="Relative s.d. of a run.  [default: that of the fit]")
+@_JSON
+def suggest(
+    law: str,
+    target: dict[str, float],
+    axes: dict[str, list[float]],
+    budget: float,
+    noise: float | None,
+    as_json: bool,
+) -> None:
+    """Show which runs to make next so that a prediction's band shrinks most for its FLOPs.
+
+    A run costs 6 N D FLOPs; its baseline is not counted. The law must have draws: one of your own fits.
+    """
+    from qscale import laws
+    from qscale.laws.suggest import relative_sd
+
+    runs = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    found = laws.load(law)
+    before = relative_sd(found, **target)
+    chosen = laws.suggest_runs(found, budget, runs, noise=noise, **target)
+    if as_json:
+        out = [{"run": each.run, "flops": each.flops, "sd": each.sd} for each in chosen]
+        click.echo(json.dumps({"sd": before, "runs": out}, indent=2))
+        return
+    click.echo(f"relative s.d. of the prediction: {before:.2%}")
+    if not chosen:
+        click.echo("the budget holds none of the runs")
+        return
+    cells = [
+        [*(f"{value:.6g}" for value in each.run.values()), f"{each.flops:.3g}", f"{each.sd:.2%}"]
+        for each in chosen
+    ]
+    for line in _columns((*axes, "FLOPs", "s.d. then"), cells, left=0):
+        click.echo(line)
 
 
 def _columns(heads: Sequence[str], cells: Sequence[Sequence[str]], left: int = 1) -> list[str]:

@@ -39,6 +39,7 @@ class Comparison:
 
     scores: tuple[Score, ...]
     cluster: NDArray[np.intp]  #: of each row
+    notes: tuple[str, ...]  #: what was left out of the table
 
     def difference(
         self, first: str, second: str, *, draws: int = 2000, seed: int = 0, level: float = 0.9
@@ -116,7 +117,9 @@ def compare(
     if data is None:
         raise LawError("no forms to compare")
     return Comparison(
-        scores=tuple(sorted(scores, key=lambda s: s.left_out)), cluster=data.ladder[np.argsort(data.rows)]
+        scores=tuple(sorted(scores, key=lambda s: s.left_out)),
+        cluster=data.ladder[np.argsort(data.rows)],
+        notes=data.notes,
     )
 
 

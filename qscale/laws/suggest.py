@@ -22,6 +22,15 @@ class Suggestion:
     sd: float
 
 
+def relative_sd(law: Law, **target: float) -> float:
+    """The relative s.d. of a prediction: of the logarithm of its draws.
+
+    Raises:
+        LawError: The law has no draws, or a variable is missing.
+    """
+    return float(np.std(np.log(law.draws(None, **target)), ddof=1))
+
+
 def suggest_runs(
     law: Law,
     budget: float,

@@ -31,6 +31,25 @@ def make_rows():
 
 
 @pytest.fixture
+def make_joint_rows():
+    """Losses of baselines and W4A4 runs; what a baseline is off by, its quantized runs are too."""
+
+    def make(cell_sd, row_sd, seed=0):
+        rng = np.random.default_rng(seed)
+        rows = []
+        for n, d in product((74e6, 145e6, 297e6, 595e6), (1e10, 2e10, 5e10, 1e11)):
+            base = (400 / n**0.34 + 1000 / d**0.33 + 1.7) * np.exp(cell_sd * rng.standard_normal())
+            for g in (None, 32, 64, 128):
+                added = 0.0 if g is None else 0.16 * d**0.075 * np.log2(g) ** 0.78 / n**0.22
+                loss = (base + added) * np.exp(row_sd * rng.standard_normal())
+                method = "none" if g is None else "w4a4"
+                rows.append({"N": n, "D": d, "G": g or 32, "method": method, "seed": 0, "loss": loss})
+        return rows
+
+    return make
+
+
+@pytest.fixture
 def shared() -> Path:
     """The folder of outside data beside the repository."""
     folder = Path(__file__).resolve().parents[3] / "shared"

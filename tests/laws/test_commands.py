@@ -399,6 +399,47 @@ def test_laws_profile_says_which_end_is_open(tmp_path):
     assert json.loads(run(laws_command, "profile", path, "chinchilla", "E", "--json").stdout)["low"] is None
 
 
+def test_laws_suggest_lists_the_runs_of_the_library_within_the_budget(table, tmp_path):
+    path = tmp_path / "law.json"
+    laws.fit(table, bootstrap=200).to_json(path)
+    args = ["--at", "N=7B", "--at", "D=2T", "--at", "G=128", "--budget", "1e21", "--noise", "0.02"]
+    args += ["--try", "N=600M,1.2B", "--try", "D=100B", "--try", "G=32,128"]
+    result = run(laws_command, "suggest", path, *args, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    runs = [{"N": n, "D": 1e11, "G": g} for n in (6e8, 1.2e9) for g in (32.0, 128.0)]
+    wanted = laws.suggest_runs(laws.load(path), 1e21, runs, noise=0.02, N=7e9, D=2e12, G=128)
+    assert [each["run"] for each in found["runs"]] == [each.run for each in wanted]
+    assert sum(each["flops"] for each in found["runs"]) <= 1e21
+    sds = [found["sd"], *(each["sd"] for each in found["runs"])]
+    assert sds == sorted(sds, reverse=True)
+    assert len(sds) > 2
+    text = run(laws_command, "suggest", path, *args).stdout.splitlines()
+    assert text[0].startswith("relative s.d. of the prediction: ")
+    assert text[1].split() == ["N", "D", "G", "FLOPs", "s.d.", "then"]
+    assert len(text) == 2 + len(wanted)
+    none = run(laws_command, "suggest", path, *args, "--budget", "1")
+    assert "the budget holds none of the runs" in none.stdout
+
+
+def test_laws_suggest_with_a_value_that_is_no_number_is_bad_usage():
+    result = run(laws_command, "suggest", "x", "--at", "N=many", "--try", "N=1B", "--budget", "1")
+    assert result.exit_code == 2
+    assert "wanted a text such as N=7B" in result.stderr
+
+
+def test_fit_with_cell_effects_says_how_much_cells_differ(tmp_path, make_joint_rows):
+    path = tmp_path / "runs.csv"
+    rows = make_joint_rows(cell_sd=0.01, row_sd=0.0005)
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    result = run(fit, path, "--form", "joint-table", "--cell-effects", "--bootstrap", "50")
+    assert result.exit_code == 0, result.output
+    assert "from cell to cell" in result.output
+
+
 def test_laws_compare_reads_a_study_as_fit_does(tmp_path, make_rows, monkeypatch):
     asked = []
     monkeypatch.setattr(

@@ -9,32 +9,7 @@ from qscale import laws
 from qscale.errors import LawError
 from qscale.laws.effects import Effects
 
-TRUE = {"A": 400.0, "B": 1000.0, "E": 1.7, "alpha": 0.34, "beta": 0.33}
-DELTA = {"k": 0.16, "gN": 0.22, "gD": 0.075, "gG": 0.78}
-SIZES, TOKENS, GROUPS = (74e6, 145e6, 297e6, 595e6), (1e10, 2e10, 5e10, 1e11), (32, 64, 128)
-
-
-def runs(cell_sd, row_sd, seed=0):
-    """Baselines and W4A4 runs; the baseline of a cell is off by a factor that its quantized runs share."""
-    rng = np.random.default_rng(seed)
-    chinchilla, delta = laws.forms.get("chinchilla"), laws.forms.get("qat-unified")
-    rows = []
-    for n in SIZES:
-        for d in TOKENS:
-            base = float(chinchilla.value(TRUE, {"N": n, "D": d})) * np.exp(cell_sd * rng.standard_normal())
-            for g in (None, *GROUPS):
-                added = 0.0 if g is None else float(delta.value(DELTA, {"N": n, "D": d, "G": g}))
-                rows.append(
-                    {
-                        "N": n,
-                        "D": d,
-                        "G": g or 32,
-                        "method": "none" if g is None else "w4a4",
-                        "seed": 0,
-                        "loss": (base + added) * np.exp(row_sd * rng.standard_normal()),
-                    }
-                )
-    return rows
+DELTA = {"gN": 0.22, "gD": 0.075, "gG": 0.78}
 
 
 def pairs(rows):
@@ -51,8 +26,8 @@ def width(law, name):
     return high - low
 
 
-def test_joint_fit_with_effects_is_as_narrow_as_the_fit_of_pairs():
-    rows = runs(cell_sd=0.01, row_sd=0.0005)
+def test_joint_fit_with_effects_is_as_narrow_as_the_fit_of_pairs(make_joint_rows):
+    rows = make_joint_rows(cell_sd=0.01, row_sd=0.0005)
     options = {"objective": "l2", "resample": "case", "bootstrap": 100}
     plain = laws.fit(rows, "joint-table", **options)
     joint = laws.fit(rows, "joint-table", cell_effects=True, **options)
@@ -69,12 +44,12 @@ def test_joint_fit_with_effects_is_as_narrow_as_the_fit_of_pairs():
     assert joint.fit["cell_effects"] is True
 
 
-def test_no_effect_is_found_where_there_is_none():
-    rows = runs(cell_sd=0.0, row_sd=0.002)
+def test_no_effect_is_found_where_there_is_none(make_joint_rows):
+    rows = make_joint_rows(cell_sd=0.0, row_sd=0.002)
     joint = laws.fit(rows, "joint-table", cell_effects=True, bootstrap=50)
     plain = laws.fit(rows, "joint-table", objective="l2", bootstrap=50)
     assert joint.diagnostics["cell_sd"] < 0.0015
-    for name in TRUE:
+    for name in ("A", "B", "E", "alpha", "beta"):
         assert joint.parameters[name] == pytest.approx(plain.parameters[name], rel=0.2)
 
 
@@ -102,12 +77,12 @@ def test_ratio_is_that_of_a_balanced_layout():
         ("joint-table", {"objective": "raw:l2"}),
     ],
 )
-def test_effects_elsewhere_are_refused(form, options):
+def test_effects_elsewhere_are_refused(form, options, make_joint_rows):
     with pytest.raises(LawError, match="cell_effects go with a joint form"):
-        laws.fit(runs(0.01, 0.001), form, cell_effects=True, **options)
+        laws.fit(make_joint_rows(0.01, 0.001), form, cell_effects=True, **options)
 
 
-def test_a_joint_form_without_unquantized_rows_is_refused():
-    rows = [row for row in runs(0.01, 0.001) if row["method"] != "none"]
+def test_a_joint_form_without_unquantized_rows_is_refused(make_joint_rows):
+    rows = [row for row in make_joint_rows(0.01, 0.001) if row["method"] != "none"]
     with pytest.raises(LawError, match="rows of the level 'none'"):
         laws.fit(rows, "joint-table", cell_effects=True)

@@ -183,12 +183,10 @@ def profile(source: Path, form: str, parameter: str, level: float, as_json: bool
     shown = [("open" if end is None else f"{end:.4g}") for end in (low, high)]
     click.echo(f"{parameter} = {best:.4g}, {100 * level:.4g}% profile interval: {shown[0]} to {shown[1]}")
     if ways := [way for way, end in (("below", low), ("above", high)) if end is None]:
-        click.echo(f"open: the runs do not bound {parameter} {' or '.join(ways)}")
+        click.echo(f"profile_open_interval: the runs do not bound {parameter} {' or '.join(ways)}")
 
 
-@command.command(
-    epilog="Example: qscale laws suggest law.json --budget 1e20 --at N=7B ... --try N=1B,2B ..."
-)
+@command.command(epilog="Example: qscale laws suggest law.json --at N=7B --try N=1B,2B --budget 1e20")
 @click.argument("law", metavar="LAW")
 @click.option(
     "--at",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from qscale.errors import FitError, LawError
 from qscale.laws import diagnose
+from qscale.laws.deviations import least_deviations
 from qscale.laws.forms import FloatArray, Form
 from qscale.laws.law import Draws, Law
+from qscale.laws.noise import row_weights
 from qscale.laws.objective import Objective
 from qscale.laws.table import Table
 
@@ -20,7 +22,9 @@ _SPREAD = 1.0  # of starts, in logarithms
 _ALIKE = 1e-6  # relative difference of two optima that are one
 _FEW_STARTS = 0.25
 _SMALLEST = 1e-200  # bounds below it say that a parameter is positive
-_LOSSES = {"l2": "linear", "huber": "huber", "lad": "soft_l1", "student": "cauchy"}
+_REACH = 0.1  # from least squares to least deviations, in logarithms, at a step
+_PROGRAMS = 12  # on that way
+_SMALLEST_RESIDUAL = 1e-150  # its square is a number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +39,7 @@ class _Problem:
     positive: NDArray[np.bool_]
     low: FloatArray
     high: FloatArray
+    weight: FloatArray  #: of each row's loss
 
     @classmethod
     def make(cls, data: Table, objective: Objective, fixed: dict[str, float]) -> _Problem:
@@ -53,6 +58,7 @@ class _Problem:
             positive=positive,
             low=low,
             high=high,
+            weight=row_weights(data.target, data.target_se, data.cell, objective),
         )
 
     def params(self, theta: FloatArray) -> dict[str, float]:
@@ -92,25 +98,53 @@ class _Problem:
         out: FloatArray = np.where(self.positive, np.log(np.where(self.positive, own, 1.0)), own)
         return out
 
-    def solve(self, start: FloatArray, weight: FloatArray) -> tuple[FloatArray, float, bool]:
-        """The optimum from one start, the objective there, and whether it was reached."""
+    def solve(self, start: FloatArray, kept: FloatArray) -> tuple[FloatArray, float, bool]:
+        """The optimum from one start, the objective there, and whether it was reached.
+
+        ``kept`` counts each row. Absolute deviations are those near the least squares.
+        """
+        weight = self.weight * kept
+        deviations = self.objective.loss == "lad"
+        smooth = replace(self.objective, loss="l2") if deviations else self.objective
+        at, reached = self._solve(smooth, start, weight)
+        if deviations:
+            at = least_deviations(
+                self.residuals,
+                self.jacobian,
+                at,
+                weight=weight,
+                low=self.low,
+                high=self.high,
+                free=np.ones(len(at), dtype=bool),
+                reach=_REACH,
+                programs=_PROGRAMS,
+            )
+        losses = self.objective.losses(self.residuals(at))
+        return at, float(losses @ weight), reached
+
+    def _solve(self, objective: Objective, start: FloatArray, weight: FloatArray) -> tuple[FloatArray, bool]:
         from scipy.optimize import least_squares
 
-        root = np.sqrt(weight)
+        def rho(squares: FloatArray) -> FloatArray:
+            """Twice the loss and its derivatives by the squared residual, as scipy takes them."""
+            r = np.maximum(np.sqrt(squares), _SMALLEST_RESIDUAL)
+            first, second = objective.slopes(r)
+            bend = (second - first / r) / (2 * squares + _SMALLEST_RESIDUAL)
+            return np.stack([2 * objective.losses(r), first / r, bend]) * weight
+
         found = least_squares(
-            lambda theta: self.residuals(theta) * root,
+            self.residuals,
             np.clip(start, self.low + 1e-12, self.high - 1e-12),
-            jac=lambda theta: self.jacobian(theta) * root[:, None],
+            jac=self.jacobian,
             bounds=(self.low, self.high),
             x_scale="jac",
-            loss=_LOSSES[self.objective.loss],
-            f_scale=self.objective.width,
+            loss=rho,
             xtol=1e-14,
             ftol=1e-14,
             gtol=1e-14,
             max_nfev=500,
         )
-        return found.x, float(found.cost), found.status > 0
+        return found.x, found.status > 0
 
     @property
     def _in_logs(self) -> bool:
@@ -120,8 +154,7 @@ class _Problem:
 def fit_function(data: Table, objective: Objective, fixed: dict[str, float], options: dict[str, Any]) -> Law:
     """A law of a form without terms.
 
-    Its interval is of a bootstrap, each draw from the optimum; absolute deviations are those of
-    ``soft_l1``, Student's losses of ``cauchy``, as scipy has them.
+    Its interval is of a bootstrap, each draw from the optimum.
     """
     form = data.form
     if not form.start:
@@ -159,6 +192,7 @@ def _law(
 ) -> Law:
     form, data = problem.form, problem.data
     share, value = options.pop("share", None), options.pop("value", None)
+    weights = "inverse variance of the rows, mean 1" if np.ptp(problem.weight) > 0 else "equal"
     parameters: dict[str, float | None] = dict.fromkeys(form.names)
     diagnostics: dict[str, Any] = {"not_identified": {}, "advice": [], "warnings": []}
     table = None
@@ -177,7 +211,7 @@ def _law(
         conventions=diagnose.conventions(form),
         quantization={"mode": data.mode, "recipe": data.recipe, "dialect": data.dialect},
         data=diagnose.data_block(data),
-        fit={"objective": str(problem.objective), "weights": "equal", **options},
+        fit={"objective": str(problem.objective), "weights": weights, **options},
         diagnostics=diagnose.finite(diagnostics),
         holdout=diagnose.finite(_holdout(problem, theta)) if theta is not None else {},
         draws_table=table,

@@ -15,7 +15,7 @@ from qscale.laws.design import Design, reference_names
 from qscale.laws.estimate import Estimate, Restriction, TooFewRowsError
 from qscale.laws.forms import FloatArray, Form
 from qscale.laws.law import Draws, Law, Reference
-from qscale.laws.noise import Replicates, replicate_sd
+from qscale.laws.noise import Replicates, replicate_sd, row_weights
 from qscale.laws.objective import Objective
 from qscale.laws.posynomial import exp
 from qscale.laws.table import Table
@@ -77,27 +77,15 @@ def estimate_of(data: Table, objective: Objective, wanted: Wanted) -> Estimate:
     restriction = Restriction.make(
         design, fix=wanted.fix, tie=wanted.tie, bounds=wanted.bounds, prior=wanted.prior
     )
-    return Estimate.make(design, objective, restriction, _weights(data, objective))
+    return Estimate.make(
+        design, objective, restriction, row_weights(data.target, data.target_se, data.cell, objective)
+    )
 
 
 def _twins(data: Table) -> NDArray[np.intp]:
     """A number for rows of one ladder and D: runs that differ in how they were quantized alone."""
     both = np.column_stack([data.ladder, data.variables["N"], data.variables["D"]])
     out: NDArray[np.intp] = np.unique(both, axis=0, return_inverse=True)[1].reshape(-1)
-    return out
-
-
-def _weights(data: Table, objective: Objective) -> FloatArray:
-    """In inverse proportion to the known variance of a residual, mean 1; all 1 where no row has an error."""
-    if not (data.target_se > 0).any():
-        return np.ones(len(data))
-    sd = data.target_se / np.abs(data.target) if objective.residual == "log" else data.target_se
-    replicates = replicate_sd(data.target, data.cell)
-    extra = 0.0 if replicates is None else replicates.sd
-    if objective.residual == "raw":
-        extra = extra * float(np.mean(np.abs(data.target)))
-    weight = 1 / (sd**2 + extra**2)
-    out: FloatArray = weight / weight.mean()
     return out
 
 

@@ -175,3 +175,19 @@ def replicate_sd(target: FloatArray, cell: NDArray[np.intp]) -> Replicates | Non
     if freedom == 0:
         return None
     return Replicates(sd=float(np.sqrt(squares / freedom)), cells=cells, freedom=freedom)
+
+
+def row_weights(
+    target: FloatArray, target_se: FloatArray, cell: NDArray[np.intp], objective: Objective
+) -> FloatArray:
+    """In inverse proportion to the known variance of a residual, mean 1; all 1 where no row has an error."""
+    if not (target_se > 0).any():
+        return np.ones(len(target))
+    sd = target_se / np.abs(target) if objective.residual == "log" else target_se
+    replicates = replicate_sd(target, cell)
+    extra = 0.0 if replicates is None else replicates.sd
+    if objective.residual == "raw":
+        extra = extra * float(np.mean(np.abs(target)))
+    weight = 1 / (sd**2 + extra**2)
+    out: FloatArray = weight / weight.mean()
+    return out

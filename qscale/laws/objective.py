@@ -15,6 +15,9 @@ _OBJECTIVE = re.compile(
     r"(?:(?P<residual>log|raw):)?(?:(?P<plain>l2|lad)|(?P<loss>huber|student)(?::(?P<width>[0-9.eE+-]+))?)"
 )
 
+#: Widths of Huber losses on the way to absolute deviations, times the objective's.
+_NARROWING = (1.0, 1e-2, 1e-4)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
@@ -69,6 +72,13 @@ class Objective:
     def smooth(self) -> Objective:
         """Itself, or the Huber loss of its width where it is the absolute deviation."""
         return replace(self, loss="huber") if self.loss == "lad" else self
+
+    @property
+    def narrowing(self) -> tuple[Objective, ...]:
+        """Smooth losses that lead to this one, each to be minimized from the optimum before."""
+        if self.loss != "lad":
+            return (self,)
+        return tuple(replace(self, loss="huber", width=self.width * share) for share in _NARROWING)
 
     def losses(self, r: FloatArray) -> FloatArray:
         """The loss of each residual."""

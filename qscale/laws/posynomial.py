@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from qscale.laws.deviations import least_deviations
 from qscale.laws.forms import FloatArray
 from qscale.laws.objective import Objective
 
@@ -334,10 +335,8 @@ def _lad(
     A Huber loss is its width times the absolute deviation, and so is the prior beside it.
     """
     found = None
-    for narrowing in _NARROWING:
-        width = objective.width * float(narrowing)
-        huber = replace(objective, loss="huber", width=width)
-        prior = None if penalty is None else replace(penalty, sd=penalty.sd / np.sqrt(width))
+    for huber in objective.narrowing:
+        prior = None if penalty is None else replace(penalty, sd=penalty.sd / np.sqrt(huber.width))
         options = {"weight": weight, "target": target, "low": low, "high": high, "held": held}
         found = minimize(problem, start, huber, penalty=prior, **options)  # type: ignore[arg-type]
         start = found.theta
@@ -349,11 +348,6 @@ def _lad(
     return replace(found, theta=theta, value=total(problem, theta, objective, weight, target, penalty))
 
 
-#: Widths on the way to absolute deviations, times the objective's.
-_NARROWING = 10.0 ** -np.array([0.0, 2.0, 4.0])
-_MOST_PROGRAMS = 30
-
-
 def _corner(
     problem: Posynomial,
     theta: FloatArray,
@@ -363,45 +357,24 @@ def _corner(
     high: FloatArray | None,
     held: NDArray[np.bool_] | None,
 ) -> FloatArray:
-    """The least sum of absolute deviations, by linear programs within a region that narrows on failure.
-
-    As many residuals are zero there as there are parameters: no smooth loss finds that to full precision.
-    """
-    from scipy.optimize import linprog
-
+    """The optimum of absolute deviations near a point, in full precision: ``(1, parameters)``."""
     rows, parameters = problem.design.shape[1:]
-    free = np.ones(parameters, dtype=bool) if held is None else ~held
-    low = np.full(parameters, -np.inf) if low is None else low
-    high = np.full(parameters, np.inf) if high is None else high
-    region, value = 1e-2, float(total(problem, theta, objective, weight, None, None)[0])
-    each = np.ones(rows) if weight is None else weight
-    for _ in range(_MOST_PROGRAMS):
-        log_value = problem.log_value(theta[0])
-        residual = _residuals(log_value, problem.target, objective.residual)
-        slope = problem.log_gradient(theta[0]) * (
-            1 if objective.residual == "log" else np.exp(log_value)[:, None]
-        )
-        # step, then the parts of the residuals above and below zero
-        bounds = [(max(-region, lo - t), min(region, hi - t)) if ok else (0.0, 0.0)
-                  for t, lo, hi, ok in zip(theta[0], low, high, free, strict=True)]  # fmt: skip
-        found = linprog(
-            np.concatenate([np.zeros(parameters), objective.over * each, each]),
-            A_eq=np.hstack([slope, -np.eye(rows), np.eye(rows)]),
-            b_eq=-residual,
-            bounds=[*bounds, *[(0, None)] * (2 * rows)],
-            method="highs",
-        )
-        if found.x is None:
-            break
-        there = theta + found.x[:parameters]
-        reached = float(total(problem, there, objective, weight, None, None)[0])
-        if reached >= value * (1 - 1e-15):
-            region /= 10
-            if region < 1e-10:
-                break
-        else:
-            theta, value = there, reached
-    return theta
+
+    def slopes(at: FloatArray) -> FloatArray:
+        scale = 1.0 if objective.residual == "log" else problem.value(at)[:, None]
+        out: FloatArray = problem.log_gradient(at) * scale
+        return out
+
+    return least_deviations(
+        lambda at: residuals(problem, at, objective),
+        slopes,
+        theta[0],
+        weight=np.ones(rows) if weight is None else weight,
+        low=np.full(parameters, -np.inf) if low is None else low,
+        high=np.full(parameters, np.inf) if high is None else high,
+        free=np.ones(parameters, dtype=bool) if held is None else ~held,
+        over=objective.over,
+    )[None]
 
 
 def total(

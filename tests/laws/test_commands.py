@@ -395,7 +395,7 @@ def test_laws_profile_says_which_end_is_open(tmp_path):
     np.savetxt(path, np.column_stack([n, d, loss]), delimiter=",", header="N,D,loss", comments="")
     text = run(laws_command, "profile", path, "chinchilla", "E").stdout
     assert "profile interval: open to" in text
-    assert "open: the runs do not bound E below" in text
+    assert "profile_open_interval: the runs do not bound E below" in text
     assert json.loads(run(laws_command, "profile", path, "chinchilla", "E", "--json").stdout)["low"] is None
 
 

@@ -33,7 +33,8 @@ def test_exact_rows_give_their_constants_back():
 
 @pytest.mark.parametrize("objective", ["l2", "huber:0.01", "lad", "student:0.01", "raw:l2"])
 def test_noisy_rows_give_predictions_near_the_truth_with_an_interval(objective):
-    law = laws.fit(saturating(sd=0.01), "qat-saturating", objective=objective, resample="case", bootstrap=50)
+    rows = saturating(sd=0.01, rows=40)
+    law = laws.fit(rows, "qat-saturating", objective=objective, resample="case", bootstrap=50)
     point = {"N": 1e8, "D": 1e10, "G": 64}
     true = float(forms.get("qat-saturating").value(TRUE, point))
     assert law.predict(**point) == pytest.approx(true, rel=0.02)
@@ -62,3 +63,37 @@ def test_held_constants_stay_and_few_rows_are_told():
     assert fixed.parameters["x0"] == 200.0
     few = {name: values[:4] for name, values in saturating().items()}
     assert laws.fit(few, "qat-saturating").status == "not_identified: 4 rows cannot determine 5 parameters"
+
+
+@pytest.mark.parametrize("objective", ["lad", "student:0.01", "huber:0.005"])
+def test_objective_is_least_at_the_fit(objective):
+    rows = saturating(sd=0.01, rows=30)
+    law = laws.fit(rows, "qat-saturating", objective=objective, resample="case", bootstrap=50)
+    form, loss = forms.get("qat-saturating"), laws.Objective.parse(objective)
+
+    def value(params):
+        return float(
+            loss.losses(np.log(form.value(params, {k: rows[k] for k in "NDG"}) / rows["delta"])).sum()
+        )
+
+    least = value(law.parameters)
+    assert law.diagnostics["objective_value"] == pytest.approx(least, rel=1e-9)
+    for name in TRUE:
+        for factor in (0.99, 0.999, 1.001, 1.01):
+            moved = law.parameters | {name: law.parameters[name] * factor}
+            assert value(moved) >= least * (1 - 1e-7), (name, factor)
+
+
+def test_rows_weigh_by_their_standard_errors():
+    rows = saturating(sd=0.01)
+    wrong = np.arange(60) % 4 == 0
+    rows["delta"] = np.where(wrong, 3 * rows["delta"], rows["delta"])
+    se = np.where(wrong, 1e3, 0.01) * rows["delta"]
+    weighed = laws.fit(rows | {"delta_se": se}, "qat-saturating", objective="l2", bootstrap=50)
+    even = laws.fit(rows, "qat-saturating", objective="l2", bootstrap=50)
+    assert weighed.parameters["gN"] == pytest.approx(TRUE["gN"], abs=0.02)
+    point = {"N": 1e8, "D": 1e10, "G": 64}
+    true = float(forms.get("qat-saturating").value(TRUE, point))
+    assert weighed.predict(**point) == pytest.approx(true, rel=0.03)
+    assert even.predict(**point) > 1.2 * true
+    assert weighed.fit["weights"].startswith("inverse variance")

@@ -100,7 +100,9 @@ def test_restricted_likelihood_agrees_with_the_dense_formula():
     rng = np.random.default_rng(3)
     residuals = rng.standard_normal(len(ladders))
     variance = rng.uniform(0.5, 2, len(ladders))
-    log_weight, rest = uncertainty._restricted_likelihood(design, residuals, variance, ladders)
+    log_weight, rest = uncertainty.restricted_likelihood(
+        design, residuals, variance, ladders, uncertainty._RATIOS
+    )
     for i in (0, 30, 60):
         ratio = uncertainty._RATIOS[i]
         full = np.diag(variance) + ratio**2 * (ladders[:, None] == ladders)

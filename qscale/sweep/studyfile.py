@@ -205,7 +205,7 @@ class Reader:
         names = dict.fromkeys((*sizes, *self.bases.values()))
         for size in value:
             self.known(f"size in {key}", size, names)
-        places = {size: size if size in value else self.bases.get(size) for size in sizes}
+        places = {size: size if size in value else self.bases.get(size, "") for size in sizes}
         return {size: value[place] for size, place in places.items() if place in value}
 
     def sizes(self) -> dict[str, ModelShape]:

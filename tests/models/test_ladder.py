@@ -9,7 +9,7 @@ from qscale.errors import ConfigError
 from qscale.formats import Recipe
 from qscale.models.families import FAMILIES
 from qscale.models.ladder import LADDERS, SIZES, ModelShape, name_of, shape_of
-from qscale.units import parse_count, short_count
+from qscale.units import parse_count
 
 
 def test_n_of_the_smallest_size_by_hand():
@@ -47,9 +47,8 @@ def test_linear_weights_of_the_shapes_of_arxiv_2505_14302(size, weights):
     assert shape_of(f"paper-{size}").n_linear == weights
 
 
-#: Counts that their makers give: N of Pythia, all parameters of Pythia 70M and of OPT, billions of N of Qwen3.
 @pytest.mark.parametrize(
-    ("size", "n"),
+    ("size", "published"),
     [
         ("70m", 18_915_328),
         ("160m", 85_056_000),
@@ -61,8 +60,8 @@ def test_linear_weights_of_the_shapes_of_arxiv_2505_14302(size, weights):
         ("12b", 11_327_027_200),
     ],
 )
-def test_n_of_pythia_is_the_published_one(size, n):
-    assert shape_of(f"pythia-{size}").N == n
+def test_n_of_pythia_is_the_published_one(size, published):
+    assert shape_of(f"pythia-{size}").N == published
 
 
 def test_totals_of_released_models_are_the_published_ones():
@@ -75,7 +74,7 @@ def test_totals_of_released_models_are_the_published_ones():
 def test_tiny_ladder_spans_twenty_thousand_to_five_million_and_its_names_give_n():
     counts = [shape.N for shape in LADDERS["tiny"].values()]
     assert counts == sorted(counts)
-    assert [short_count(n) for n in counts[4:]] == [f"{n}" for n in list(LADDERS["tiny"])[4:]]
+    assert counts[-1] == 10 * (10 * 224**2 + 2 * 224) + 224
     for name, n in zip(LADDERS["tiny"], counts, strict=True):
         assert parse_count(name) == pytest.approx(n, rel=0.04)
 

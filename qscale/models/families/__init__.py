@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
@@ -38,7 +38,7 @@ def family_of(name: str) -> Family:
         >>> [linear.role for linear in family_of("opt").linears(shape_of("opt-125m"))]
         ['qkv', 'qkv', 'qkv', 'o', 'fc1', 'fc2']
     """
-    if name in FAMILIES:
+    if isinstance(name, str) and name in FAMILIES:
         return FAMILIES[name]
     nearest = get_close_matches(str(name).lower().replace("-", "_"), list(FAMILIES), n=1, cutoff=0.4)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
@@ -57,7 +57,8 @@ def build(shape: ModelShape, *, context: int, seed: int) -> nn.Module:
         from transformers import AutoModelForCausalLM
 
         config = family_of(shape.family).config(shape, context)
-        model: nn.Module = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+        make: Callable[..., nn.Module] = AutoModelForCausalLM.from_config
+        model = make(config, attn_implementation="sdpa")
     _initialize(model, shape, seed)
     return model
 

@@ -87,8 +87,8 @@ class Family(ABC):
         return layer.role in WRITERS
 
 
-def common(shape: ModelShape, context: int) -> dict[str, Any]:
-    """What every family's configuration calls by the same name."""
+def common(shape: ModelShape, context: int, **more: Any) -> dict[str, Any]:
+    """What every family's configuration calls by the same name, and ``more``, which wins."""
     return {
         "vocab_size": shape.vocab_size,
         "hidden_size": shape.hidden_size,
@@ -97,4 +97,5 @@ def common(shape: ModelShape, context: int) -> dict[str, Any]:
         "max_position_embeddings": context,
         "tie_word_embeddings": shape.tie_embeddings,
         "use_cache": False,
+        **more,
     }

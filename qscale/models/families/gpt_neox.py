@@ -58,8 +58,9 @@ class GPTNeoX(Family):
         """A ``GPTNeoXConfig``."""
         from transformers import GPTNeoXConfig
 
-        return GPTNeoXConfig(
-            **common(shape, context),
+        fields = common(
+            shape,
+            context,
             intermediate_size=shape.intermediate_size,
             hidden_act="gelu",
             rotary_pct=self.rotary,
@@ -70,3 +71,4 @@ class GPTNeoX(Family):
             attention_dropout=0.0,
             hidden_dropout=0.0,
         )
+        return GPTNeoXConfig(**fields)

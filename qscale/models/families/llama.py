@@ -65,11 +65,13 @@ class Llama(Family):
         """A ``LlamaConfig``."""
         from transformers import LlamaConfig
 
-        return LlamaConfig(
-            **common(shape, context),
+        fields = common(
+            shape,
+            context,
             intermediate_size=shape.intermediate_size,
             num_key_value_heads=shape.num_kv_heads,
             head_dim=shape.head_size,
             rope_theta=shape.option("rope_theta"),
             rms_norm_eps=shape.option("norm_eps"),
         )
+        return LlamaConfig(**fields)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from qscale.models.families.family import Family, Linear, common
 
@@ -67,12 +67,10 @@ class OPT(Family):
         """An ``OPTConfig``. No token is padding: the row of one would not train."""
         from transformers import OPTConfig
 
-        fields: dict[str, Any] = {
-            **common(shape, context),
-            "max_position_embeddings": int(shape.option("max_positions")),
-        }
-        return OPTConfig(
-            **fields,
+        fields = common(
+            shape,
+            context,
+            max_position_embeddings=int(shape.option("max_positions")),
             ffn_dim=shape.intermediate_size,
             word_embed_proj_dim=shape.hidden_size,
             activation_function="relu",
@@ -84,3 +82,4 @@ class OPT(Family):
             layerdrop=0.0,
             pad_token_id=None,
         )
+        return OPTConfig(**fields)

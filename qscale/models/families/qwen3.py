@@ -33,11 +33,13 @@ class Qwen3(Llama):
         """A ``Qwen3Config``."""
         from transformers import Qwen3Config
 
-        return Qwen3Config(
-            **common(shape, context),
+        fields = common(
+            shape,
+            context,
             intermediate_size=shape.intermediate_size,
             num_key_value_heads=shape.num_kv_heads,
             head_dim=shape.head_size,
             rope_theta=shape.option("rope_theta"),
             rms_norm_eps=shape.option("norm_eps"),
         )
+        return Qwen3Config(**fields)

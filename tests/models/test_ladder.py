@@ -61,7 +61,8 @@ def test_linear_weights_of_the_shapes_of_arxiv_2505_14302(size, weights):
     ],
 )
 def test_n_of_pythia_is_the_published_one(size, published):
-    assert shape_of(f"pythia-{size}").N == published
+    shape = shape_of(f"pythia-{size}")
+    assert shape.N == published
 
 
 def test_totals_of_released_models_are_the_published_ones():

@@ -140,7 +140,7 @@ def test_an_override_names_layers_of_its_own_family():
     text = TEXT.replace("[w4a4]", str(texts)).replace("group_sizes: [16, 32]\n", "")
     runs = Study.parse(text + "family: gpt_neox").runs(SHA)
     assert {run.recipe for run in runs} == {None, *texts}
-    with pytest.raises(ConfigError, match="'dense_4h_to_h.input' names no linear layer of tiny-20k;"):
+    with pytest.raises(ConfigError, match=r"'dense_4h_to_h\.input' names no linear layer of tiny-20k;"):
         Study.parse(text + "family: [gpt_neox, llama]")
 
 

@@ -55,11 +55,13 @@ class ModelShape:
             if name == "tie_embeddings":
                 if type(value) is not bool:
                     raise ConfigError(f"tie_embeddings={value!r}: true or false")
-            elif name in _REALS and value is not None:
+            elif name == "family" or (name in _OPTIONS and value is None):
+                continue
+            elif name in _REALS:
                 if type(value) not in (int, float) or not 0 < value < math.inf:
                     raise ConfigError(f"{name}={value!r}: a model shape needs positive numbers")
                 object.__setattr__(self, name, float(value))
-            elif name != "family" and value is not None and (type(value) is not int or value < 1):
+            elif type(value) is not int or value < 1:
                 raise ConfigError(f"{name}={value!r}: a model shape needs positive whole sizes")
         self._check_options()
         self._check_heads()
@@ -87,7 +89,7 @@ class ModelShape:
                 f"{self.family} has no grouped queries, give both the same"
             )
         size = f"hidden_size={self.hidden_size} with num_heads={self.num_heads}"
-        if self.head_dim is not None:
+        if self.head_dim is not None and family.heads_of_any_size:
             size = f"head_dim={self.head_dim}"
         elif self.hidden_size % self.num_heads:
             raise ConfigError(f"{size}: the size of a head must be a whole, even number")

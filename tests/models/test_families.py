@@ -20,7 +20,7 @@ SHAPES = {
     **{f"{name}-tied": {"family": name, "hidden_size": 32, "tie_embeddings": True} for name in FAMILIES},
     "llama-gqa": {"family": "llama", "hidden_size": 64, "num_kv_heads": 2},
     "llama-heads": {"family": "llama", "hidden_size": 24, "num_heads": 3, "num_kv_heads": 3, "head_dim": 12},
-    "qwen3-gqa-heads": {"family": "qwen3", "hidden_size": 48, "num_kv_heads": 1, "head_dim": 20},
+    "qwen3-gqa-heads": {"family": "qwen3", "hidden_size": 50, "num_kv_heads": 1, "head_dim": 20},
     "opt-positions": {"family": "opt", "hidden_size": 48, "max_positions": 77},
 }
 NAMED = ("paper-2.8b", "pythia-12b", "pythia-14m", "opt-13b", "opt-125m", "qwen3-0.6b", "qwen3-14b")

@@ -61,8 +61,7 @@ def test_linear_weights_of_the_shapes_of_arxiv_2505_14302(size, weights):
     ],
 )
 def test_n_of_pythia_is_the_published_one(size, published):
-    shape = shape_of(f"pythia-{size}")
-    assert shape.N == published
+    assert published == shape_of(f"pythia-{size}").N
 
 
 def test_totals_of_released_models_are_the_published_ones():
@@ -179,11 +178,13 @@ def test_group_length_where_nothing_has_one_is_none():
         ({"num_heads": 4, "num_kv_heads": 3}, "must divide"),
         ({"family": "lama"}, "unknown family 'lama'; did you mean 'llama'"),
         ({"hidden_size": 32.0}, "positive whole sizes"),
+        ({"vocab_size": None}, "positive whole sizes"),
+        ({"num_heads": 3, "num_kv_heads": 3, "head_dim": 8}, "whole, even number"),
         ({"num_layers": True}, "positive whole sizes"),
         ({"tie_embeddings": 1}, "true or false"),
         ({"rope_theta": float("nan")}, "positive numbers"),
         ({"norm_eps": "small"}, "positive numbers"),
-        ({"head_dim": 33}, "head_dim=33: the size of a head must be a whole, even number"),
+        ({"family": "qwen3", "head_dim": 33}, "head_dim=33: the size of a head must be a whole, even number"),
         ({"max_positions": 64}, "llama has no such option; it has head_dim, rope_theta, norm_eps"),
         ({"family": "opt", "rope_theta": 1e6}, "opt has no such option; it has max_positions"),
         ({"family": "gpt_neox", "head_dim": 64}, "gpt_neox has no such option"),

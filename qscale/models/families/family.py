@@ -50,6 +50,7 @@ class Family(ABC):
     blocks: ClassVar[str]  #: dotted name of the module that holds the blocks
     ffn_matrices: ClassVar[int]  #: 3 with a gate, 2 without
     grouped_queries: ClassVar[bool] = False  #: several query heads may share keys and values
+    heads_of_any_size: ClassVar[bool] = False  #: with a head_dim, heads need not divide the width
     rotary: ClassVar[float] = 0.0  #: the part of each head that rotary positions turn
     #: Optional fields of a shape that this family has, and what each is where the shape leaves it open. The
     #: values are part of the numbers of every run: another one is another ``NUMERICS_VERSION``.

@@ -18,6 +18,7 @@ class Qwen3(Llama):
     """Dense Qwen3 without sliding windows (transformers' ``Qwen3ForCausalLM``)."""
 
     name = "qwen3"
+    heads_of_any_size = True
     required = ("num_kv_heads", "head_dim")  # transformers has sizes of its own for a file without them
     fixed: ClassVar[Mapping[str, object]] = {
         "hidden_act": "silu",

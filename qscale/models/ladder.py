@@ -89,10 +89,10 @@ class ModelShape:
                 f"{self.family} has no grouped queries, give both the same"
             )
         size = f"hidden_size={self.hidden_size} with num_heads={self.num_heads}"
-        if self.head_dim is not None and family.heads_of_any_size:
-            size = f"head_dim={self.head_dim}"
-        elif self.hidden_size % self.num_heads:
+        free = family.heads_of_any_size and self.head_dim is not None
+        if self.hidden_size % self.num_heads and not free:
             raise ConfigError(f"{size}: the size of a head must be a whole, even number")
+        size = size if self.head_dim is None else f"head_dim={self.head_dim}"
         turned = int(self.head_size * family.rotary)
         if turned % 2 or (family.rotary and not turned):
             part = "" if family.rotary == 1 else f", and so must the {family.rotary} of it that rotates"

@@ -184,7 +184,7 @@ def test_group_length_where_nothing_has_one_is_none():
         ({"tie_embeddings": 1}, "true or false"),
         ({"rope_theta": float("nan")}, "positive numbers"),
         ({"norm_eps": "small"}, "positive numbers"),
-        ({"family": "qwen3", "head_dim": 33}, "head_dim=33: the size of a head must be a whole, even number"),
+        ({"head_dim": 33}, "head_dim=33: the size of a head must be a whole, even number"),
         ({"max_positions": 64}, "llama has no such option; it has head_dim, rope_theta, norm_eps"),
         ({"family": "opt", "rope_theta": 1e6}, "opt has no such option; it has max_positions"),
         ({"family": "gpt_neox", "head_dim": 64}, "gpt_neox has no such option"),

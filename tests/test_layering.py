@@ -46,6 +46,8 @@ TORCH_FREE = (
     "training/defaults.py",
     "training/paths.py",
     "models/__init__.py",
+    "models/configfile.py",
+    "models/families",
     "models/ladder.py",
     "data/__init__.py",
     "data/corpus.py",

@@ -183,12 +183,16 @@ def _plan_table(totals: dict[str, Any]) -> str:
 
     names = ["all", *totals["sizes"]]
     width = max(len(name) for name in names)
-    heads = f"{'N':>7} {'trunks':>7} {'baselines':>9} {'quantized':>9} {'tokens':>8} {'FLOPs':>9}"
+    heads = (
+        f"{'N':>7} {'N_total':>7} {'FLOPs/token':>11} {'trunks':>7} {'baselines':>9} {'quantized':>9} "
+        f"{'tokens':>8} {'FLOPs':>9}"
+    )
     lines = [f"{'size':<{width}} {heads}"]
     for name, row in [*totals["sizes"].items(), ("all", totals)]:
-        n = short_count(row["N"]) if name != "all" else ""
+        keys = ("N", "N_total", "flops_per_token")
+        n, total, per_token = (short_count(row[key]) if name != "all" else "" for key in keys)
         lines.append(
-            f"{name:<{width}} {n:>7} {row['trunks']:>7} {row['baselines']:>9} "
+            f"{name:<{width}} {n:>7} {total:>7} {per_token:>11} {row['trunks']:>7} {row['baselines']:>9} "
             f"{row['runs'] - row['baselines']:>9} {short_count(row['tokens']):>8} {row['flops']:>9.2e}"
         )
     return "\n".join(lines)

@@ -22,7 +22,13 @@ _TRAINING = ("batch_sequences", "context", "learning_rate", "warmup_steps", "eva
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="The run store, made or extended."
 )
-@click.option("--size", default="tiny-20k", show_default=True, help="Named size; a wrong name lists all.")
+@click.option(
+    "--size",
+    default="tiny-20k",
+    show_default=True,
+    help="Named size (a wrong name lists all) or config.json.",
+)
+@click.option("--family", help="llama, qwen3, gpt_neox or opt: the size with such blocks.")
 @click.option("--tokens", multiple=True, help="D, such as 1M or 3.28M; repeatable: a branch for each.")
 @click.option("--recipe", multiple=True, help="Such as w4a4:g32 or w4a16:channel; repeatable.")
 @click.option("--mode", default="cooldown", show_default=True, help="cooldown or scratch.")
@@ -97,7 +103,8 @@ def _store(config: Path | None, out: Path, flags: dict[str, Any], replace: bool)
             raise ConfigError("say how many tokens to train on: --tokens 1M")
         axes = {
             "corpus": flags["corpus"],
-            "sizes": [flags["size"]],
+            "sizes": [_size(flags["size"])],
+            "family": flags["family"],
             "tokens": list(flags["tokens"]),
             "recipes": list(flags["recipe"]),
             "modes": [flags["mode"]],
@@ -109,6 +116,13 @@ def _store(config: Path | None, out: Path, flags: dict[str, Any], replace: bool)
     if config is None and not replace and (out / "study.yaml").is_file():
         text = merged(Store(out).study_file.read_text(encoding="utf-8"), study) or text
     return Store.create(out, text, replace=replace)
+
+
+def _size(name: str) -> str | dict[str, Any]:
+    """A size as a study file has it; a ``config.json`` as its shape, since the file may move."""
+    from qscale.models.ladder import shape_of
+
+    return shape_of(name).to_json() if name.endswith(".json") else name
 
 
 def _results(board: Any) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from qscale.errors import StoreError
 from qscale.sweep.board import Board
 from qscale.sweep.executors import retry_failures
-from qscale.sweep.jobs import jobs
+from qscale.sweep.jobs import costs, jobs, plan
 from qscale.sweep.store import Store
 from qscale.sweep.words import plural
 from qscale.sweep.worker import check_device
@@ -56,6 +56,8 @@ def begin(
     states = board.look()
     done = sum(states[run] == "done" for run in board.runs)
     if done < len(board.runs):
+        for line in costs(plan(board.jobs)):
+            say(line)
         for warning in study.warnings():
             say(warning)
     if done:

@@ -9,7 +9,7 @@ from typing import Any
 
 from qscale.errors import ConfigError
 from qscale.formats import Recipe
-from qscale.models.ladder import SIZES, ModelShape
+from qscale.models.ladder import ModelShape, name_of
 from qscale.sweep.yamltext import load_mapping
 from qscale.training import defaults
 from qscale.training.config import RunConfig
@@ -153,12 +153,6 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"cannot read the study {path}: {reason}; give a YAML file") from error
 
 
-def name_of(shape: ModelShape) -> str:
-    """The name of a size: that of the ladder it is on, or its family and N."""
-    known = next((name for name, row in SIZES.items() if row == shape), None)
-    return known or f"{shape.family}-{short_count(shape.N)}"
-
-
 def _corpus_id(corpus: str, sha256: str) -> str:
     """The corpus as ids see it: a user's file is its bytes, wherever it lies and whatever it is called."""
     return f"file:{sha256[:12]}" if corpus.startswith("file:") else corpus
@@ -167,11 +161,11 @@ def _corpus_id(corpus: str, sha256: str) -> str:
 def _wide_groups(size: str, shape: ModelShape, recipe: Recipe) -> Iterator[str]:
     """A remark for each group size that is larger than a layer's in_features."""
     narrow: dict[int, set[int]] = {}
-    for layer, inputs, _ in shape.linears():
+    for linear in shape.linears():
         for operand in ("weight", "input"):
-            spec = recipe.spec_for(layer, operand)
-            if spec is not None and spec.group_size is not None and spec.group_size > inputs:
-                narrow.setdefault(spec.group_size, set()).add(inputs)
+            spec = recipe.spec_for(linear.name, operand)
+            if spec is not None and spec.group_size is not None and spec.group_size > linear.inputs:
+                narrow.setdefault(spec.group_size, set()).add(linear.inputs)
     for group, widths in narrow.items():
         yield (
             f"{size}: group size {group} is larger than in_features "

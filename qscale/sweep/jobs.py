@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from qscale.sweep.grid import name_of
+from qscale.models.ladder import name_of
+from qscale.sweep.words import plural
 from qscale.training.config import RunConfig
 from qscale.units import short_count
 
@@ -90,7 +91,10 @@ def label_of(config: RunConfig) -> str:
 
 
 def plan(work: Iterable[Job]) -> dict[str, Any]:
-    """What some jobs amount to: counts, tokens, FLOPs, in all and for each size."""
+    """What some jobs amount to: counts, tokens, FLOPs, in all and for each size.
+
+    ``N``, ``N_total`` and ``flops_per_token`` (in training) are those of the largest size.
+    """
     work = list(work)
     sizes = dict.fromkeys(name_of(job.config.model) for job in work)
     by_size = {size: _sums([job for job in work if name_of(job.config.model) == size]) for size in sizes}
@@ -98,10 +102,24 @@ def plan(work: Iterable[Job]) -> dict[str, Any]:
     return {**_sums(work), "sizes": {size: by_size[size] for size in order}}
 
 
+def costs(totals: dict[str, Any]) -> list[str]:
+    """A :func:`plan` in words, a line for each size: what it counts and what it costs."""
+    return [
+        f"{size}: N {row['N']:,}, with embeddings and head {row['N_total']:,}; "
+        f"{row['flops_per_token']:,} FLOPs a token; "
+        f"{plural(row['runs'], 'run')}, {short_count(row['tokens'])} tokens, {row['flops']:.3g} FLOPs"
+        for size, row in totals["sizes"].items()
+    ]
+
+
 def _sums(work: list[Job]) -> dict[str, Any]:
     runs = [job for job in work if job.kind == "run"]
     return {
         "N": max((job.config.model.N for job in work), default=0),
+        "N_total": max((job.config.model.N_total for job in work), default=0),
+        "flops_per_token": max(
+            (job.config.model.flops_per_token(job.config.context) for job in work), default=0
+        ),
         "trunks": len(work) - len(runs),
         "runs": len(runs),
         "baselines": sum(job.baseline_id is None for job in runs),

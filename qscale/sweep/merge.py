@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from qscale.errors import ConfigError
+from qscale.models.ladder import shape_of
 from qscale.sweep.grid import Study
 from qscale.training.config import RunConfig
 
@@ -37,13 +38,22 @@ def merged(text: str, new: Study) -> str | None:
     shape = {**old.sizes[size].to_json(), "name": size}
     study = {
         "corpus": old.corpus,
-        "sizes": [size] if size == other else [shape],
+        "sizes": [size] if _is_known(size) else [shape],
         **axes,
         "seeds": list(old.seeds[size]),
         "training": dict(old.training[size]),
         "workers": old.workers,
     }
     return yaml.safe_dump({key: value for key, value in study.items() if value}, sort_keys=False)
+
+
+def _is_known(size: str) -> bool:
+    """Whether a study may name a size so, without its shape."""
+    try:
+        shape_of(size)
+    except ConfigError:
+        return False
+    return True
 
 
 def _is_ladder(study: Study) -> bool:

@@ -14,11 +14,23 @@ from typing import Any, TypeVar
 from qscale.errors import ConfigError, SpecError
 from qscale.formats import Recipe, has_kernel
 from qscale.formats.calls import served
-from qscale.models.ladder import ModelShape, shape_of
-from qscale.sweep.grid import Study, name_of
+from qscale.models.families import FAMILIES, family_of
+from qscale.models.ladder import ModelShape, name_of, shape_of
+from qscale.sweep.grid import Study
 from qscale.units import parse_count, short_count
 
-KEYS = ("corpus", "sizes", "tokens", "recipes", "group_sizes", "modes", "seeds", "training", "workers")
+KEYS = (
+    "corpus",
+    "sizes",
+    "family",
+    "tokens",
+    "recipes",
+    "group_sizes",
+    "modes",
+    "seeds",
+    "training",
+    "workers",
+)
 STUDY_MODES = ("cooldown", "scratch")
 CORPORA = ("python", "file:PATH")
 
@@ -67,6 +79,7 @@ class Reader:
         self.data = data
         self.source = source
         self.problems: dict[str, None] = {}  # in the order found, each once
+        self.bases: dict[str, str] = {}  # a size that the key family made, to the size it was made from
 
     def problem(self, text: str) -> None:
         self.problems[text] = None
@@ -118,8 +131,9 @@ class Reader:
 
     def overrides(self, size: str, shape: ModelShape, recipe: Recipe) -> None:
         """Every override names a linear layer: of all blocks, or of one, such as layers.0.mlp.down_proj."""
-        names = [name for name, _, _ in shape.linears()]
-        full = [f".model.layers.{block}.{name}" for block in range(shape.num_layers) for name in names]
+        names = [linear.name for linear in shape.linears()]
+        blocks = family_of(shape.family).blocks
+        full = [f".{blocks}.{block}.{name}" for block in range(shape.num_layers) for name in names]
         for key in recipe.overrides:
             layer, _, operand = key.rpartition(".")
             if not any(name.endswith(f".{layer}") for name in full):
@@ -171,16 +185,28 @@ class Reader:
     def by_size(
         self, key: str, value: object, sizes: Mapping[str, ModelShape], read: Callable[[Any], T]
     ) -> dict[str, tuple[T, ...]]:
-        """A list for all sizes, or a mapping from size to list that names every size."""
+        """A list for all sizes, or a mapping from size to list that names every size.
+
+        A size before its families stands for those that are not named themselves.
+        """
         if not isinstance(value, dict):
             shared = tuple(self.each(key, value, read)) if key in self.data or value != [] else ()
             return dict.fromkeys(sizes, shared)
-        for size in value:
-            self.known(f"size in {key}", size, sizes)
+        given = self.for_sizes(key, value, sizes)
         for size in sizes:
-            if size not in value:
+            if size not in given:
                 self.problem(f"{key}: nothing given for {size}")
-        return {s: tuple(self.each(f"{key} of {s}", value[s], read)) if s in value else () for s in sizes}
+        return {s: tuple(self.each(f"{key} of {s}", given[s], read)) if s in given else () for s in sizes}
+
+    def for_sizes(
+        self, key: str, value: Mapping[str, Any], sizes: Mapping[str, ModelShape]
+    ) -> dict[str, Any]:
+        """The entry of each size: under its name, else under that of the size before its family."""
+        names = dict.fromkeys((*sizes, *self.bases.values()))
+        for size in value:
+            self.known(f"size in {key}", size, names)
+        places = {size: size if size in value else self.bases.get(size, "") for size in sizes}
+        return {size: value[place] for size, place in places.items() if place in value}
 
     def sizes(self) -> dict[str, ModelShape]:
         value = self.data.get("sizes", [])
@@ -188,13 +214,11 @@ class Reader:
             self.problem("sizes: nothing is given; name sizes such as tiny-20k")
             return {}
         found: dict[str, ModelShape] = {}
+        families = self.families()
         for item in value if isinstance(value, list) else [value]:
             try:
                 if isinstance(item, dict):
                     given = {key: field for key, field in item.items() if key != "name"}
-                    for key, field in given.items():
-                        if type(field) not in (int, bool, str):
-                            raise ConfigError(f"{key}={short_repr(field)} is not a whole number")
                     if lacking := [name for name in _SHAPE if name not in given]:
                         raise ConfigError(
                             f"a shape needs {', '.join(_SHAPE)}; {', '.join(lacking)} not given"
@@ -202,15 +226,33 @@ class Reader:
                     shape = ModelShape.from_json(given)
                     name = self.text("sizes: name", item.get("name", name_of(shape)))
                 else:
-                    name, shape = str(item), shape_of(str(item))
+                    shape = shape_of(str(item))
+                    name = name_of(shape) if str(item).endswith(".json") else str(item)
+                named = self.in_families(name, shape, families)
             except (ConfigError, TypeError) as error:
                 self.problem(f"sizes: {error}")
                 continue
-            if name in found and found[name] != shape:
-                self.problem(f"sizes: two shapes are called {name!r}; give each a name of its own")
-            found[name] = shape
+            for name, shape in named.items():
+                if name in found and found[name] != shape:
+                    self.problem(f"sizes: two shapes are called {name!r}; give each a name of its own")
+                found[name] = shape
         if "sizes" in self.data and value == []:
             self.problem("sizes: the list is empty")
+        return found
+
+    def families(self) -> list[str]:
+        """Every size is taken in each of them; without the key, in its own."""
+        given = self.each("family", self.data["family"], str) if "family" in self.data else []
+        return [family for family in given if self.known("family", family, FAMILIES)]
+
+    def in_families(self, name: str, shape: ModelShape, families: list[str]) -> dict[str, ModelShape]:
+        """A size in each family, under names such as ``tiny-20k-opt``; in its own the name stays."""
+        found = {}
+        for family in families or [shape.family]:
+            own = name if family == shape.family else f"{name}-{family}"
+            found[own] = shape.in_family(family)
+            if own != name:
+                self.bases[own] = name
         return found
 
     def recipes(self, sizes: Mapping[str, ModelShape]) -> dict[str, tuple[str, ...]]:
@@ -250,9 +292,7 @@ class Reader:
             if not self.known("key in training", field, TRAINING):
                 continue
             if isinstance(value, dict):
-                by_size = {
-                    s: v for s, v in value.items() if self.known(f"size in training.{field}", s, sizes)
-                }
+                by_size = self.for_sizes(f"training.{field}", value, sizes)
             else:
                 by_size = dict.fromkeys(sizes, value)
             for size, single in by_size.items():

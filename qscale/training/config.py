@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from qscale.errors import ConfigError
@@ -88,6 +88,12 @@ class RunConfig:
                 f"warmup_steps={self.warmup_steps}: the cooldown begins at step {self.branch_step}, before "
                 "the warm-up ends; ask for more tokens, a smaller batch or a shorter warm-up"
             )
+        longest = self.model.longest_context
+        if longest is not None and self.context > longest:
+            problems.append(
+                f"context={self.context}: {self.model.family} learns {longest} positions; ask for a shorter "
+                "context, or give the shape max_positions"
+            )
         if problems:
             raise ConfigError("; ".join(problems))
         if self.recipe is not None:
@@ -130,7 +136,7 @@ class RunConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Every field as JSON."""
-        return asdict(self)
+        return {**_shallow(self), "model": self.model.to_json()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunConfig:

@@ -127,6 +127,20 @@ BAD = {
         "device 'cuda:77'",
     ),
     "wrong-ending": (("sweep", "export", "done", "--out", "x.xls"), "", "", 2, ".csv or .parquet"),
+    "train-family": (
+        ("train", "--tokens", "1M", "--family", "gpt-neo", "--out", "out"),
+        "",
+        "",
+        2,
+        "unknown family 'gpt-neo'; did you mean 'gpt_neox'",
+    ),
+    "train-config": (
+        ("train", "--tokens", "1M", "--size", "none.json", "--out", "out"),
+        "",
+        "",
+        2,
+        "cannot read the model configuration none.json",
+    ),
     "no-tokens": (("train", "--out", "out"), "", "", 2, "--tokens 1M"),
     "train-twice": (("train", "study.yaml", "--seed", "1", "--out", "out"), "", "", 2, "one or the other"),
     "train-recipe": (
@@ -239,6 +253,46 @@ def test_train_trains_a_ladder_here_and_a_second_time_trains_nothing(folder):
     assert second.stdout.endswith("3 of 3 runs done in trained\n")
     assert threaded.exit_code == 2
     assert "this study began with 1 thread on cpu; pairs must share both" in threaded.stderr
+
+
+def test_train_takes_a_family_and_a_config_json_and_says_what_it_costs(folder):
+    import torch
+
+    keys = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 256}
+    text = json.dumps({**keys, "model_type": "gpt_neox", "intermediate_size": 64})
+    Path("config.json").write_text(text)
+    rest = ["--tokens", "2048", "--recipe", "w4a4:g32", "--corpus", "file:text.txt", "--batch-sequences", "2"]
+    rest += ["--context", "32", "--warmup-steps", "2", "--eval-windows", "8"]
+    threads = torch.get_num_threads()
+    try:
+        qwen = call("train", "--family", "qwen3", *rest, "--out", "qwen")
+        own = call("train", "--size", "config.json", *rest, "--out", "own")
+        Path("config.json").unlink()
+        again = call("sweep", "run", "own")
+    finally:
+        torch.set_num_threads(threads)
+    assert qwen.exit_code == 0, qwen.output
+    assert "tiny-20k-qwen3 2.05k w4a4:g32 cooldown seed 0: delta " in qwen.stdout
+    # 20,480 linear weights, a head of 256 x 32, and attention over 32 tokens in 2 blocks of width 32
+    cost = f"{6 * (20_480 + 256 * 32 + 2 * 32 * 32):,} FLOPs a token; 2 runs, "
+    said = qwen.stderr.replace("\n", " ")
+    assert f"tiny-20k-qwen3: N 20,768, with embeddings and head 37,152; {cost}" in said
+    assert said.index(cost) < said.index("started   tiny-20k-qwen3 trunk")
+    assert own.exit_code == 0, own.output
+    assert "gpt_neox-3.31k 2.05k w4a4:g32 cooldown seed 0: delta " in own.stdout
+    assert again.exit_code == 0 and "2 of 2 runs already done" in again.stderr
+
+
+def test_plan_counts_parameters_and_costs_of_each_size(folder):
+    Path("study.yaml").write_text(TEXT + "family: [llama, opt]")
+    table = call("sweep", "plan", "study.yaml").stdout.splitlines()
+    assert table[0].split()[1:4] == ["N", "N_total", "FLOPs/token"]
+    rows = {line.split()[0]: line.split()[1:4] for line in table[1:]}
+    assert rows["tiny-20k"] == ["20.6k", "37k", "184k"]
+    assert rows["tiny-20k-opt"] == ["21.3k", "103k", "184k"]
+    plan = json.loads(call("sweep", "plan", "study.yaml", "--json").stdout)
+    assert plan["sizes"]["tiny-20k"]["N_total"] == 37_024
+    assert plan["sizes"]["tiny-20k-opt"]["flops_per_token"] == 6 * (20_480 + 256 * 32 + 2 * 32 * 32)
 
 
 def test_doctor_says_what_works(folder):

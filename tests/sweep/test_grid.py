@@ -1,10 +1,13 @@
 """Studies: what they expand to, what they refuse, and that their ids stay what they are."""
 
+import json
+
 import pytest
 import yaml
 from sweep.studies import SHA, TEXT
 
 from qscale.errors import ConfigError
+from qscale.models.ladder import shape_of
 from qscale.sweep.grid import Study
 from qscale.sweep.jobs import jobs, plan
 
@@ -88,6 +91,59 @@ def test_an_inline_shape_may_have_a_name():
     assert study(sizes=[shape], tokens={"mine": [8192]}).runs(SHA)[0].model.hidden_size == 16
 
 
+def test_family_is_an_axis_with_each_size_in_each_family():
+    grid = study(sizes=["tiny-20k", "tiny-46k"], family=["llama", "qwen3", "opt"])
+    assert list(grid.sizes) == [
+        *("tiny-20k", "tiny-20k-qwen3", "tiny-20k-opt"),
+        *("tiny-46k", "tiny-46k-qwen3", "tiny-46k-opt"),
+    ]
+    assert {run.model.family for run in grid.runs(SHA)} == {"llama", "qwen3", "opt"}
+    plain = {run.run_id for run in study(sizes=["tiny-20k", "tiny-46k"]).runs(SHA)}
+    assert plain < {run.run_id for run in grid.runs(SHA)}, "the llama part is the study without the key"
+
+
+def test_a_size_in_a_family_may_be_named_at_once():
+    named, made = study(sizes=["tiny-20k-opt"]), study(family="opt")
+    assert named.sizes == made.sizes == {"tiny-20k-opt": shape_of("tiny-20k").in_family("opt")}
+
+
+def test_values_by_size_reach_its_families_and_a_name_in_full_wins():
+    grid = study(
+        sizes=["tiny-20k", "tiny-46k"],
+        family=["llama", "opt"],
+        tokens={"tiny-20k": [8192], "tiny-46k": [16384], "tiny-46k-opt": [24576]},
+        seeds={"tiny-20k": [0, 1], "tiny-46k": [2]},
+        training={"learning_rate": {"tiny-20k-opt": 0.5, "tiny-20k": 0.25}, "warmup_steps": 2},
+    )
+    assert {size: tokens[0] for size, tokens in grid.tokens.items()} == {
+        "tiny-20k": 8192,
+        "tiny-20k-opt": 8192,
+        "tiny-46k": 16384,
+        "tiny-46k-opt": 24576,
+    }
+    assert grid.seeds["tiny-20k-opt"] == (0, 1)
+    assert [grid.training[size].get("learning_rate") for size in grid.sizes] == [0.25, 0.5, None, None]
+
+
+def test_a_config_json_is_a_size_called_by_family_and_n(tmp_path):
+    path = tmp_path / "config.json"
+    keys = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 256}
+    path.write_text(json.dumps({**keys, "model_type": "opt", "ffn_dim": 96}))
+    assert list(study(sizes=[str(path)]).sizes) == ["opt-29.5k"]
+
+
+def test_an_override_names_layers_of_its_own_family():
+    texts = [
+        "w4a4:g32,dense_4h_to_h.input=int8:g32",
+        "w4a4:g32,gpt_neox.layers.1.attention.dense.weight=none",
+    ]
+    text = TEXT.replace("[w4a4]", str(texts)).replace("group_sizes: [16, 32]\n", "")
+    runs = Study.parse(text + "family: gpt_neox").runs(SHA)
+    assert {run.recipe for run in runs} == {None, *texts}
+    with pytest.raises(ConfigError, match=r"'dense_4h_to_h\.input' names no linear layer of tiny-20k;"):
+        Study.parse(text + "family: [gpt_neox, llama]")
+
+
 def test_workers_change_no_id():
     assert [r.run_id for r in study(workers=2).runs(SHA)] == [r.run_id for r in study().runs(SHA)]
 
@@ -113,6 +169,20 @@ REFUSED = {
     "not-a-mapping": ("- a", "not list"),
     "unknown-size": (TEXT.replace("tiny-20k", "tiny-164"), "did you mean 'tiny-164k'"),
     "unknown-family": (TEXT.replace("[tiny-20k]", SHAPE.replace("llama", "x")), "unknown family 'x'"),
+    "unknown-family-key": (TEXT + "family: [qwen2]", "unknown family 'qwen2'; did you mean 'qwen3'"),
+    "no-family": (TEXT + "family: []", "family: the list is empty"),
+    "family-that-cannot": (
+        TEXT.replace("tiny-20k", "paper-74m") + "family: opt",
+        "sizes: rope_theta=500000.0: opt has no such option",
+    ),
+    "tokens-of-no-family": (
+        TEXT.replace("[8192, 16384]", "{tiny-20k-opt: 8192}"),
+        "unknown size in tokens 'tiny-20k-opt'; did you mean 'tiny-20k'",
+    ),
+    "fractional-width": (
+        TEXT.replace("[tiny-20k]", SHAPE.replace("hidden_size: 16", "hidden_size: 16.5")),
+        "hidden_size=16.5: a model shape needs positive whole sizes",
+    ),
     "negative-size": (TEXT.replace("[tiny-20k]", "[{hidden_size: -16}]"), "sizes"),
     "negative-tokens": (TEXT.replace("8192", "-1"), "tokens: -1 is not a positive count"),
     "zero-tokens": (TEXT.replace("8192", "0"), "tokens: 0 is not a count from 1"),

@@ -263,6 +263,18 @@ def test_a_second_recipe_extends_a_ladder_and_other_ladders_do_not_merge():
         assert merged(first, Study.parse(other)) is None
 
 
+def test_ladders_of_any_family_or_shape_merge_with_their_own_and_no_other():
+    shape = "{hidden_size: 32, intermediate_size: 96, num_layers: 1, num_heads: 1, num_kv_heads: 1}"
+    for size in ("tiny-20k", "tiny-20k-opt", shape):
+        first = TEXT.replace("tiny-20k", size)
+        text = merged(first, Study.parse(first.replace("8192", "24576")))
+        assert {run.run_id for run in Study.parse(first).runs(SHA)} < {
+            run.run_id for run in Study.parse(text).runs(SHA)
+        }
+    assert merged(TEXT, Study.parse(TEXT + "family: qwen3")) is None
+    assert merged(TEXT + "family: [llama, qwen3]", Study.parse(TEXT)) is None
+
+
 def test_extending_a_study_keeps_its_records_and_counts_those_left_out(board, said, monkeypatch):
     for job in board.runs.values():
         finish(board.store, job.config)

@@ -17,13 +17,14 @@ class Annealing:
     """Freezes the StatsQ weights of a model that lie away from every rounding boundary.
 
     With ``u = w * n - 1/2`` (``w``, ``n`` as in :class:`StatsQ`) a weight is free where
-    ``|u - (i + 1/2)| <= radius`` for some code i and the next one; which are free is settled when the object is
-    made. A training loop calls :meth:`mask_gradients` before it clips gradients, and :meth:`restore` after each
-    optimizer step, as momentum and weight decay move weights without a gradient.
+    ``|u - (i + 1/2)| <= radius`` for some code i and the next one; which are free is settled when the object
+    is made. A training loop calls :meth:`mask_gradients` before it clips gradients, and :meth:`restore` after
+    each optimizer step, as momentum and weight decay move weights without a gradient.
 
-    What is frozen is the weight: the scale of its group still follows the free ones. Source: OFQ, Liu et al. 2023
-    (ICML), cga.py of nbasyl/OFQ, with radius 0.005 (or 0.007) for 15 epochs. Boundaries beyond the outermost
-    codes, where clipped weights lie, are left out here (the source: unverified); so is its use on language models.
+    What is frozen is the weight: the scale of its group still follows the free ones. Source: OFQ, Liu et al.
+    2023 (ICML), cga.py of nbasyl/OFQ, with radius 0.005 (or 0.007) for 15 epochs. Boundaries beyond the
+    outermost codes, where clipped weights lie, are left out here (the source: unverified); so is its use on
+    language models.
 
     Args:
         model: With quantized linear layers, some of them of StatsQ weights.

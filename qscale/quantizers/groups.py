@@ -41,13 +41,9 @@ def group_means(x: Tensor, spec: QuantSpec) -> Tensor:
 def group_absmax(x: Tensor, spec: QuantSpec) -> Tensor:
     """The largest magnitude of each group, ``(..., groups)``, float32."""
     length = spec.group_length(x.shape[-1])
-    if x.shape[-1] % length == 0:
-        x = x.unflatten(-1, (-1, length))
-    else:
-        x = grouped(x, length)
-    return torch.linalg.vector_norm(x, float("inf"), dim=-1).float()
+    return grouped(x, length).abs().amax(-1).float()
 
 
 def spread(values: Tensor, spec: QuantSpec, axis: int) -> Tensor:
-    """One value for each element of an axis, from one for each group: ``(..., groups)`` to ``(..., axis)``."""
+    """One value for each element from one for each group: ``(..., groups)`` to ``(..., axis)``."""
     return values.repeat_interleave(spec.group_length(axis), -1)[..., :axis]

@@ -16,10 +16,10 @@ _ROTARY = ("rope_parameters", "rope_theta", "rope_scaling", "rotary_dim", "rotar
 class QueryKey(nn.Module):
     """Attention logits ``x Q(W_q^T W_k) x^T / sqrt(head)``, one quantized matrix for each head.
 
-    Two weights that are rounded apart oscillate against each other; their product is rounded once. The projections
-    stay parameters. It holds only where nothing stands between queries and keys: no rotary positions, no norms and
-    no biases. Source: OFQ, Liu et al. 2023 (ICML); unverified on language models. The product is computed in plain
-    torch, the rounding is the quantizer's.
+    Two weights that are rounded apart oscillate against each other; their product is rounded once. The
+    projections stay parameters. It holds only where nothing stands between queries and keys: no rotary
+    positions (:func:`refuse_rotary`), no norms and no biases. Source: OFQ, Liu et al. 2023 (ICML); unverified
+    on language models. The product is computed in plain torch, the rounding is the quantizer's.
 
     Args:
         query: ``hidden`` to ``heads * head``, without bias.
@@ -52,8 +52,8 @@ class QueryKey(nn.Module):
             or key.out_features * heads != query.out_features * kv_heads
         ):
             raise ConfigError(
-                f"query-key reparameterisation: {heads} heads and {kv_heads} of keys do not go with projections to "
-                f"{query.out_features} and {key.out_features} features"
+                f"query-key reparameterisation: {heads} heads and {kv_heads} of keys do not go with projections "
+                f"to {query.out_features} and {key.out_features} features"
             )
         self.query, self.key, self.quantizer = query, key, quantizer
         self.heads, self.kv_heads = heads, kv_heads
@@ -83,6 +83,6 @@ def refuse_rotary(model: nn.Module) -> None:
     named += [name for name, _ in model.named_modules() if "rotary" in name.rpartition(".")[2].lower()]
     if named:
         raise ConfigError(
-            f"{type(model).__name__} has rotary positions ({named[0]}): they stand between W_q and W_k, so query-key "
-            "reparameterisation cannot be; use q=statsq/absmax without it, or a family with learned positions"
+            f"{type(model).__name__} has rotary positions ({named[0]}): they stand between W_q and W_k, so "
+            "query-key reparameterisation cannot be; use q=statsq/absmax without it, or a family with learned positions"
         )

@@ -23,8 +23,8 @@ class Quest(Quantizer):
     source the 1e-8 and rounding also shut out elements in the very middle between two levels.) Ties go the
     other way: a zero becomes ``step / 2``, in the source ``-step / 2``.
 
-    The grid is QuEST's own: of the spec only bits and groups are used. The source has one group a row, after a
-    rotation by blocks of 128: the recipe ``quest-w4a4``. Source: Panferov et al. 2025 (arXiv:2502.05003),
+    The grid is QuEST's own: of the spec only bits and groups are used. The source has one group a row, after
+    a rotation by blocks of 128: the recipe ``quest-w4a4``. Source: Panferov et al. 2025 (arXiv:2502.05003),
     base_linear.py at c295afd, whose arithmetic to the bit is dialect ``quest``. Larger trust factors, for one
     bit, are not offered.
     """

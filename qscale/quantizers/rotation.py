@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from qscale.formats import QuantSpec
 from qscale.kernels import hadamard, rotate_fake_quant
 from qscale.quantizers.absmax import Absmax
 from qscale.quantizers.quantizer import Quantizer
@@ -41,6 +42,11 @@ class Rotated(nn.Module):
             return rotate_fake_quant(x, self.quantizer.text, self.block, self.signs)
         x = hadamard(x, self.block, self.signs)
         return x if self.quantizer is None else self.quantizer(x)  # type: ignore[no-any-return]
+
+    @property
+    def spec(self) -> QuantSpec | None:
+        """That of the quantizer."""
+        return None if self.quantizer is None else self.quantizer.spec
 
     def extra_repr(self) -> str:
         return f"block={self.block}{', signs' if self.signs is not None else ''}"

@@ -5,13 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from qscale.formats import QuantSpec
+
 
 class Shared(nn.Module):
     """Quantizes a tensor once for all the layers that take it: Q, K and V, or gate and up.
 
     ``users`` layers hold this module. The result for the tensor seen last is given again while it is the same
-    object, unchanged, and is let go once each of them has had it; for another tensor, or with gradients turned on
-    or off, it is computed anew. So layers that turn out to have different inputs get what is right for each.
+    object, unchanged, and is let go once each of them has had it; for another tensor, or with gradients
+    turned on or off, it is computed anew. So layers that turn out to have different inputs get what is right
+    for each.
     """
 
     def __init__(self, quantizer: nn.Module, users: int) -> None:
@@ -33,6 +36,11 @@ class Shared(nn.Module):
         if self._left <= 0:
             self._forget()
         return result
+
+    @property
+    def spec(self) -> QuantSpec | None:
+        """That of the quantizer; None where it only rotates."""
+        return self.quantizer.spec  # type: ignore[return-value]
 
     def _forget(self) -> None:
         self._seen: Tensor | None = None

@@ -93,8 +93,12 @@ class _Training:
         )
 
     def quantize(self, recipe: str | None) -> None:
-        if recipe is not None:
-            quantize_model(self.model, Recipe.parse(recipe))
+        if recipe is None:
+            return
+        before = set(self.model.parameters())
+        quantize_model(self.model, Recipe.parse(recipe))
+        if learned := [p for p in self.model.parameters() if p not in before]:
+            self.optimizer.add_param_group({"params": learned, "weight_decay": 0.0})
 
     def restore(self, candidates: Sequence[Path]) -> bool:
         found = checkpoint.restore_newest(candidates, self.model, self.optimizer)

@@ -24,9 +24,9 @@ class LSQ(LazyQuantizer):
     ``g * gs`` times Qn below, Qp above and ``round(x / alpha) - x / alpha`` inside, with
     ``gs = 1 / sqrt(numel * Qp)``. alpha is held at 1e-5 or more, where it has no gradient.
 
-    A weight has one alpha a group; an input one a group *index*, shared by all tokens, as one a token
-    could not be learned. ``numel`` is the number of elements of the weight, for inputs the features of one token. Qn, Qp are
-    the range of the spec: ``int4`` has -7..7, ``int4:full`` the -8..7 of the source.
+    A weight has one alpha a group; an input one a group *index*, shared by all tokens, as one a token could
+    not be learned. ``numel`` is the number of elements of the weight, for inputs the features of one token.
+    Qn and Qp are the range of the spec: ``int4`` has -7..7, ``int4:full`` the -8..7 of the source.
 
     alpha starts from the first tensor seen, at ``2 mean|x| / sqrt(Qp)`` of its group (for inputs over all
     tokens); a group of zeros starts at the floor. Source: Esser et al. 2020 (arXiv:1902.08153); ParetoQ

@@ -52,8 +52,8 @@ class QueryKey(nn.Module):
             or key.out_features * heads != query.out_features * kv_heads
         ):
             raise ConfigError(
-                f"query-key reparameterisation: {heads} heads and {kv_heads} of keys do not go with projections "
-                f"to {query.out_features} and {key.out_features} features"
+                f"query-key reparameterisation: {heads} heads and {kv_heads} of keys do not go with "
+                f"projections to {query.out_features} and {key.out_features} features"
             )
         self.query, self.key, self.quantizer = query, key, quantizer
         self.heads, self.kv_heads = heads, kv_heads
@@ -84,5 +84,5 @@ def refuse_rotary(model: nn.Module) -> None:
     if named:
         raise ConfigError(
             f"{type(model).__name__} has rotary positions ({named[0]}): they stand between W_q and W_k, so "
-            "query-key reparameterisation cannot be; use q=statsq/absmax without it, or a family with learned positions"
+            "query-key reparameterisation cannot be; use q=statsq/absmax, or a family without them"
         )

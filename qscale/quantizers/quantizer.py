@@ -43,7 +43,7 @@ class LazyQuantizer(Quantizer):
 
     def ensure_started(self, x: Tensor) -> None:
         """Have :meth:`start` called once in the life of the parameters."""
-        if self._is_started:
+        if self._is_started or x.numel() == 0:
             return
         if not bool(self.started):
             with torch.no_grad():

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from qscale.formats import QuantSpec
 from qscale.kernels import fake_quant
 from qscale.kernels.backends import on_reference
-from qscale.kernels.fake_quantize import plan
+from qscale.kernels.fake_quantize import plan, scale_shape
 from qscale.kernels.ops import implementation
 from qscale.quantizers.groups import group_count
 from qscale.quantizers.quantizer import Quantizer
@@ -20,7 +20,7 @@ def absmax_scales(x: Tensor, text: str) -> Tensor:
     op, arguments, _, _ = plan(text)
     run = implementation(op, "_scales", on_reference("fake_quant", x))
     scale: Tensor = run(x.detach(), *arguments)[0]
-    return scale.view(*x.shape[:-1], -1) if x.numel() else scale.view(*x.shape[:-1], 0)
+    return scale.view(scale_shape(x.shape, *arguments[-4:-2]))
 
 
 class Clip(Quantizer):

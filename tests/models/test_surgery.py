@@ -107,7 +107,7 @@ def test_override_may_name_a_role_and_a_layer_wins_over_it(model):
     assert layers["o_proj"].weight_quantizer is not None
 
 
-@pytest.mark.parametrize("roles", [{"layers.0.mlp.up_proj": "fc2"}, lambda name: "fc2"], ids=["map", "call"])
+@pytest.mark.parametrize("roles", [{"layers.0.mlp.up_proj": "fc2"}, lambda _: "fc2"], ids=["map", "call"])
 def test_roles_may_be_given(model, roles):
     if isinstance(roles, dict):
         roles = {f"model.{name}": role for name, role in roles.items()}

@@ -51,5 +51,5 @@ def test_frozen_weights_stay_under_momentum_and_decay(model):
 def test_model_without_statsq_and_a_wide_radius_are_refused(model):
     with pytest.raises(ConfigError, match=r"q=statsq/absmax"):
         Annealing(nn.Linear(4, 4))
-    with pytest.raises(ConfigError, match="radius=0.7"):
+    with pytest.raises(ConfigError, match=r"radius=0\.7"):
         Annealing(model, radius=0.7)

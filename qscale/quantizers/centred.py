@@ -14,6 +14,9 @@ from qscale.kernels.backends import on_reference
 from qscale.kernels.fake_quantize import plan
 from qscale.kernels.ops import implementation
 
+#: Above 1 by so little that only 1 itself lies between: the ends of a range are inside.
+_INSIDE = 1 + 2.0**-23
+
 
 class CentredGrid:
     """``y = (clamp(round(x / step + z), 0, 2**b - 1) - z) * step`` with ``z = 2**(b-1) - 1/2``.
@@ -47,7 +50,7 @@ class OpenRounding(torch.autograd.Function):
 
 
 class TrustedRounding(torch.autograd.Function):
-    """The gradient passes where ``|x|`` is at most its group's limit; ``x`` and the limits are saved."""
+    """The gradient passes where ``|x|`` is at most its group's limit, to a rounding; both are saved."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, limit: Tensor, length: int, grid: CentredGrid) -> Tensor:
@@ -60,9 +63,11 @@ class TrustedRounding(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, limit = ctx.saved_tensors
         axis, length = x.shape[-1], ctx.length
+        wide = x.float()
         if axis % length:
-            limit = limit.repeat_interleave(length, -1)[..., :axis]
-            return grad.masked_fill(x.abs() > limit, 0.0), *[None] * 4
-        groups = x.unflatten(-1, (-1, length))
-        beyond = (groups.abs() > limit.unsqueeze(-1)).view(x.shape)
-        return grad.masked_fill(beyond, 0.0), *[None] * 4
+            ratio = wide / limit.repeat_interleave(length, -1)[..., :axis]
+        else:
+            ratio = (wide.unflatten(-1, (-1, length)) / limit.unsqueeze(-1)).view(x.shape)
+        # One pass without a mask of booleans, which takes ten times as long. NaN, of zeros, passes.
+        of_x = torch.ops.aten.hardtanh_backward(grad.float(), ratio, -_INSIDE, _INSIDE)
+        return of_x.to(x.dtype), *[None] * 4

@@ -17,7 +17,8 @@ def grouped(x: Tensor, length: int) -> Tensor:
     """``(..., groups, length)``; zeros fill up a short last group."""
     if missing := -x.shape[-1] % length:
         x = torch.nn.functional.pad(x, (0, missing))
-    return x.unflatten(-1, (-1, length))
+    groups: Tensor = x.unflatten(-1, (-1, length))  # type: ignore[no-untyped-call]
+    return groups
 
 
 def lengths(axis: int, length: int, like: Tensor) -> Tensor:
@@ -32,10 +33,16 @@ def group_means(x: Tensor, spec: QuantSpec) -> Tensor:
     """The mean of each group, ``(..., groups)``, float32."""
     axis = x.shape[-1]
     length = spec.group_length(axis)
-    x = x.float()
-    if axis % length == 0:
-        return x.unflatten(-1, (-1, length)).mean(-1)
-    return grouped(x, length).sum(-1) / lengths(axis, length, x)
+    groups = grouped(x.float(), length)
+    return groups.mean(-1) if axis % length == 0 else groups.sum(-1) / lengths(axis, length, x)
+
+
+def group_rms(x: Tensor, spec: QuantSpec) -> Tensor:
+    """The root mean square of each group, ``(..., groups)``, float32."""
+    axis = x.shape[-1]
+    length = spec.group_length(axis)
+    norms = torch.linalg.vector_norm(grouped(x, length), dim=-1, dtype=torch.float32)
+    return norms.div_(length**0.5 if axis % length == 0 else lengths(axis, length, x).sqrt())
 
 
 def group_absmax(x: Tensor, spec: QuantSpec) -> Tensor:

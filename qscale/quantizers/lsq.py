@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from qscale.formats import QuantSpec
-from qscale.kernels import fake_quant
 from qscale.kernels.fake_quantize import values_end
+from qscale.quantizers.gates import ScaledRounding
 from qscale.quantizers.groups import group_count, group_means
 from qscale.quantizers.quantizer import LazyQuantizer
 
@@ -41,7 +41,8 @@ class LSQ(LazyQuantizer):
         super().__init__(spec)
         self.groups = (*shape[:-1], group_count(spec, shape[-1]))
         self.largest = values_end(spec)
-        self.gradient_scale = 1 / math.sqrt(max(1, math.prod(shape)) * self.largest)
+        gradient_scale = 1 / math.sqrt(max(1, math.prod(shape)) * self.largest)
+        self.rounding = ScaledRounding(spec, "lsq", gradient_scale)
         self.alpha = nn.Parameter(torch.ones(math.prod(self.groups)))  # of one dimension: not decayed
 
     def start(self, x: Tensor) -> None:
@@ -55,5 +56,4 @@ class LSQ(LazyQuantizer):
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantize ``x``, groups along its last axis."""
         self.ensure_started(x)
-        scale = self.alpha.clamp(min=FLOOR).view(self.groups)
-        return fake_quant(x, self.text, scale=scale, gradient="lsq", gradient_scale=self.gradient_scale)
+        return self.rounding(x, self.alpha.clamp(min=FLOOR).view(self.groups))

@@ -7,7 +7,6 @@ import math
 from torch import Tensor, nn
 
 from qscale.errors import ConfigError
-from qscale.quantizers.quantizer import Quantizer
 
 #: Names by which configurations of models say that positions rotate queries and keys.
 _ROTARY = ("rope_parameters", "rope_theta", "rope_scaling", "rotary_dim", "rotary_pct", "rotary_emb_base")
@@ -32,12 +31,18 @@ class QueryKey(nn.Module):
         ConfigError: A projection has a bias, or the sizes do not go together.
     """
 
+    query: nn.Linear
+    key: nn.Linear
+    quantizer: nn.Module
+    heads: int
+    kv_heads: int
+
     def __init__(
         self,
         query: nn.Linear,
         key: nn.Linear,
         heads: int,
-        quantizer: Quantizer,
+        quantizer: nn.Module,
         kv_heads: int | None = None,
     ) -> None:
         super().__init__()
@@ -60,8 +65,9 @@ class QueryKey(nn.Module):
 
     def product(self) -> Tensor:
         """``W_q^T W_k`` of each head, ``(heads, hidden, hidden)``, not quantized."""
-        query = self.query.weight.unflatten(0, (self.heads, -1))
-        key = self.key.weight.unflatten(0, (self.kv_heads, -1))
+        hidden = self.query.in_features
+        query = self.query.weight.view(self.heads, -1, hidden)
+        key = self.key.weight.view(self.kv_heads, -1, hidden)
         key = key.repeat_interleave(self.heads // self.kv_heads, 0)
         return query.transpose(1, 2) @ key
 
@@ -69,7 +75,8 @@ class QueryKey(nn.Module):
         """``(..., tokens, hidden)`` to logits ``(..., heads, tokens, tokens)``, before mask and softmax."""
         head = self.query.out_features // self.heads
         left = x.unsqueeze(-3) @ self.quantizer(self.product())
-        return left @ x.unsqueeze(-3).transpose(-1, -2) / math.sqrt(head)
+        logits: Tensor = left @ x.unsqueeze(-3).transpose(-1, -2) / math.sqrt(head)
+        return logits
 
 
 def refuse_rotary(model: nn.Module) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 from qscale.formats import QuantSpec
 from qscale.kernels.dialects.quest import GAUSSIAN_SCALES
 from qscale.quantizers.centred import CentredGrid, TrustedRounding
-from qscale.quantizers.groups import group_means
+from qscale.quantizers.groups import group_rms
 from qscale.quantizers.quantizer import Quantizer
 
 _EPS = 1e-8
@@ -38,7 +38,7 @@ class Quest(Quantizer):
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantize ``x``, groups along its last axis."""
         detached = x.detach()
-        clip = group_means(detached * detached, self.spec).sqrt_().mul_(self.optimum)
+        clip = group_rms(detached, self.spec).mul_(self.optimum)
         step = (clip + _EPS).mul_(2 / self.steps)
         if not x.requires_grad:
             return self.grid(x, step)

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from qscale.formats import QuantSpec
-from qscale.kernels import fake_quant
 from qscale.kernels.backends import on_reference
 from qscale.kernels.fake_quantize import plan, scale_shape
 from qscale.kernels.ops import implementation
+from qscale.quantizers.gates import ScaledRounding
 from qscale.quantizers.groups import group_count
 from qscale.quantizers.quantizer import Quantizer
 
@@ -32,12 +32,13 @@ class Clip(Quantizer):
 
     def __init__(self, spec: QuantSpec, ratio: float) -> None:
         super().__init__(spec)
+        self.rounding = ScaledRounding(spec, "clipped")
         self.ratio = ratio
 
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantize ``x``, groups along its last axis."""
         scale = absmax_scales(x, self.text) * self.ratio
-        return fake_quant(x, self.text, scale=scale, gradient="clipped")
+        return self.rounding(x, scale)
 
     def extra_repr(self) -> str:
         return f"{self.text}, ratio={self.ratio:g}"
@@ -57,6 +58,7 @@ class LWC(Quantizer):
 
     def __init__(self, spec: QuantSpec, shape: tuple[int, ...]) -> None:
         super().__init__(spec)
+        self.rounding = ScaledRounding(spec, "clipped")
         self.groups = (*shape[:-1], group_count(spec, shape[-1]))
         rows = torch.Size(self.groups).numel()
         self.gamma = nn.Parameter(torch.ones(rows))  # of one dimension: not decayed
@@ -64,7 +66,7 @@ class LWC(Quantizer):
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantize the weight ``x``."""
         scale = self.gamma.view(self.groups) * absmax_scales(x, self.text)
-        return fake_quant(x, self.text, scale=scale, gradient="clipped")
+        return self.rounding(x, scale)
 
 
 class LAC(Quantizer):
@@ -79,9 +81,10 @@ class LAC(Quantizer):
 
     def __init__(self, spec: QuantSpec, features: int) -> None:
         super().__init__(spec)
+        self.rounding = ScaledRounding(spec, "clipped")
         self.gamma = nn.Parameter(torch.ones(group_count(spec, features)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantize ``x``, ``(..., features)``."""
         scale = self.gamma * absmax_scales(x, self.text)
-        return fake_quant(x, self.text, scale=scale, gradient="clipped")
+        return self.rounding(x, scale)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +23,10 @@ class Shared(nn.Module):
         super().__init__()
         self.quantizer = quantizer
         self.users = users
-        self._forget()
+        self._seen: Tensor | None = None
+        self._result: Tensor | None = None
+        self._key: tuple[int, bool, bool] | None = None
+        self._left = 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, or give what was made of it for the layer before."""
@@ -31,7 +36,7 @@ class Shared(nn.Module):
         if x is not self._seen or key != self._key or self._result is None:
             self._seen, self._key, self._left = x, key, self.users
             self._result = self.quantizer(x)
-        result = self._result
+        result: Tensor = self._result
         self._left -= 1
         if self._left <= 0:
             self._forget()
@@ -43,11 +48,9 @@ class Shared(nn.Module):
         return self.quantizer.spec  # type: ignore[return-value]
 
     def _forget(self) -> None:
-        self._seen: Tensor | None = None
-        self._result: Tensor | None = None
-        self._key: tuple[int, bool, bool] | None = None
+        self._seen = self._result = self._key = None
         self._left = 0
 
-    def __getstate__(self) -> dict[str, object]:
+    def __getstate__(self) -> dict[str, Any]:
         self._forget()  # a result inside a graph can be neither copied nor pickled
-        return super().__getstate__()
+        return self.__dict__

@@ -56,8 +56,10 @@ def recipes(draw):
         weight=weight,
         input=inputs,
         overrides={"down_proj.input": override} if draw(st.booleans()) else {},
-        rotation=draw(st.sampled_from([None, "hadamard:128"])),
-        quantizer=draw(st.sampled_from(["absmax", "lsq"])),
+        rotation=draw(st.sampled_from([None, "hadamard:128", "hadamard:full:signs"])),
+        quantizer=draw(st.sampled_from(["absmax", "lsq", "clip(0.9)/lac", "absmax/absmax"])),
+        kv=draw(st.sampled_from([None, "int4:g32"])),
+        keep=draw(st.sampled_from([None, "first", "first+last"])),
     )
 
 

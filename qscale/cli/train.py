@@ -30,7 +30,11 @@ _TRAINING = ("batch_sequences", "context", "learning_rate", "warmup_steps", "eva
 )
 @click.option("--family", help="llama, qwen3, gpt_neox or opt: the size with such blocks.")
 @click.option("--tokens", multiple=True, help="D, such as 1M or 3.28M; repeatable: a branch for each.")
-@click.option("--recipe", multiple=True, help="Such as w4a4:g32 or w4a16:channel; repeatable.")
+@click.option(
+    "--recipe",
+    multiple=True,
+    help="Such as w4a4:g32, w4a16:channel or quest-w4a4; a wrong one lists the names; repeatable.",
+)
 @click.option("--mode", default="cooldown", show_default=True, help="cooldown or scratch.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the weights and the token order.")
 @click.option("--corpus", default="python", show_default=True, help="python, or file:PATH.")

@@ -8,12 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qscale.errors import SpecError
+from qscale.formats import presets
+from qscale.formats.methods import check_served, parse_methods
+from qscale.formats.rotations import Rotation
 from qscale.formats.spec import QuantSpec
 
 #: Overrides name the operand of a layer: ``down_proj.input``, ``q_proj.weight``.
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*\.(weight|input)")
 _SHORT = re.compile(r"w(\d+)a(\d+)(?::(.+))?")
-_PARTS = {"weight": "w", "input": "a", "rotation": "rot", "quantizer": "q"}
+_PARTS = {"weight": "w", "input": "a", "rotation": "rot", "quantizer": "q", "kv": "kv", "keep": "keep"}
+#: What linear layers of a block do, whatever a family calls them; an override may name one.
+ROLES = ("qkv", "o", "fc1", "fc2")
+_KEEPS = ("first", "last", "first+last")
 _UNQUANTIZED_BITS = 16
 
 
@@ -22,11 +28,16 @@ class Recipe:
     """Specs of the weights and inputs of a model's linear layers, with overrides by layer.
 
     Text: ``w<bits>a<bits>:<granularity>`` for integers, 16 meaning "not quantized", or the long form
-    ``w=int4:g128,a=int8:token`` with the further parts ``rot=hadamard:128``, ``q=lsq`` and overrides such as
-    ``down_proj.input=int8:g128``. ``str`` gives the shortest text, and ``Recipe.parse(str(r)) == r``.
+    ``w=int4:g128,a=int8:token``, or a ready-made name of ``qscale.formats.presets`` such as
+    ``quest-w4a4``. Further parts: ``q=lsq``, or ``q=absmax/lac`` for weight and input, the quantizers of
+    ``qscale.formats.methods``; ``rot=hadamard:128``, ``rot=hadamard:full:signs``; ``kv=int4:g32`` for
+    keys and values before attention; ``keep=first``, ``last`` or ``first+last``, blocks that stay
+    unquantized; and overrides: ``down_proj.input=int8:g128`` for the layers whose name ends so,
+    ``fc2.input=int8:g128`` for a role (``qkv``, ``o``, ``fc1``, ``fc2``). ``str`` gives the shortest text
+    without names, and ``Recipe.parse(str(r)) == r``.
 
     Raises:
-        SpecError: The text or one of its specs cannot be read, or nothing is quantized.
+        SpecError: The text or one of its parts cannot be read, or nothing is quantized.
 
     Example:
         >>> recipe = Recipe.parse("w4a16:g32")
@@ -38,17 +49,27 @@ class Recipe:
     input: QuantSpec | None = None
     overrides: Mapping[str, QuantSpec | None] = field(default_factory=dict)  #: None: not quantized
     rotation: str | None = None
-    quantizer: str = "absmax"
+    quantizer: str = "absmax"  #: of both operands, or ``weight/input``
+    kv: QuantSpec | None = None  #: keys, after the rotary embedding, and values
+    keep: str | None = None  #: blocks that stay unquantized: ``first``, ``last`` or ``first+last``
 
     def __post_init__(self) -> None:
-        for name in ("weight", "input"):
+        for name in ("weight", "input", "kv"):
             object.__setattr__(self, name, _spec(getattr(self, name)))
         overrides = {key: _spec(value) for key, value in sorted(dict(self.overrides).items())}
         object.__setattr__(self, "overrides", overrides)
         for key in overrides:
             if not _OVERRIDE.fullmatch(key):
                 raise SpecError(f"override {key!r}: name a layer and its operand, such as down_proj.input")
-        if self.weight is None and self.input is None and not any(overrides.values()):
+        methods = dict.fromkeys(parse_methods(self.quantizer))
+        object.__setattr__(self, "quantizer", "/".join(methods))
+        if self.rotation is not None:
+            object.__setattr__(self, "rotation", str(Rotation.parse(self.rotation)))
+        if self.keep is not None and self.keep not in _KEEPS:
+            raise SpecError(f"keep={self.keep!r}: the blocks to keep are {', '.join(_KEEPS)}")
+        if self.kv is not None and self.kv.strategy == "channel":
+            raise SpecError(f"kv {self.kv}: keys and values have tokens, not channels; use token")
+        if (self.weight, self.input, self.kv) == (None, None, None) and not any(overrides.values()):
             raise SpecError("a recipe quantizes something: give weight, input or an override")
         if self.weight is not None and self.weight.strategy == "token":
             raise SpecError(f"weight {self.weight}: a weight has channels, not tokens; use channel")
@@ -65,7 +86,7 @@ class Recipe:
             return text
         if not isinstance(text, str):
             raise SpecError(f"a recipe is a text such as w4a4:g128, or a Recipe, not {text!r}")
-        head, *rest = text.split(",")
+        head, *rest = presets.expand(text).split(",")
         fields: dict[str, Any] = {"overrides": {}}
         if "=" not in head:
             fields |= _parse_short(head)
@@ -94,6 +115,10 @@ class Recipe:
             parts.append(f"{_PARTS['rotation']}={self.rotation}")
         if self.quantizer != "absmax":
             parts.append(f"{_PARTS['quantizer']}={self.quantizer}")
+        if self.kv is not None:
+            parts.append(f"kv={self.kv}")
+        if self.keep is not None:
+            parts.append(f"keep={self.keep}")
         parts += [f"{key}={'none' if spec is None else spec}" for key, spec in self.overrides.items()]
         return ",".join(parts)
 
@@ -111,16 +136,46 @@ class Recipe:
         weight, inputs = (_UNQUANTIZED_BITS if s is None else s.num_bits for s in (self.weight, self.input))
         return f"w{weight}a{inputs}:{spans.pop()}"
 
-    def spec_for(self, layer: str, operand: str) -> QuantSpec | None:
+    def spec_for(self, layer: str, operand: str, role: str | None = None) -> QuantSpec | None:
         """The spec of one operand (``weight`` or ``input``) of a layer, overrides applied.
 
-        ``layer`` is the dotted name of the module; an override names its last parts.
+        ``layer`` is the dotted name of the module; an override names its last parts, or its ``role``, one of
+        ``ROLES``. One that names the layer wins over one that names the role.
         """
         for key, spec in self.overrides.items():
             if f".{layer}.{operand}".endswith(f".{key}"):
                 return spec
+        if f"{role}.{operand}" in self.overrides:
+            return self.overrides[f"{role}.{operand}"]
         chosen: QuantSpec | None = getattr(self, operand)
         return chosen
+
+    def quantizer_for(self, operand: str) -> str:
+        """The quantizer of one operand (``weight`` or ``input``) as text, such as ``clip(0.9)``."""
+        return parse_methods(self.quantizer)[operand == "input"]
+
+    def kept_blocks(self, blocks: int) -> frozenset[int]:
+        """The blocks, of ``blocks`` in all, that stay unquantized.
+
+        >>> sorted(Recipe.parse("w4a4:g32,keep=first+last").kept_blocks(4))
+        [0, 3]
+        """
+        ends = {"first": 0, "last": blocks - 1}
+        return frozenset(ends[end] for end in (self.keep or "").split("+") if end and blocks)
+
+    def check(self) -> None:
+        """Raise where a quantizer of the recipe does not serve what it is given, as surgery would.
+
+        Raises:
+            SpecError: The message names what serves.
+        """
+        for operand in ("weight", "input"):
+            named = (spec for key, spec in self.overrides.items() if key.endswith(f".{operand}"))
+            for spec in (getattr(self, operand), *named):
+                if spec is not None:
+                    check_served(self.quantizer_for(operand), operand, spec)
+        if self.kv is not None:
+            check_served("absmax", "input", self.kv)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with every field, specs as text."""
@@ -130,6 +185,8 @@ class Recipe:
             "overrides": {k: None if v is None else str(v) for k, v in self.overrides.items()},
             "rotation": self.rotation,
             "quantizer": self.quantizer,
+            "kv": None if self.kv is None else str(self.kv),
+            "keep": self.keep,
         }
 
     @classmethod
@@ -149,10 +206,11 @@ def _parse_short(text: str) -> dict[str, str | None]:
     match = _SHORT.fullmatch(text)
     if match is None or match[3] is None:
         raise SpecError(
-            f"recipe {text!r} cannot be read: use w4a4:g128, w4a16:channel, or w=int4:g128,a=fp8_e4m3:token"
+            f"recipe {text!r} cannot be read: use w4a4:g128, w4a16:channel, w=int4:g128,a=fp8_e4m3:token, "
+            f"or a name: {presets.known()}"
         )
     specs: dict[str, str | None] = {}
     for name, bits, per_row in (("weight", match[1], "channel"), ("input", match[2], "token")):
-        span = re.sub(r"^(channel|token)\b", per_row, match[3])
+        span = presets.span_of(match[3], per_row)
         specs[name] = None if int(bits) == _UNQUANTIZED_BITS else f"int{bits}:{span}"
     return specs

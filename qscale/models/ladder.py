@@ -192,7 +192,7 @@ class ModelShape:
         """
         weighted = total = 0
         for linear in self.linears():
-            spec = recipe.spec_for(linear.name, operand)
+            spec = recipe.spec_for(linear.name, operand, linear.role)
             if spec is None:
                 continue
             if spec.strategy == "tensor":

@@ -2,44 +2,180 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
 from torch import nn
 
-from qscale.errors import ConfigError
-from qscale.formats import Recipe
-from qscale.quantizers import QuantLinear, make_quantizer
+from qscale.errors import ConfigError, SpecError
+from qscale.formats import QuantSpec, Recipe
+from qscale.formats.recipe import ROLES
+from qscale.formats.rotations import Rotation
+from qscale.kernels.hadamard_matrices import decompose
+from qscale.models.attention import quantize_keys_and_values
+from qscale.quantizers import QuantLinear, Rotated, Shared, make_quantizer, signs_of
+
+Roles = Mapping[str, str] | Callable[[str], str | None]
+
+#: Roles of layers by the last part of their name, where the caller does not say.
+_ROLES = {
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn"), "qkv"),
+    **dict.fromkeys(("o_proj", "out_proj"), "o"),
+    **dict.fromkeys(("gate_proj", "up_proj", "gate_up_proj", "fc1", "dense_h_to_4h", "c_fc"), "fc1"),
+    **dict.fromkeys(("down_proj", "fc2", "dense_4h_to_h"), "fc2"),
+}
 
 
-def quantize_model(model: nn.Module, recipe: Recipe | str) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """A linear layer of a block, and what the recipe makes of it."""
+
+    name: str
+    linear: nn.Linear
+    role: str | None
+    weight: QuantSpec | None
+    input: QuantSpec | None
+
+    @property
+    def parent(self) -> str:
+        return self.name.rpartition(".")[0]
+
+    @property
+    def together(self) -> tuple[object, ...]:
+        """Layers that agree in it may take the same tensor: Q, K and V of one block, or gate and up."""
+        alone = None if self.role in ("qkv", "fc1") else self.name
+        return (self.parent, self.role, alone, self.input, self.linear.in_features)
+
+
+def quantize_model(model: nn.Module, recipe: Recipe | str, roles: Roles | None = None) -> list[str]:
     """Replace the linear layers of the model's blocks, in place, by the recipe; return their names.
 
     Only layers inside a ``ModuleList`` (the blocks) are touched: embedding, norms and head stay in full
-    precision. Parameters are shared with the layers replaced, so an optimizer keeps working.
+    precision. Parameters are shared with the layers replaced, so an optimizer keeps working; those that
+    quantizers add are parameters of the model under ``weight_quantizer`` and ``input_quantizer``, of one
+    dimension.
+
+    Layers of a block that have the role ``qkv``, or ``fc1``, and the same spec have one input quantizer in
+    common, learned parameters included: their input is one tensor, quantized once. A rotation takes the
+    block asked for where it divides ``in_features`` and has a transform, else the largest power of two that
+    divides it; random signs are a function of the layers' names.
+
+    Args:
+        model: A causal language model of transformers, or any with linear layers in a ``ModuleList``.
+        recipe: Or its text.
+        roles: The role of each layer, ``qkv``, ``o``, ``fc1`` or ``fc2``, by its dotted name: a mapping, or a
+            function that may give None. None goes by the usual names (``q_proj``, ``down_proj``, ...).
 
     Raises:
-        ConfigError: The recipe asks for a rotation, names a layer in an override that is not there, or
-            touches no layer.
-        SpecError: A spec without a kernel, or an unknown quantizer.
+        ConfigError: An override names a layer or role that is not there, the recipe touches no layer, or
+            keys and values cannot be reached.
+        SpecError: A quantizer does not serve what it is given, or a width cannot be rotated.
     """
     recipe = Recipe.parse(recipe)
-    if recipe.rotation is not None:
-        raise ConfigError(f"recipe {str(recipe)!r}: rotations are not trained yet; leave out the rotation")
-    layers = {
+    recipe.check()
+    linears = {
         name: layer
         for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear) and any(part.isdigit() for part in name.split("."))
+        if isinstance(layer, nn.Linear) and _block(name) is not None
     }
-    for key in recipe.overrides:
-        if not any(f".{name}".endswith(f".{key.rpartition('.')[0]}") for name in layers):
-            raise ConfigError(f"recipe {str(recipe)!r}: override {key!r} names no linear layer of the blocks")
-    replaced = []
-    for name, layer in layers.items():
-        weight, inputs = (recipe.spec_for(name, operand) for operand in ("weight", "input"))
-        if weight is None and inputs is None:
-            continue
-        quantizers = (make_quantizer(recipe.quantizer, spec) for spec in (weight, inputs))
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, QuantLinear.from_linear(layer, *quantizers))
-        replaced.append(name)
-    if not replaced:
+    named = {name: _role(name, roles) for name in linears}
+    _check_overrides(recipe, named)
+    kept = recipe.kept_blocks(1 + max((b for n in linears if (b := _block(n)) is not None), default=-1))
+    layers = [
+        _Layer(
+            name,
+            linear,
+            named[name],
+            recipe.spec_for(name, "weight", named[name]),
+            recipe.spec_for(name, "input", named[name]),
+        )
+        for name, linear in linears.items()
+        if _block(name) not in kept
+    ]
+    quantized = [layer for layer in layers if layer.weight is not None or layer.input is not None]
+    if not quantized and recipe.kv is None:
         raise ConfigError(f"recipe {str(recipe)!r} touches no linear layer of the blocks")
-    return replaced
+    for group in _groups(quantized):
+        _replace(model, recipe, group)
+    if recipe.kv is not None:
+        parents = dict.fromkeys(layer.parent for layer in layers if layer.role == "qkv")
+        if not parents:
+            raise ConfigError(f"recipe {str(recipe)!r}: no layer has the role 'qkv', so no keys are known")
+        quantize_keys_and_values(model, recipe.kv, {name: model.get_submodule(name) for name in parents})
+    return [layer.name for layer in quantized]
+
+
+def _block(name: str) -> int | None:
+    """The number of the block that a layer lies in."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+
+
+def _role(name: str, roles: Roles | None) -> str | None:
+    if roles is None:
+        return _ROLES.get(name.rpartition(".")[2])
+    role = roles(name) if callable(roles) else roles.get(name)
+    if role is not None and role not in ROLES:
+        raise ConfigError(f"layer {name!r} has the unknown role {role!r}; known: {', '.join(ROLES)}")
+    return role
+
+
+def _check_overrides(recipe: Recipe, named: Mapping[str, str | None]) -> None:
+    for key in recipe.overrides:
+        layer = key.rpartition(".")[0]
+        if layer not in named.values() and not any(f".{name}".endswith(f".{layer}") for name in named):
+            raise ConfigError(
+                f"recipe {str(recipe)!r}: override {key!r} names no linear layer of the blocks, nor a role "
+                f"of one ({', '.join(ROLES)})"
+            )
+
+
+def _groups(layers: Iterable[_Layer]) -> Iterable[list[_Layer]]:
+    """Layers that may take the same tensor, together."""
+    found: dict[tuple[object, ...], list[_Layer]] = {}
+    for layer in layers:
+        found.setdefault(layer.together, []).append(layer)
+    return found.values()
+
+
+def _replace(model: nn.Module, recipe: Recipe, group: list[_Layer]) -> None:
+    """Quantize layers that take the same input."""
+    first = group[0]
+    common = first.name if len(group) == 1 else f"{first.parent}.{first.role}"
+    width = first.linear.in_features
+    inputs: nn.Module | None = None
+    if first.input is not None:
+        inputs = make_quantizer(
+            recipe.quantizer_for("input"),
+            first.input,
+            operand="input",
+            shape=(width,),
+            name=f"{common}.input",
+        )
+    inputs = _rotated(inputs, recipe, common, width)
+    if inputs is not None and len(group) > 1:
+        inputs = Shared(inputs, len(group))
+    for layer in group:
+        weight: nn.Module | None = None
+        if layer.weight is not None:
+            weight = make_quantizer(
+                recipe.quantizer_for("weight"),
+                layer.weight,
+                operand="weight",
+                shape=tuple(layer.linear.weight.shape),
+                name=f"{layer.name}.weight",
+            )
+        weight = _rotated(weight, recipe, common, width)
+        new = QuantLinear.from_linear(layer.linear, weight, inputs)
+        new.train(layer.linear.training).to(layer.linear.weight.device)
+        setattr(model.get_submodule(layer.parent), layer.name.rpartition(".")[2], new)
+
+
+def _rotated(quantizer: nn.Module | None, recipe: Recipe, name: str, width: int) -> nn.Module | None:
+    if recipe.rotation is None:
+        return quantizer
+    rotation = Rotation.parse(recipe.rotation)
+    try:
+        block = rotation.block_for(width, lambda size: decompose(size) is not None)
+    except SpecError as error:
+        raise SpecError(f"{name}: {error}") from error
+    return Rotated(quantizer, block, signs_of(name, width) if rotation.signs else None)

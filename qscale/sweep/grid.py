@@ -163,7 +163,7 @@ def _wide_groups(size: str, shape: ModelShape, recipe: Recipe) -> Iterator[str]:
     narrow: dict[int, set[int]] = {}
     for linear in shape.linears():
         for operand in ("weight", "input"):
-            spec = recipe.spec_for(linear.name, operand)
+            spec = recipe.spec_for(linear.name, operand, linear.role)
             if spec is not None and spec.group_size is not None and spec.group_size > linear.inputs:
                 narrow.setdefault(spec.group_size, set()).add(linear.inputs)
     for group, widths in narrow.items():

@@ -12,8 +12,9 @@ from reprlib import repr as short_repr
 from typing import Any, TypeVar
 
 from qscale.errors import ConfigError, SpecError
-from qscale.formats import Recipe, has_kernel
-from qscale.formats.calls import served
+from qscale.formats import Recipe
+from qscale.formats.presets import PRESETS
+from qscale.formats.recipe import ROLES
 from qscale.models.families import FAMILIES, family_of
 from qscale.models.ladder import ModelShape, name_of, shape_of
 from qscale.sweep.grid import Study
@@ -56,20 +57,6 @@ _MOST_RUNS = 100_000
 #: Fields of a model's shape that have no default.
 _SHAPE = tuple(f.name for f in fields(ModelShape) if f.default is MISSING)
 T = TypeVar("T")
-
-
-def _no_kernel(recipe: Recipe) -> str | None:
-    """Why a recipe that parses cannot be trained yet, or None."""
-    if recipe.rotation is not None:
-        return "rotations are not trained yet; leave rot= out"
-    if recipe.quantizer != "absmax":
-        return f"quantizer {recipe.quantizer!r} is not there yet; known: absmax"
-    for spec in (recipe.weight, recipe.input, *recipe.overrides.values()):
-        if spec is not None and not has_kernel(spec):
-            return f"{spec} has no kernel yet; there are kernels for {served()}"
-        if spec is not None and spec.rounding == "stochastic":
-            return f"{spec}: random rounding is not trained yet, as each step needs a seed of its own"
-    return None
 
 
 class Reader:
@@ -136,13 +123,13 @@ class Reader:
         full = [f".{blocks}.{block}.{name}" for block in range(shape.num_layers) for name in names]
         for key in recipe.overrides:
             layer, _, operand = key.rpartition(".")
-            if not any(name.endswith(f".{layer}") for name in full):
+            if layer not in ROLES and not any(name.endswith(f".{layer}") for name in full):
                 short = [name.rpartition(".")[2] for name in names]
                 nearest = get_close_matches(layer, [*short, *names], n=1, cutoff=0.4)
                 hint = f"did you mean {f'{nearest[0]}.{operand}'!r}? " if nearest else ""
                 self.problem(
                     f"recipes: the override {key!r} names no linear layer of {size}; {hint}"
-                    f"known: {', '.join(short)}"
+                    f"known: {', '.join(short)}; roles: {', '.join(ROLES)}"
                 )
 
     def known(self, what: str, name: object, names: Iterable[str]) -> bool:
@@ -259,7 +246,7 @@ class Reader:
         """Recipes without a granularity take each group size in turn; others stand as they are."""
         given = self.data.get("recipes", [])
         names = self.each("recipes", given, str) if given != [] else []
-        bare = [name for name in names if _BARE_RECIPE.fullmatch(name)]
+        bare = [name for name in names if _is_bare(name)]
         if bare and "group_sizes" not in self.data:
             self.problem(f"recipes: {bare[0]!r} has no granularity: add group_sizes, or write {bare[0]}:g32")
         if "group_sizes" in self.data and not bare:
@@ -347,8 +334,15 @@ def _span(value: object) -> str:
     )
 
 
+def _is_bare(name: str) -> bool:
+    """Whether a granularity is missing: ``w4a4``, or a ready-made name that takes one."""
+    return bool(_BARE_RECIPE.fullmatch(name)) or (name in PRESETS and PRESETS[name].takes_span)
+
+
 def _recipe(text: str) -> str:
     recipe = Recipe.parse(text)
-    if reason := _no_kernel(recipe):
-        raise SpecError(f"{text}: {reason}")
+    try:
+        recipe.check()
+    except SpecError as error:
+        raise SpecError(f"{text}: {error}") from error
     return str(recipe)

@@ -97,10 +97,10 @@ def rounding_error(recipe: str, record: Record) -> float | None:
     """The relative error of a linear layer's output, for weights and inputs of independent normal numbers.
 
     What the formats do to such numbers (:func:`qscale.formats.relmse`), not what they did to the tensors of
-    the run. None where layers differ, or where a format's error is not known.
+    the run. None where layers differ, scales are not those of absmax, or a format's error is not known.
     """
     parsed = Recipe.parse(recipe)
-    if parsed.overrides:
+    if parsed.overrides or parsed.kv or parsed.keep or parsed.quantizer != "absmax":
         return None
     try:
         errors = [_relmse(parsed.weight, record.G_weight), _relmse(parsed.input, record.G_input)]

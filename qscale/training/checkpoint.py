@@ -34,7 +34,7 @@ def save(
             shutil.rmtree(leftover, ignore_errors=True)
         temporary.mkdir(parents=True)
         parameters = dict(model.named_parameters())
-        weights = {name: p.detach().contiguous() for name, p in parameters.items()}
+        weights = {name: p.detach().contiguous() for name, p in _state(model).items()}
         save_file(weights, temporary / "model.safetensors")
         moments = {
             f"{name}.{key}": optimizer.state[p][key].contiguous()
@@ -56,6 +56,17 @@ def save(
             f"checkpoint {folder.name} cannot be written: {error}; free some disk space and run again, "
             "finished work is kept"
         ) from error
+
+
+def _state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and persistent buffers, each once though several layers share it."""
+    lasting = model.state_dict().keys()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in lasting}
+    return {**dict(model.named_parameters()), **buffers}
+
+
+def _is_of_quantizer(name: str) -> bool:
+    return not {"weight_quantizer", "input_quantizer", "kv_quantizers"}.isdisjoint(name.split("."))
 
 
 def sync(path: Path) -> None:
@@ -106,6 +117,8 @@ def restore_newest(
 def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
     """Load weights and optimizer state; return the step and the seconds spent so far.
 
+    What quantizers learn or count stays as it is where the checkpoint is that of a model not yet quantized.
+
     Raises:
         StoreError: The checkpoint cannot be read, or belongs to another model.
     """
@@ -114,8 +127,10 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
         moments = load_file(folder / "optimizer.safetensors")
         state = json.loads((folder / "state.json").read_text())
         with torch.no_grad():
+            for name, tensor in _state(model).items():
+                if name in weights or not _is_of_quantizer(name):
+                    tensor.copy_(weights[name])
             for name, parameter in model.named_parameters():
-                parameter.copy_(weights[name])
                 if f"{name}.step" in moments:
                     optimizer.state[parameter] = {
                         key: moments[f"{name}.{key}"].to("cpu" if key == "step" else parameter.device)

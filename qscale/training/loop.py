@@ -25,7 +25,6 @@ from qscale.data import tokenizer
 from qscale.data.batches import TrainingBatches, evaluation_sequences
 from qscale.data.corpus import Corpus
 from qscale.errors import CorpusError, QScaleError, StoreError
-from qscale.formats import Recipe
 from qscale.models.families import build
 from qscale.models.surgery import quantize_model
 from qscale.records import Record
@@ -93,8 +92,12 @@ class _Training:
         )
 
     def quantize(self, recipe: str | None) -> None:
-        if recipe is not None:
-            quantize_model(self.model, Recipe.parse(recipe))
+        if recipe is None:
+            return
+        before = set(self.model.parameters())
+        quantize_model(self.model, recipe, self.config.model.role)
+        if learned := [p for p in self.model.parameters() if p not in before]:
+            self.optimizer.add_param_group({"params": learned, "weight_decay": 0.0})
 
     def restore(self, candidates: Sequence[Path]) -> bool:
         found = checkpoint.restore_newest(candidates, self.model, self.optimizer)

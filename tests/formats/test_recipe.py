@@ -8,6 +8,8 @@ from strategies import recipes
 
 from qscale.errors import SpecError
 from qscale.formats import QuantSpec, Recipe
+from qscale.formats.presets import PRESETS
+from qscale.formats.rotations import Rotation
 
 
 @given(recipes())
@@ -60,6 +62,18 @@ def test_override_wins_for_the_layers_it_names():
         ("w4a4:g32,w=int4:g32", "gives weight twice"),
         ("w4a4:g32,down_proj=int8:g32", "name a layer and its operand"),
         ("w4a4:g32,q=", "not of the form name=value"),
+        ("w4a4:g32,q=lsg", "did you mean 'lsq'"),
+        ("w4a4:g32,q=clip", "clip takes a ratio, such as clip"),
+        ("w4a4:g32,q=clip(2)", "ratio is a number above 0 and up to 1"),
+        ("w4a4:g32,q=lac(0.5)", "takes no parameter"),
+        ("w4a4:g32,q=lwc/lac/lsq", "give one, or weight/input"),
+        ("w4a4:g32,rot=hadamard", "use hadamard:128, hadamard:full"),
+        ("w4a4:g32,keep=middle", "blocks to keep are first, last, first"),
+        ("w4a4:g32,kv=int4:channel", "use token"),
+        ("lsq-w4a4", "lsq-w4a4 needs a granularity"),
+        ("quest-w4a4:g32", "quest-w4a4 takes no granularity"),
+        ("chen2025-w4a4:32", "takes g<elements> or channel, not '32'"),
+        ("quest-w4b4", "or a name: .*quest-w4a4.*chen2025-w4a4:G|or a name: .*chen2025-w4a4:G.*quest-w4a4"),
         ("", "cannot be read"),
         (None, "not None"),
     ],
@@ -72,3 +86,75 @@ def test_text_that_cannot_be_read_says_why(text, message):
 def test_json_with_an_unknown_field_is_refused():
     with pytest.raises(SpecError, match="unknown recipe field 'weigth'"):
         Recipe.from_json({"weigth": "int4:g32"})
+
+
+@pytest.mark.parametrize(
+    ("text", "weight", "inputs"),
+    [
+        ("q=absmax/lac", "absmax", "lac"),
+        ("q=absmax/absmax", "absmax", "absmax"),
+        ("q=clip(0.90)/lac", "clip(0.9)", "lac"),
+        ("q=lsq", "lsq", "lsq"),
+    ],
+)
+def test_quantizers_of_weight_and_input(text, weight, inputs):
+    recipe = Recipe.parse(f"w4a4:g32,{text}")
+    assert (recipe.quantizer_for("weight"), recipe.quantizer_for("input")) == (weight, inputs)
+    assert Recipe.parse(str(recipe)) == recipe
+
+
+def test_override_of_a_role_serves_layers_that_have_it():
+    recipe = Recipe.parse("w4a4:g32,fc2.input=int8:g32,special.down_proj.input=none")
+    assert str(recipe.spec_for("model.layers.0.mlp.down_proj", "input", "fc2")) == "int8:g32"
+    assert str(recipe.spec_for("model.layers.0.mlp.down_proj", "input", "fc1")) == "int4:g32"
+    assert str(recipe.spec_for("model.layers.0.mlp.down_proj", "input")) == "int4:g32"
+    assert str(recipe.spec_for("model.layers.0.mlp.down_proj", "weight", "fc2")) == "int4:g32"
+    assert recipe.spec_for("model.special.down_proj", "input", "fc2") is None
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_ready_made_name_is_a_recipe_that_its_quantizers_serve(name):
+    for span in (":g32", ":g256", ":channel") if PRESETS[name].takes_span else ("",):
+        recipe = Recipe.parse(name + span)
+        recipe.check()
+        assert Recipe.parse(str(recipe)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("w4a4-fc2a8:g128", "w4a4:g128,fc2.input=int8:g128"),
+        ("chen2025-w4a4:g128", "w4a4:g128@chen2025"),
+        ("chen2025-w4a4:g256", "w4a4:g256@chen2025,q=absmax/lac"),
+        ("quest-w4a4,kv=int4:g32", "w4a4:channel,rot=hadamard:128,q=quest,kv=int4:g32"),
+        ("mxfp4", "w=mxfp4,a=mxfp4"),
+    ],
+)
+def test_name_stands_for_this_recipe(name, text):
+    assert str(Recipe.parse(name)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "block"),
+    [
+        ("hadamard:128", 256, 128),
+        ("hadamard:128", 96, 32),
+        ("hadamard:128", 64, 64),
+        ("hadamard:full", 96, 32),
+        ("hadamard:full", 64, 64),
+        ("hadamard:12", 24, 8),
+    ],
+)
+def test_rotation_takes_the_block_asked_for_or_the_largest_power_of_two_that_divides(text, width, block):
+    assert Rotation.parse(text).block_for(width) == block
+
+
+def test_rotation_of_an_odd_width_is_refused():
+    with pytest.raises(SpecError, match="axis of 33 elements has no even block"):
+        Rotation.parse("hadamard:128").block_for(33)
+
+
+def test_kept_blocks():
+    kept = {keep: Recipe.parse(f"w4a4:g32,keep={keep}").kept_blocks(5) for keep in ("first", "first+last")}
+    assert kept == {"first": {0}, "first+last": {0, 4}}
+    assert Recipe.parse("w4a4:g32").kept_blocks(5) == frozenset()

@@ -120,6 +120,29 @@ def test_trunk_stopped_and_resumed_gives_the_same_bytes(config, corpus, tmp_path
     assert steps == [10, 20, 30]
 
 
+@pytest.mark.parametrize("mode", ["cooldown", "scratch"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "w=int4:g16:stochastic,a=int4:g16:stochastic",
+        "w4a4:g16,q=lsq,kv=int4:g16",
+        "quest-w4a4",
+        "lwc-lac-w4a4:g16",
+    ],
+)
+def test_what_quantizers_learn_and_draw_is_resumed_to_the_bit(config, corpus, tmp_path, recipe, mode):
+    run = config(mode=mode, recipe=recipe)
+    whole = _ladder(run, tmp_path / "whole", corpus)
+    trunk, folder = tmp_path / "cut" / "trunk", tmp_path / "cut" / "run"
+    assert not loop.run_trunk(run, [run.branch_step], trunk, corpus, should_stop=_StopAfter(7))
+    assert loop.run_trunk(run, [run.branch_step], trunk, corpus)
+    assert loop.run_branch(run, folder, trunk, corpus, should_stop=_StopAfter(3)) is None
+    record = loop.run_branch(run, folder, trunk, corpus)
+    files = [paths.eval_losses(path).read_bytes() for path in (folder, tmp_path / "whole" / run.run_id)]
+    assert files[0] == files[1]
+    assert record.loss == whole.loss < np.log(256) - 1
+
+
 @pytest.mark.parametrize("damage", ["", "\n", "\0\0\0\n"])
 def test_curve_torn_by_a_kill_goes_on_whole(config, corpus, tmp_path, damage):
     run = config()

@@ -1,0 +1,59 @@
+"""Hadamard rotations around a quantizer."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qscale.formats import QuantSpec
+from qscale.kernels import hadamard, rotate_fake_quant
+from qscale.quantizers.absmax import Absmax
+from qscale.quantizers.quantizer import Quantizer
+
+
+class Rotated(nn.Module):
+    """Rotates its input along the last axis, then quantizes: ``Q(x D H)``, in the rotated basis.
+
+    Inputs and weights of a layer are rotated alike, so that their product is that of the plain ones up to
+    rounding: ``y = Q(x D H) Q(W D H)^T``. The gradient is that of the quantizer, rotated back. Source:
+    Ashkboos et al. 2024 (QuaRot, arXiv:2404.00456); Panferov et al. 2025 (arXiv:2502.05003).
+
+    Args:
+        quantizer: None rotates only.
+        block: As for ``qscale.hadamard``.
+        signs: D, one for each element of the axis or of a block, or None.
+    """
+
+    signs: Tensor | None
+
+    def __init__(self, quantizer: Quantizer | None, block: int, signs: Tensor | None = None) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+        self.block = block
+        self.register_buffer("signs", signs, persistent=False)  # made anew from the layer's name
+        self.repeats = quantizer is None or quantizer.repeats
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rotate and fake-quantize ``x``."""
+        if isinstance(self.quantizer, Absmax):  # both in one pass
+            return rotate_fake_quant(x, self.quantizer.text, self.block, self.signs)
+        x = hadamard(x, self.block, self.signs)
+        return x if self.quantizer is None else self.quantizer(x)  # type: ignore[no-any-return]
+
+    @property
+    def spec(self) -> QuantSpec | None:
+        """That of the quantizer."""
+        return None if self.quantizer is None else self.quantizer.spec
+
+    def extra_repr(self) -> str:
+        return f"block={self.block}{', signs' if self.signs is not None else ''}"
+
+
+def signs_of(name: str, width: int) -> Tensor:
+    """Random signs for each element of an axis: a function of ``name`` alone, the same in every release."""
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+    bits = np.random.RandomState(seed).randint(0, 2, width)
+    return torch.from_numpy(1.0 - 2.0 * bits).float()

@@ -1,0 +1,129 @@
+"""The quantized layer: its gradients, what it keeps, and inputs in common."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from qscale.formats import QuantSpec
+from qscale.quantizers import Absmax, QuantLinear, Rotated, Shared, make_quantizer
+
+SPEC = QuantSpec.parse("int4:g16")
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def layer(method="absmax", *, block=None, bias=False, spec=SPEC):
+    linear = nn.Linear(40, 24, bias=bias)
+    with torch.no_grad():
+        for p in linear.parameters():
+            p.copy_(torch.randn(p.shape, generator=seeded(p.ndim)))
+    weight = make_quantizer(method, spec, operand="weight", shape=(24, 40))
+    inputs = make_quantizer("absmax", SPEC, operand="input", shape=(40,))
+    if block:
+        weight, inputs = Rotated(weight, block), Rotated(inputs, block)
+    return QuantLinear.from_linear(linear, weight, inputs)
+
+
+def tokens(*shape):
+    return torch.randn(*(shape or (2, 5)), 40, generator=seeded(7))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("block", [None, 8])
+@pytest.mark.parametrize("method", ["absmax", "clip(0.8)", "lwc", "lsq", "quest", "statsq"])
+def test_layer_has_the_bits_and_gradients_of_quantizing_and_multiplying(method, block, bias):
+    one = layer(method, block=block, bias=bias)
+    two = copy.deepcopy(one)
+    x, y = tokens().requires_grad_(), tokens().requires_grad_()
+    grad = torch.randn(2, 5, 24, generator=seeded(8))
+    a = one(x)
+    b = nn.functional.linear(two.input_quantizer(y), two.weight_quantizer(two.weight), two.bias)
+    a.backward(grad)
+    b.backward(grad)
+    assert torch.equal(a, b)
+    torch.testing.assert_close(x.grad, y.grad)
+    for p, q in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+
+
+def test_backward_keeps_no_quantized_weight():
+    saved = []
+
+    def pack(t):
+        saved.append(t)
+        return t
+
+    one = layer()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        one(tokens().requires_grad_())
+    assert [t.shape for t in saved if t.shape == one.weight.shape] == [one.weight.shape]
+    assert any(t.data_ptr() == one.weight.data_ptr() for t in saved)
+
+
+def test_weight_that_changes_before_backward_is_an_error():
+    one = layer()
+    y = one(tokens())
+    with torch.no_grad():
+        one.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_random_weight_is_the_same_in_backward():
+    one = layer(spec=QuantSpec.parse("int2:g16:stochastic"))
+    x = tokens().requires_grad_()
+    grad = torch.randn(2, 5, 24, generator=seeded(8))
+    one(x).backward(grad)
+    again = layer(spec=QuantSpec.parse("int2:g16:stochastic"))
+    torch.testing.assert_close(x.grad, grad @ again.weight_quantizer(again.weight).detach())
+
+
+@pytest.mark.parametrize("method", ["absmax", "lwc"])
+def test_evaluation_computes_the_weight_once_until_it_changes(method):
+    one = layer(method, block=8).eval()
+    calls = []
+    one.weight_quantizer.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        first = one(tokens())
+        assert torch.equal(one(tokens()), first)
+        assert len(calls) == 1
+        assert torch.equal(one.train()(tokens()), first)
+        one.eval()
+        one.weight.mul_(1.5)
+        changed = one(tokens())
+        assert not torch.equal(changed, first)
+        for p in one.weight_quantizer.parameters():
+            p.mul_(0.5)
+        again = one(tokens())
+        assert torch.equal(again, changed) == (method == "absmax")
+        assert torch.equal(one.train()(tokens()), again)
+    assert torch.equal(one.eval()(tokens()), again)  # with gradients nothing is kept
+
+
+def test_shared_input_is_quantized_once_for_all_its_users():
+    calls = []
+    inner = Absmax(SPEC)
+    inner.register_forward_hook(lambda *_: calls.append(1))
+    shared = Shared(inner, 3)
+    x = tokens().requires_grad_()
+    results = [shared(x) for _ in range(3)]
+    assert len(calls) == 1
+    assert results[0] is results[2]
+    assert shared._seen is None
+    sum(r.sum() for r in results).backward()
+    assert (x.grad == 3).all()
+    shared(x)
+    shared(tokens())
+    assert len(calls) == 3
+    with torch.no_grad():
+        x.add_(1)
+        assert torch.equal(shared(x), inner(x))
+        before = shared(x)
+        x.add_(1)
+        assert not torch.equal(shared(x), before)
+    copy.deepcopy(shared)
+    assert shared(x).requires_grad

@@ -13,7 +13,7 @@ from qscale.formats.recipe import ROLES
 from qscale.formats.rotations import Rotation
 from qscale.kernels.hadamard_matrices import decompose
 from qscale.models.attention import quantize_keys_and_values
-from qscale.quantizers import QuantLinear, Quantizer, Rotated, Shared, make_quantizer, signs_of
+from qscale.quantizers import Quantizer, QuantLinear, Rotated, Shared, make_quantizer, signs_of
 
 Roles = Mapping[str, str] | Callable[[str], str | None]
 

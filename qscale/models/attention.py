@@ -39,7 +39,7 @@ def quantize_keys_and_values(model: nn.Module, spec: QuantSpec, attentions: dict
     """
     config = getattr(model, "config", None)
     chosen = getattr(config, "_attn_implementation", None)
-    if config is None or chosen not in ("sdpa", NAME):
+    if chosen not in ("sdpa", NAME):
         raise ConfigError(
             f"kv={spec}: the attention of {type(model).__name__} is {chosen!r}; build the model with 'sdpa'"
         )
@@ -56,7 +56,7 @@ def quantize_keys_and_values(model: nn.Module, spec: QuantSpec, attentions: dict
         )
         module.kv_quantizers.train(module.training)
     _register()
-    config._attn_implementation = NAME
+    setattr(config, "_attn_implementation", NAME)  # noqa: B010 - any object that has it
 
 
 def _register() -> None:

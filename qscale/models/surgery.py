@@ -13,7 +13,7 @@ from qscale.formats.recipe import ROLES
 from qscale.formats.rotations import Rotation
 from qscale.kernels.hadamard_matrices import decompose
 from qscale.models.attention import quantize_keys_and_values
-from qscale.quantizers import QuantLinear, Rotated, Shared, make_quantizer, signs_of
+from qscale.quantizers import Quantizer, QuantLinear, Rotated, Shared, make_quantizer, signs_of
 
 Roles = Mapping[str, str] | Callable[[str], str | None]
 
@@ -142,35 +142,35 @@ def _replace(model: nn.Module, recipe: Recipe, group: list[_Layer]) -> None:
     first = group[0]
     common = first.name if len(group) == 1 else f"{first.parent}.{first.role}"
     width = first.linear.in_features
-    inputs: nn.Module | None = None
+    alone: Quantizer | None = None
     if first.input is not None:
-        inputs = make_quantizer(
+        alone = make_quantizer(
             recipe.quantizer_for("input"),
             first.input,
             operand="input",
             shape=(width,),
             name=f"{common}.input",
         )
-    inputs = _rotated(inputs, recipe, common, width)
+    inputs = _rotated(alone, recipe, common, width)
     if inputs is not None and len(group) > 1:
         inputs = Shared(inputs, len(group))
     for layer in group:
-        weight: nn.Module | None = None
+        own: Quantizer | None = None
         if layer.weight is not None:
-            weight = make_quantizer(
+            own = make_quantizer(
                 recipe.quantizer_for("weight"),
                 layer.weight,
                 operand="weight",
                 shape=tuple(layer.linear.weight.shape),
                 name=f"{layer.name}.weight",
             )
-        weight = _rotated(weight, recipe, common, width)
+        weight = _rotated(own, recipe, common, width)
         new = QuantLinear.from_linear(layer.linear, weight, inputs)
         new.train(layer.linear.training).to(layer.linear.weight.device)
         setattr(model.get_submodule(layer.parent), layer.name.rpartition(".")[2], new)
 
 
-def _rotated(quantizer: nn.Module | None, recipe: Recipe, name: str, width: int) -> nn.Module | None:
+def _rotated(quantizer: Quantizer | None, recipe: Recipe, name: str, width: int) -> nn.Module | None:
     if recipe.rotation is None:
         return quantizer
     rotation = Rotation.parse(recipe.rotation)

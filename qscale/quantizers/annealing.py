@@ -58,7 +58,8 @@ class Annealing:
         u = (weight / scale).clamp(-1, 1 - 1e-6) * n - 0.5
         boundary = (u - 0.5).round() + 0.5
         inner = (boundary > -n) & (boundary < n - 1)
-        return inner & ((u - boundary).abs() <= self.radius)
+        free: Tensor = inner & ((u - boundary).abs() <= self.radius)
+        return free
 
     @property
     def free_fraction(self) -> float:

@@ -28,7 +28,8 @@ class ScaledRounding:
     def __init__(self, spec: QuantSpec, gate: Gate, gradient_scale: float = 1.0) -> None:
         self.spec, self.text, self.gate, self.gradient_scale = spec, str(spec), gate, gradient_scale
         self.op, self.arguments, _, _ = plan(self.text)
-        self.low, self.high = self.arguments[:2] if self.op == "fake_quant_int" else (0, 0)
+        ends: tuple[int, ...] = self.arguments[:2] if self.op == "fake_quant_int" else (0, 0)
+        self.low, self.high = ends
         # What is inside includes the ends, and the gradient that is used here does not.
         self.gate_ends = (_below(float(self.low)), -_below(-float(self.high)))
 

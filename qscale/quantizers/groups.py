@@ -42,7 +42,8 @@ def group_rms(x: Tensor, spec: QuantSpec) -> Tensor:
     axis = x.shape[-1]
     length = spec.group_length(axis)
     norms = torch.linalg.vector_norm(grouped(x, length), dim=-1, dtype=torch.float32)
-    return norms.div_(length**0.5 if axis % length == 0 else lengths(axis, length, x).sqrt())
+    rms: Tensor = norms.div_(length**0.5 if axis % length == 0 else lengths(axis, length, x).sqrt())
+    return rms
 
 
 def group_absmax(x: Tensor, spec: QuantSpec) -> Tensor:

@@ -70,7 +70,7 @@ class QuantLinear(nn.Linear):
     def train(self, mode: bool = True) -> QuantLinear:
         """As every module; the kept weight is let go."""
         self._folded = None
-        return super().train(mode)  # type: ignore[return-value]
+        return super().train(mode)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_folded": None}

@@ -51,5 +51,5 @@ def make_quantizer(
     if known == "lac":
         return LAC(spec, shape[-1])
     if known in ("lwc", "lsq", "seq"):
-        return {"lwc": LWC, "lsq": LSQ, "seq": SEQ}[known](spec, shape)  # type: ignore[abstract]
-    return {"quest": Quest, "statsq": StatsQ}[known](spec)  # type: ignore[abstract]
+        return {"lwc": LWC, "lsq": LSQ, "seq": SEQ}[known](spec, shape)
+    return {"quest": Quest, "statsq": StatsQ}[known](spec)

@@ -41,7 +41,7 @@ class Rotated(nn.Module):
         if isinstance(self.quantizer, Absmax):  # both in one pass
             return rotate_fake_quant(x, self.quantizer.text, self.block, self.signs)
         x = hadamard(x, self.block, self.signs)
-        return x if self.quantizer is None else self.quantizer(x)  # type: ignore[no-any-return]
+        return x if self.quantizer is None else self.quantizer(x)
 
     @property
     def spec(self) -> QuantSpec | None:

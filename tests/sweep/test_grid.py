@@ -190,7 +190,7 @@ REFUSED = {
     "missing-key": ("recipes: [w4a4:g32]", "the key 'sizes' is missing; the key 'tokens' is missing"),
     "zero-group": (TEXT.replace("[16, 32]", "[0]"), "0 is not a positive group size"),
     "unknown-format": (TEXT.replace("[w4a4]", "[w4a4, 'w=int44:g32']"), "unknown format 'int44'"),
-    "no-kernel": (TEXT.replace("[w4a4]", "[w4a4, 'w=int4:g8@quest']"), "no kernel yet; there are"),
+    "no-kernel": (TEXT.replace("[w4a4]", "[w4a4, 'w=int4:g8@quest']"), "has no kernel; there are"),
     "no-granularity": (TEXT.replace("group_sizes: [16, 32]\n", ""), "'w4a4' has no granularity"),
     "idle-groups": (TEXT.replace("w4a4", "w4a4:g32"), "group_sizes: no recipe takes them"),
     "unknown-mode": (TEXT + "modes: [cooldwn]", "did you mean 'cooldown'"),

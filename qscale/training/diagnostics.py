@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qscale.formats import QuantSpec
 from qscale.models.ladder import ModelShape
 from qscale.quantizers import QuantLinear
 
@@ -177,11 +178,12 @@ class Oscillations:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.layers = {
-            name: layer
-            for name, layer in model.named_modules()
-            if isinstance(layer, QuantLinear) and getattr(layer.weight_quantizer, "spec", None) is not None
-        }
+        self.layers: dict[str, QuantLinear] = {}
+        self.groups: dict[str, int | None] = {}  #: elements in a group of weights; None: a row
+        for name, layer in model.named_modules():
+            spec = getattr(getattr(layer, "weight_quantizer", None), "spec", None)
+            if isinstance(layer, QuantLinear) and isinstance(spec, QuantSpec):
+                self.layers[name], self.groups[name] = layer, spec.group_size
         self._last: dict[str, Tensor] = {}
         self._moved: dict[str, Tensor] = {}
         self._average: dict[str, Tensor] = {}
@@ -192,8 +194,7 @@ class Oscillations:
         for name, layer in self.layers.items():
             assert layer.weight_quantizer is not None
             q = layer.weight_quantizer(layer.weight)
-            spec = layer.weight_quantizer.spec
-            code = q / _group_absmax(q, spec.group_size)  # type: ignore[union-attr]
+            code = q / _group_absmax(q, self.groups[name])
             if name not in self._last:
                 self._last[name] = code
                 self._moved[name], self._average[name] = torch.zeros_like(code), torch.zeros_like(code)

@@ -27,7 +27,10 @@ _TRAINING = ("batch_sequences", "context", "learning_rate", "warmup_steps", "eva
 @click.option("--recipe", multiple=True, help="Such as w4a4:g32 or w4a16:channel; repeatable.")
 @click.option("--mode", default="cooldown", show_default=True, help="cooldown or scratch.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the weights and the token order.")
-@click.option("--corpus", default="python", show_default=True, help="python, or file:PATH.")
+@click.option(
+    "--corpus", default="python", show_default=True, help="python, file:PATH or hf:NAME,bytes=100M."
+)
+@click.option("--tokenizer", default="bytes", show_default=True, help="bytes, bpe:4096 or file:PATH.")
 @click.option("--batch-sequences", type=int, help="Sequences in one step.")
 @click.option("--context", type=int, help="Tokens in one sequence.")
 @click.option("--learning-rate", type=float, help="Peak rate of AdamW.")
@@ -97,6 +100,7 @@ def _store(config: Path | None, out: Path, flags: dict[str, Any], replace: bool)
             raise ConfigError("say how many tokens to train on: --tokens 1M")
         axes = {
             "corpus": flags["corpus"],
+            "tokenizer": None if flags["tokenizer"] == "bytes" else flags["tokenizer"],
             "sizes": [flags["size"]],
             "tokens": list(flags["tokens"]),
             "recipes": list(flags["recipe"]),

@@ -11,6 +11,8 @@ from functools import partial
 from reprlib import repr as short_repr
 from typing import Any, TypeVar
 
+from qscale.data.hub import HubSource
+from qscale.data.tokenizer import parse
 from qscale.errors import ConfigError, SpecError
 from qscale.formats import Recipe, has_kernel
 from qscale.formats.calls import served
@@ -18,9 +20,20 @@ from qscale.models.ladder import ModelShape, shape_of
 from qscale.sweep.grid import Study, name_of
 from qscale.units import parse_count, short_count
 
-KEYS = ("corpus", "sizes", "tokens", "recipes", "group_sizes", "modes", "seeds", "training", "workers")
+KEYS = (
+    "corpus",
+    "tokenizer",
+    "sizes",
+    "tokens",
+    "recipes",
+    "group_sizes",
+    "modes",
+    "seeds",
+    "training",
+    "workers",
+)
 STUDY_MODES = ("cooldown", "scratch")
-CORPORA = ("python", "file:PATH")
+CORPORA = ("python", "file:PATH", "hf:NAME")
 
 #: Fields of RunConfig that ``training`` may set, and the type of each.
 TRAINING: dict[str, type] = {
@@ -81,6 +94,7 @@ class Reader:
         sizes = self.sizes()
         study = Study(
             corpus=self.corpus(),
+            tokenizer=self.tokenizer(),
             sizes=sizes,
             tokens=self.by_size("tokens", self.data.get("tokens", []), sizes, parse_count),
             recipes=self.recipes(sizes),
@@ -148,9 +162,23 @@ class Reader:
 
     def corpus(self) -> str:
         name = self.text("corpus", self.data.get("corpus", "python"))
-        if name and not re.match("file:.", name):
+        if name.startswith("hf:"):
+            try:
+                return str(HubSource.parse(name))
+            except ConfigError as error:
+                self.problem(str(error))
+        elif name and not re.match("file:.", name):
             self.known("corpus", name, CORPORA)
         return name
+
+    def tokenizer(self) -> str:
+        name = self.text("tokenizer", self.data.get("tokenizer", "bytes"))
+        try:
+            kind, argument = parse(name) if name else ("bytes", "")
+        except ConfigError as error:
+            self.problem(str(error))
+            return "bytes"
+        return f"{kind}:{argument}" if argument else kind
 
     def each(self, key: str, value: object, read: Callable[[Any], T]) -> list[T]:
         """Every value of a list (or the one value), read; problems are noted under the key."""

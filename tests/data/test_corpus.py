@@ -56,7 +56,7 @@ def test_exact_copies_count_once(tmp_path):
 @given(line=st.integers(0, 200_000), lines=st.integers(0, 9), tail=st.integers(0, 200_000))
 def test_blocks_of_one_text_join_to_the_text(line, lines, tail):
     data = (b"a" * line + b"\n") * lines + b"b" * tail
-    blocks = list(corpus._blocks(data))
+    blocks = list(corpus.blocks(data))
     assert b"".join(blocks) == data
     assert all(len(block) >= 65536 for block in blocks[:-1])
 

@@ -71,6 +71,19 @@ class Subwords:
             max(size, int(argument)) if kind == "bpe" else size,
         )
 
+    def ids(self, documents: Iterable[bytes]) -> np.ndarray:
+        """The token ids of :meth:`encode`, in about a third of its time."""
+        pieces = _with_ends(documents)
+        texts = [piece for piece in pieces if isinstance(piece, str)]
+        encodings = iter(self._encoder.encode_batch_fast(texts, add_special_tokens=False))
+        found: list[int] = []
+        for piece in pieces:
+            if isinstance(piece, str):
+                found += next(encodings).ids
+            else:
+                found += self._ending if piece is None else self._byte_tokens(piece)
+        return np.array(found, dtype=np.int64)
+
     def encode(self, documents: Iterable[bytes]) -> tuple[np.ndarray, np.ndarray]:
         """Documents, each with the token that ends it where there is one.
 
@@ -81,7 +94,7 @@ class Subwords:
             Token ids, and the bytes of text that each stands for: int64, one dimension. Where one character
             is shared by tokens that are not bytes themselves, the last of them has its bytes.
         """
-        pieces = [piece for document in documents for piece in (*_pieces(document), None)]
+        pieces = _with_ends(documents)
         texts = [piece for piece in pieces if isinstance(piece, str)]
         encodings = iter(self._encoder.encode_batch(texts, add_special_tokens=False))
         ids: list[np.ndarray] = []
@@ -94,10 +107,10 @@ class Subwords:
                 sizes = self._sizes(piece, encoding, found)
                 spare = len(piece.encode()) if not len(found) else 0
             elif piece is None:
-                found = np.array([] if self._end is None else [self._end], dtype=np.int64)
+                found = np.array(self._ending, dtype=np.int64)
                 sizes, spare = np.ones(len(found), dtype=np.int64), 0
             else:
-                found, spare = self._byte_tokens(piece), 0
+                found, spare = np.array(self._byte_tokens(piece), dtype=np.int64), 0
                 sizes = np.eye(1, len(found), dtype=np.int64)[0]
             if len(sizes):
                 sizes[0] += carried
@@ -127,18 +140,17 @@ class Subwords:
         return table
 
     @cached_property
-    def _end(self) -> int | None:
+    def _ending(self) -> list[int]:
         for token in (*_ENDS, _letter(DOCUMENT_END[0])):
             if (number := self._encoder.token_to_id(token)) is not None:
-                return int(number)
-        return None
+                return [int(number)]
+        return []
 
-    def _byte_tokens(self, byte: int) -> np.ndarray:
+    def _byte_tokens(self, byte: int) -> list[int]:
         for token in (_letter(byte), f"<0x{byte:02X}>"):
             if (number := self._encoder.token_to_id(token)) is not None:
-                return np.array([number], dtype=np.int64)
-        unknown = self._encoder.encode("\ufffd", add_special_tokens=False).ids
-        return np.array(unknown, dtype=np.int64)
+                return [int(number)]
+        return list(self._encoder.encode("\ufffd", add_special_tokens=False).ids)
 
 
 def text_of(name: str, corpus: Corpus) -> str:
@@ -217,6 +229,11 @@ def _pieces(document: bytes) -> Iterator[str | int]:
         else:
             if text:
                 yield text
+
+
+def _with_ends(documents: Iterable[bytes]) -> list[str | int | None]:
+    """The pieces of documents, None after each document."""
+    return [piece for document in documents for piece in (*_pieces(document), None)]
 
 
 def _byte_letters() -> dict[int, str]:

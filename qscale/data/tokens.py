@@ -63,15 +63,18 @@ def _build(corpus: Corpus, tokenizer: Subwords, dtype: str, folder: Path) -> Non
         sizes = []
         for split in ("train", "validation"):
             count = 0
+            # the lengths of the held-out tokens alone are needed
             with (
                 (temporary / f"{split}.bin").open("wb") as ids,
                 (temporary / "lengths.bin").open("wb") as file,
             ):
                 for batch in _batches(getattr(corpus, split)):
-                    found, lengths = tokenizer.encode(batch)
-                    ids.write(found.astype(dtype).tobytes())
-                    if split == "validation":
+                    if split == "train":
+                        found = tokenizer.ids(batch)
+                    else:
+                        found, lengths = tokenizer.encode(batch)
                         file.write(lengths.astype("<u4").tobytes())
+                    ids.write(found.astype(dtype).tobytes())
                     count += len(found)
             sizes.append(count)
         meta = {"lengths": sizes, "corpus": corpus.sha256, "tokenizer": tokenizer.id.text}

@@ -13,7 +13,8 @@ import click
 
 #: The modules that each extra brings; one that is missing is named.
 _EXTRAS = {
-    "train": ("torch", "transformers", "safetensors"),
+    "train": ("torch", "transformers", "safetensors", "tokenizers"),
+    "datasets": ("datasets",),
     "report": ("matplotlib",),
     "ray": ("ray",),
     "bench": ("torchao", "ml_dtypes", "bitsandbytes", "gfloat", "pytest_benchmark"),
@@ -99,7 +100,13 @@ def _corpora() -> list[dict[str, Any]]:
     python = _row(
         "python", bool(present), f"source of {', '.join(present)}" if present else "no package found"
     )
-    return [python, _row("file:PATH", True, "a text file, a jsonl file or a folder of your own")]
+    version = _installed("datasets")
+    detail = f"datasets {version}" if version else "needs datasets: pip install 'qscale[datasets]'"
+    return [
+        python,
+        _row("file:PATH", True, "a text file, a jsonl file or a folder of your own"),
+        _row("hf:NAME", version is not None, detail),
+    ]
 
 
 def _installed(name: str) -> str | None:

@@ -37,7 +37,10 @@ _TRAINING = ("batch_sequences", "context", "learning_rate", "warmup_steps", "eva
 )
 @click.option("--mode", default="cooldown", show_default=True, help="cooldown or scratch.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the weights and the token order.")
-@click.option("--corpus", default="python", show_default=True, help="python, or file:PATH.")
+@click.option(
+    "--corpus", default="python", show_default=True, help="python, file:PATH or hf:NAME,bytes=100M."
+)
+@click.option("--tokenizer", default="bytes", show_default=True, help="bytes, bpe:4096 or file:PATH.")
 @click.option("--batch-sequences", type=int, help="Sequences in one step.")
 @click.option("--context", type=int, help="Tokens in one sequence.")
 @click.option("--learning-rate", type=float, help="Peak rate of AdamW.")
@@ -109,6 +112,7 @@ def _store(config: Path | None, out: Path, flags: dict[str, Any], replace: bool)
             "corpus": flags["corpus"],
             "sizes": [_size(flags["size"])],
             "family": flags["family"],
+            "tokenizer": None if flags["tokenizer"] == "bytes" else flags["tokenizer"],
             "tokens": list(flags["tokens"]),
             "recipes": list(flags["recipe"]),
             "modes": [flags["mode"]],

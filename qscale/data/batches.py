@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from qscale.errors import ConfigError
+
 #: Held-out sequences are the same for every run of a study, whatever its seeds.
 _EVAL_SEED = 20250514
 
@@ -32,7 +34,8 @@ class TrainingBatches:
     """Shuffled sequences for training; every epoch has an order of its own.
 
     The sequences of step ``n`` are numbers ``n * size`` to ``(n + 1) * size`` of one endless list that the
-    seed fixes, so a resumed run or a branch needs its step number and nothing else.
+    seed fixes, so a resumed run or a branch needs its step number and nothing else, and batch size, workers
+    and ranks change nothing about the list.
     """
 
     def __init__(self, stream: np.ndarray, context: int, seed: int) -> None:
@@ -41,11 +44,23 @@ class TrainingBatches:
         self._epoch = -1
         self._indices = np.empty(0, dtype=np.int64)
 
-    def batch(self, step: int, size: int) -> np.ndarray:
-        """Tokens of one step: int64, ``(size, context + 1)``."""
+    def batch(self, step: int, size: int, *, rank: int = 0, ranks: int = 1) -> np.ndarray:
+        """Tokens of one step: int64, ``(size / ranks, context + 1)``.
+
+        Of ``ranks`` processes that share a step, each takes every ``ranks``-th of its ``size`` sequences, the
+        first of them number ``rank``.
+
+        Raises:
+            ConfigError: The ranks do not divide the batch.
+        """
+        if size % ranks:
+            raise ConfigError(f"a batch of {size} sequences cannot be shared evenly by {ranks} ranks")
+        return self.sequences(np.arange(step * size + rank, (step + 1) * size, ranks))
+
+    def sequences(self, numbers: np.ndarray) -> np.ndarray:
+        """The sequences of these numbers in the endless list: int64, ``(len(numbers), context + 1)``."""
         count = self.windows.count
-        numbers = np.arange(step * size, (step + 1) * size)
-        rows = np.empty(size, dtype=np.int64)
+        rows = np.empty(len(numbers), dtype=np.int64)
         for epoch in np.unique(numbers // count):
             if epoch != self._epoch:
                 self._indices, self._epoch = _order(count, self.seed, int(epoch)), int(epoch)

@@ -390,16 +390,17 @@ def shape_of(name: str) -> ModelShape:
 
 @cache
 def name_of(shape: ModelShape) -> str:
-    """The name of a size: that of the ladder it is on, or its family and N.
+    """The name of a size: that of the ladder it is on, whatever its vocabulary, or its family and N.
 
     Example:
         >>> name_of(shape_of("tiny-20k").in_family("opt"))
         'tiny-20k-opt'
     """
-    for name, row in SIZES.items():
+    ladder = {name: replace(row, vocab_size=shape.vocab_size) for name, row in SIZES.items()}
+    for name, row in ladder.items():
         if row == shape:
             return name
-    for name, row in SIZES.items():
+    for name, row in ladder.items():
         with suppress(ConfigError):
             if row.in_family(shape.family) == shape:
                 return f"{name}-{shape.family}"

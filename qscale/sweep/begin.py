@@ -16,6 +16,7 @@ from qscale.sweep.worker import check_device
 
 if TYPE_CHECKING:
     from qscale.data.corpus import Corpus
+    from qscale.data.subwords import Subwords
 
 
 def begin(
@@ -28,7 +29,7 @@ def begin(
     Raises:
         StoreError: Training is not installed, or the corpus has changed since the study began.
         CorpusError: The corpus is missing, or too small for the longest run or the evaluation.
-        ConfigError: The device is not there.
+        ConfigError: The device is not there, or the tokenizer's file.
         StudyError: The study began with other threads or on another device.
     """
     for package in ("torch", "transformers", "safetensors"):
@@ -39,11 +40,24 @@ def begin(
     check_device(device)
     study = store.study()
     corpus = corpora.load(store.corpus_name())
-    runs = study.runs(corpus.sha256)
+    made = None
+    if study.tokenizer != "bytes":
+        made = _tokenizer(store, study.tokenizer, corpus, say)
+        corpus = _encoded(corpus, made, say)
+    runs = study.runs(corpus.sha256, made.id if made else None)
     for run in runs:
         corpus.check(run.tokens, run.context, allow_repeat=run.allow_repeat)
         corpus.check_evaluation(run.eval_windows, run.context)
-    store.begin(study.corpus, corpus.sha256, threads=threads, device=device)
+    if made is not None:
+        store.keep_tokenizer(made.id, made.text)
+    store.begin(
+        study.corpus,
+        corpus.sha256,
+        threads=threads,
+        device=device,
+        tokenizer=study.tokenizer,
+        tokenizer_id=made.id if made else None,
+    )
     board = Board(store, jobs(runs))
     retry_failures(board)
     strangers = sum(1 for record in store.records() if record.run_id not in board.runs)
@@ -63,3 +77,23 @@ def begin(
     if done:
         say(f"{done} of {len(board.runs)} runs already done")
     return board, corpus
+
+
+def _tokenizer(store: Store, name: str, corpus: Corpus, say: Callable[[str], None]) -> Subwords:
+    """The tokenizer that the study keeps, or one made now."""
+    from qscale.data import subwords
+
+    text = store.tokenizer_text()
+    if text is None:
+        if name.startswith("bpe:"):
+            say(f"tokenizer {name}: trained on {corpus.name}, unless that was done before")
+        text = subwords.text_of(name, corpus)
+    return subwords.Subwords(name, text)
+
+
+def _encoded(corpus: Corpus, tokenizer: Subwords, say: Callable[[str], None]) -> Corpus:
+    from qscale.data import tokens
+
+    if not tokens.is_cached(corpus, tokenizer):
+        say(f"corpus {corpus.name}: encoded once in tokens of {tokenizer.id.text}, about 1.5 MB a second")
+    return tokens.encoded(corpus, tokenizer)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from qscale.data.tokenizer import TokenizerId, check_vocabulary, planned
 from qscale.errors import ConfigError
 from qscale.formats import Recipe
 from qscale.models.ladder import ModelShape, name_of
@@ -19,6 +20,8 @@ from qscale.units import short_count
 _LEAST_TOKENS_PER_PARAMETER = 15
 #: Below this many optimizer steps delta is inflated (.131 after 201 steps, .064 after 805: N = 20.6k).
 _LEAST_STEPS = 500
+#: What a shape has that says nothing of its vocabulary.
+_VOCABULARY: int = ModelShape.__dataclass_fields__["vocab_size"].default  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +43,7 @@ class Study:
         str, tuple[int, ...]
     ]  #: by size; each is both the seed of the weights and of the token order
     training: Mapping[str, Mapping[str, Any]]  #: by size; fields of RunConfig
+    tokenizer: str = "bytes"  #: as the user names it
     workers: int | None = None  #: does not change any number
 
     @classmethod
@@ -58,11 +62,14 @@ class Study:
         """Read a study file."""
         return cls.parse(read_text(path), str(path))
 
-    def runs(self, corpus_sha256: str) -> list[RunConfig]:
-        """Every run of the grid and its baseline, each once, in the order of the axes."""
+    def runs(self, corpus_sha256: str, tokenizer: TokenizerId | None = None) -> list[RunConfig]:
+        """Every run of the grid and its baseline, each once, in the order of the axes.
+
+        ``tokenizer`` is what the study's tokenizer turned out to be; None before it is made.
+        """
         found: dict[str, RunConfig] = {}
         for point in self.points():
-            config = self.config(corpus_sha256, **point)
+            config = self.config(corpus_sha256, tokenizer, **point)
             for run in (config.baseline(), config):
                 found.setdefault(run.run_id, run)
         return list(found.values())
@@ -80,10 +87,28 @@ class Study:
                             yield {**base, "mode": mode, "recipe": recipe}
 
     def config(
-        self, corpus_sha256: str, *, size: str, tokens: int, mode: Any, recipe: str | None, seed: int
+        self,
+        corpus_sha256: str,
+        tokenizer: TokenizerId | None = None,
+        *,
+        size: str,
+        tokens: int,
+        mode: Any,
+        recipe: str | None,
+        seed: int,
     ) -> RunConfig:
-        """The run at one point; its tokens are rounded to a whole number of steps."""
+        """The run at one point; its tokens are rounded to a whole number of steps.
+
+        A shape that gives no vocabulary has that of the tokenizer.
+
+        Raises:
+            ConfigError: No valid run, or a vocabulary that the tokenizer does not fit in.
+        """
+        tokenizer = tokenizer or planned(self.tokenizer)
         shape = self.sizes[size]
+        if shape.vocab_size == _VOCABULARY:
+            shape = replace(shape, vocab_size=tokenizer.vocab_size)
+        check_vocabulary(tokenizer, shape.vocab_size)
         training = {
             "learning_rate": defaults.learning_rate(shape.N),
             "batch_sequences": defaults.batch_sequences(shape.N),
@@ -100,6 +125,7 @@ class Study:
             recipe=recipe,
             init_seed=seed,
             data_seed=seed,
+            tokenizer=tokenizer.text,
             **training,
         )
 

@@ -16,14 +16,17 @@ from qscale.training.config import RunConfig
 def merged(text: str, new: Study) -> str | None:
     """The study of ``text`` with the tokens, recipes and modes of ``new`` added, as YAML.
 
-    None where one of them is not a single ladder, or the ladders differ in size, corpus, seed or training;
-    ``text`` itself where nothing is new.
+    None where one of them is not a single ladder, or the ladders differ in size, corpus, tokenizer, seed or
+    training; ``text`` itself where nothing is new.
     """
     try:
         old = Study.parse(text)
     except ConfigError:
         return None
-    if not (_is_ladder(old) and _is_ladder(new)) or old.corpus != new.corpus:
+    if not (_is_ladder(old) and _is_ladder(new)) or (old.corpus, old.tokenizer) != (
+        new.corpus,
+        new.tokenizer,
+    ):
         return None
     (size,), (other,) = old.sizes, new.sizes
     if old.seeds[size] != new.seeds[other] or _ladder(old, size) != _ladder(new, other):
@@ -38,6 +41,7 @@ def merged(text: str, new: Study) -> str | None:
     shape = {**old.sizes[size].to_json(), "name": size}
     study = {
         "corpus": old.corpus,
+        "tokenizer": None if old.tokenizer == "bytes" else old.tokenizer,
         "sizes": [size] if _is_known(size) else [shape],
         **axes,
         "seeds": list(old.seeds[size]),

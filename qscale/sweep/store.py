@@ -4,11 +4,13 @@ study.yaml                  the grid as given
 corpus.json                 name and hash of the corpus, so that ids can be made without it; threads, device
 runs/<run_id>/              config.json, curve.jsonl, checkpoint/, eval_losses.npy, and last record.json
 trunks/<trunk_id>/          config.json, curve.jsonl, checkpoint/, branches/
+tokenizers/<sha256>.json    the vocabulary, unless tokens are bytes
 logs/                       what workers said on stderr
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -17,6 +19,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
+from qscale.data.tokenizer import TokenizerId
 from qscale.errors import ConfigError, StoreError, StudyError
 from qscale.records import Record, RecordVersionError
 from qscale.sweep import files
@@ -106,14 +109,16 @@ class Store:
         return Study.read(self.study_file)
 
     def runs(self) -> list[RunConfig]:
-        """The study's runs, made with the corpus that it was begun with; none if it never began."""
+        """The study's runs, with the corpus and tokenizer that it was begun with; none if it never began."""
         study, begun = self.study(), self.corpus()
-        return study.runs(begun["sha256"]) if begun.get("name") == study.corpus else []
+        same = begun.get("name") == study.corpus and _tokenizer_name(begun) == study.tokenizer
+        return study.runs(begun["sha256"], _tokenizer_id(begun)) if same else []
 
     def corpus(self) -> dict[str, Any]:
         """Name and sha256 of the corpus that the study was begun with; empty before that.
 
-        Also ``path`` of a corpus in files, and ``threads`` and ``device``, which change the bits of a run.
+        Also ``path`` of a corpus in files; ``tokenizer``, its name, id and vocabulary, where it is not bytes;
+        and ``threads`` and ``device``, which change the bits of a run.
 
         Raises:
             StoreError: The note is there and cannot be read.
@@ -136,11 +141,20 @@ class Store:
         here = begun.get("name") == name and isinstance(path, str) and Path(path).exists()
         return f"file:{path}" if here else name
 
-    def begin(self, name: str, sha256: str, *, threads: int = 1, device: str = "cpu") -> None:
-        """Note the corpus, and the threads and device that all runs of the study share.
+    def begin(
+        self,
+        name: str,
+        sha256: str,
+        *,
+        threads: int = 1,
+        device: str = "cpu",
+        tokenizer: str = "bytes",
+        tokenizer_id: TokenizerId | None = None,
+    ) -> None:
+        """Note the corpus, its tokenizer, and the threads and device that all runs of the study share.
 
         Raises:
-            StoreError: The same corpus had other bytes when the study began.
+            StoreError: The same corpus had other bytes when the study began, or its tokenizer other tokens.
             StudyError: The study began with other threads or on another device.
         """
         begun = self.corpus()
@@ -150,21 +164,59 @@ class Store:
                 f"{self.path}: the corpus {name!r} has changed since this study began (sha256 {sha256[:12]}, "
                 f"then {begun['sha256'][:12]}); restore it, or start a study in a new folder"
             )
+        if same and tokenizer == _tokenizer_name(begun) and tokenizer_id != (then := _tokenizer_id(begun)):
+            raise StoreError(
+                f"{self.path}: the tokenizer {tokenizer!r} has changed since this study began: it is "
+                f"{tokenizer_id and tokenizer_id.text}, and was {then and then.text}; restore it below "
+                "tokenizers/, or start a study in a new folder"
+            )
         if same and {"threads", "device"} <= begun.keys():
-            then, device_then = begun["threads"], begun["device"]
-            if (then, _kind(device_then)) != (threads, _kind(device)):
+            threads_then, device_then = begun["threads"], begun["device"]
+            if (threads_then, _kind(device_then)) != (threads, _kind(device)):
                 raise StudyError(
-                    f"{self.path}: this study began with {plural(then, 'thread')} on {device_then}; pairs "
-                    f"must share both: give --threads {then} --device {device_then}, or start in a new folder"
+                    f"{self.path}: this study began with {plural(threads_then, 'thread')} on {device_then}; "
+                    f"pairs must share both: give --threads {threads_then} --device {device_then}, or start "
+                    "in a new folder"
                 )
             device = device_then
-        note = {"name": name, "sha256": sha256, "threads": threads, "device": device}
+        note: dict[str, Any] = {"name": name, "sha256": sha256, "threads": threads, "device": device}
+        if tokenizer_id is not None:
+            note["tokenizer"] = {
+                "name": tokenizer,
+                "id": tokenizer_id.text,
+                "vocab_size": tokenizer_id.vocab_size,
+            }
         if name.startswith("file:"):
             path = Path(name.removeprefix("file:")).expanduser().absolute()
             noted = begun.get("path") if same else None
             note["path"] = noted if noted and Path(noted).exists() else str(path)
         if note != begun:
             files.write_whole(self.path / "corpus.json", json.dumps(note) + "\n")
+
+    def tokenizer_text(self) -> str | None:
+        """The JSON of the tokenizer that the study began with; None for bytes, or before it began.
+
+        Raises:
+            StoreError: It is gone or not what it was.
+        """
+        begun = self.corpus()
+        wanted = _tokenizer_id(begun)
+        if wanted is None or _tokenizer_name(begun) != self.study().tokenizer:
+            return None
+        path = self._tokenizer_file(wanted)
+        text = _text(path)
+        if text is None or hashlib.sha256(text.encode()).hexdigest()[:16] != path.stem:
+            raise StoreError(f"{path} is gone or damaged, and its runs need it: restore it from a copy")
+        return text
+
+    def keep_tokenizer(self, tokenizer: TokenizerId, text: str) -> None:
+        """Write a tokenizer's JSON into the study, named by its hash, unless it is there."""
+        path = self._tokenizer_file(tokenizer)
+        if _text(path) != text:
+            files.write_whole(path, text)
+
+    def _tokenizer_file(self, tokenizer: TokenizerId) -> Path:
+        return self.path / "tokenizers" / f"{tokenizer.text[-16:]}.json"
 
     def orphans(self, study: Study) -> int:
         """How many finished runs of the study as it is now would not belong to ``study``.
@@ -177,8 +229,9 @@ class Store:
         finished = {record.run_id for record in self.records()}
         with suppress(ConfigError):
             finished &= {run.run_id for run in self.runs()}
-        if study.corpus == begun["name"] or _file(study.corpus) == begun.get("path", ""):
-            finished -= {run.run_id for run in study.runs(begun["sha256"])}
+        same = study.corpus == begun["name"] or _file(study.corpus) == begun.get("path", "")
+        if same and study.tokenizer == _tokenizer_name(begun):
+            finished -= {run.run_id for run in study.runs(begun["sha256"], _tokenizer_id(begun))}
         return len(finished)
 
     def run_folder(self, run_id: str) -> Path:
@@ -338,6 +391,17 @@ class Store:
             (self.folder(job) / "failure.json").unlink(missing_ok=True)
         except OSError as error:
             raise files.store_error("clear the failure of", self.folder(job), error) from error
+
+
+def _tokenizer_name(begun: dict[str, Any]) -> str:
+    """The tokenizer in a note of the corpus, as the user named it."""
+    return str(begun.get("tokenizer", {}).get("name", "bytes"))
+
+
+def _tokenizer_id(begun: dict[str, Any]) -> TokenizerId | None:
+    """The tokenizer in a note of the corpus; None for bytes."""
+    note = begun.get("tokenizer")
+    return TokenizerId(note["id"], note["vocab_size"]) if note else None
 
 
 def _kind(device: str) -> str:

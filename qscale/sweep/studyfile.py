@@ -11,6 +11,8 @@ from functools import partial
 from reprlib import repr as short_repr
 from typing import Any, TypeVar
 
+from qscale.data.hub import HubSource
+from qscale.data.tokenizer import parse
 from qscale.errors import ConfigError, SpecError
 from qscale.formats import Recipe
 from qscale.formats.presets import PRESETS
@@ -22,6 +24,7 @@ from qscale.units import parse_count, short_count
 
 KEYS = (
     "corpus",
+    "tokenizer",
     "sizes",
     "family",
     "tokens",
@@ -33,7 +36,7 @@ KEYS = (
     "workers",
 )
 STUDY_MODES = ("cooldown", "scratch")
-CORPORA = ("python", "file:PATH")
+CORPORA = ("python", "file:PATH", "hf:NAME")
 
 #: Fields of RunConfig that ``training`` may set, and the type of each.
 TRAINING: dict[str, type] = {
@@ -81,6 +84,7 @@ class Reader:
         sizes = self.sizes()
         study = Study(
             corpus=self.corpus(),
+            tokenizer=self.tokenizer(),
             sizes=sizes,
             tokens=self.by_size("tokens", self.data.get("tokens", []), sizes, parse_count),
             recipes=self.recipes(sizes),
@@ -149,9 +153,23 @@ class Reader:
 
     def corpus(self) -> str:
         name = self.text("corpus", self.data.get("corpus", "python"))
-        if name and not re.match("file:.", name):
+        if name.startswith("hf:"):
+            try:
+                return str(HubSource.parse(name))
+            except ConfigError as error:
+                self.problem(str(error))
+        elif name and not re.match("file:.", name):
             self.known("corpus", name, CORPORA)
         return name
+
+    def tokenizer(self) -> str:
+        name = self.text("tokenizer", self.data.get("tokenizer", "bytes"))
+        try:
+            kind, argument = parse(name) if name else ("bytes", "")
+        except ConfigError as error:
+            self.problem(str(error))
+            return "bytes"
+        return f"{kind}:{argument}" if argument else kind
 
     def each(self, key: str, value: object, read: Callable[[Any], T]) -> list[T]:
         """Every value of a list (or the one value), read; problems are noted under the key."""

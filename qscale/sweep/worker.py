@@ -216,15 +216,25 @@ def main(arguments: list[str] | None = None) -> int:
             return 1
 
 
-def _main(options: argparse.Namespace, emit: Emit, should_stop: ShouldStop) -> int:
+def _corpus(store: Store) -> Corpus:
+    """The corpus of a study that has begun, in its tokens."""
     from qscale.data import corpus as corpora
 
+    corpus, text = corpora.load(store.corpus_name()), store.tokenizer_text()
+    if text is None:
+        return corpus
+    from qscale.data import subwords, tokens
+
+    return tokens.encoded(corpus, subwords.Subwords(store.study().tokenizer, text))
+
+
+def _main(options: argparse.Namespace, emit: Emit, should_stop: ShouldStop) -> int:
     store = Store(options.study, lambda line: emit({"event": "note", "text": line}))
     board = Board(store, jobs(store.runs()))
     set_threads(options.threads)
     work(
         board,
-        corpora.load(store.corpus_name()),
+        _corpus(store),
         device=options.device,
         emit=emit,
         should_stop=should_stop,

@@ -36,7 +36,7 @@ class RunConfig:
     """
 
     model: ModelShape
-    corpus: str  #: as the user names it: ``python``, ``file:PATH``
+    corpus: str  #: its name; a file of the user's by the hash of its bytes
     corpus_sha256: str  #: of the exact bytes, so that a corpus that changed makes new runs
     tokens: int  #: D: tokens seen, a whole number of steps
     mode: Mode
@@ -56,7 +56,7 @@ class RunConfig:
     gradient_clip: float = 1.0
     eval_windows: int = 1024  #: held-out sequences of ``context`` tokens
     allow_repeat: bool = False  #: more tokens than the corpus has may be asked for
-    tokenizer: str = "bytes"
+    tokenizer: str = "bytes"  #: ``TokenizerId.text``, with the hash of its vocabulary
     numerics_version: int = NUMERICS_VERSION
 
     def __post_init__(self) -> None:

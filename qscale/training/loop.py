@@ -71,7 +71,7 @@ class _Training:
 
     def __post_init__(self) -> None:
         config = self.config
-        tokenizer.check(config.tokenizer, config.model.vocab_size)
+        tokenizer.check(config.tokenizer, self.corpus.tokenizer, config.model.vocab_size)
         if self.corpus.sha256 != config.corpus_sha256:
             raise CorpusError(
                 f"corpus {config.corpus!r} has changed: its sha256 is {self.corpus.sha256[:12]}, the run was "

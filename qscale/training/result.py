@@ -48,7 +48,9 @@ def make_record(
         G_input=inputs,
         loss=None if loss is None else loss.mean,
         loss_se=None if loss is None else loss.se,
-        bits_per_byte=None if loss is None else tokenizer.bits_per_byte(loss.mean),
+        bits_per_byte=None
+        if loss is None
+        else tokenizer.bits_per_byte(loss.mean, corpus.bytes_per_token(config.eval_windows, config.context)),
         eval_tokens=config.eval_windows * config.context,
         diverged=diverged,
         diverged_step=diverged_step,

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qscale.data.batches import TrainingBatches, Windows, evaluation_sequences
+from qscale.errors import ConfigError
 
 
 def _stream(length):
@@ -72,3 +73,24 @@ def test_evaluation_sequences_are_distinct_and_as_many_as_there_are():
 def test_targets_are_the_next_tokens(step):
     rows = TrainingBatches(_stream(401), 8, 0).batch(step, 4)
     assert np.array_equal(rows[:, 1:], rows[:, :-1] + 1)
+
+
+@given(ranks=st.integers(1, 5), share=st.integers(1, 4), step=st.integers(0, 6), seed=st.integers(0, 9))
+def test_ranks_share_a_batch_sequence_by_sequence(ranks, share, step, seed):
+    batches = TrainingBatches(_stream(7 * 4 + 1), 4, seed)
+    whole = batches.batch(step, ranks * share)
+    for rank in range(ranks):
+        part = TrainingBatches(_stream(7 * 4 + 1), 4, seed).batch(step, ranks * share, rank=rank, ranks=ranks)
+        assert np.array_equal(part, whole[rank::ranks])
+
+
+def test_ranks_that_do_not_divide_a_batch_are_refused():
+    with pytest.raises(ConfigError, match="8 sequences cannot be shared evenly by 3 ranks"):
+        TrainingBatches(_stream(41), 4, 0).batch(0, 8, ranks=3)
+
+
+@given(numbers=st.lists(st.integers(0, 500), max_size=9), seed=st.integers(0, 9))
+def test_a_sequence_is_a_function_of_seed_and_number(numbers, seed):
+    rows = TrainingBatches(_stream(41), 4, seed).sequences(np.array(numbers, dtype=np.int64))
+    for row, number in zip(rows, numbers, strict=True):
+        assert np.array_equal(TrainingBatches(_stream(41), 4, seed).batch(number, 1)[0], row)

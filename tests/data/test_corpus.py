@@ -1,6 +1,8 @@
 """Corpora: split by document, the same bytes every time, clear errors."""
 
+import hashlib
 import json
+import os
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qscale.data import corpus
+from qscale.data.batches import TrainingBatches, evaluation_sequences
 from qscale.errors import CorpusError
 
 
@@ -56,7 +59,7 @@ def test_exact_copies_count_once(tmp_path):
 @given(line=st.integers(0, 200_000), lines=st.integers(0, 9), tail=st.integers(0, 200_000))
 def test_blocks_of_one_text_join_to_the_text(line, lines, tail):
     data = (b"a" * line + b"\n") * lines + b"b" * tail
-    blocks = list(corpus._blocks(data))
+    blocks = list(corpus.blocks(data))
     assert b"".join(blocks) == data
     assert all(len(block) >= 65536 for block in blocks[:-1])
 
@@ -118,3 +121,61 @@ def test_python_corpus_is_installed_source_code():
     assert b"import numpy as np" in bytes(loaded.train[:5_000_000])
     assert loaded.validation.dtype == np.uint8
     assert len(loaded.validation) > 50 * 1024
+
+
+def test_batches_of_bytes_are_pinned_so_that_old_runs_can_be_repeated(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for i in range(200):  # the last byte is no UTF-8 in some, and a NUL in one
+        (folder / f"{i:03}.txt").write_bytes((f"document {i} " * (1 + i * 7 % 23)).encode() + bytes([i]))
+    loaded = corpus.load(f"file:{folder}")
+    batches = TrainingBatches(loaded.train, 32, 3)
+    rows = [
+        np.concatenate([batches.batch(step, 8) for step in range(60)]),
+        evaluation_sequences(loaded.validation, 32, 10),
+    ]
+    assert [
+        loaded.sha256[:16],
+        *(hashlib.sha256(r.astype("<i8").tobytes()).hexdigest()[:16] for r in rows),
+    ] == [
+        "5362aac83a815aac",
+        "94adc60572bd6d76",
+        "51e12093db0484c3",
+    ]
+
+
+def test_documents_are_packed_end_to_end_in_the_order_of_their_hashes(tmp_path):
+    texts = [b"one", b"two and", b"\xff\xfe", b"four"]
+    folder = _folder(tmp_path, {})
+    for i, text in enumerate(texts):
+        (folder / f"{i}.txt").write_bytes(text)
+    loaded = corpus.load(f"file:{folder}")
+    held_out, *rest = sorted(texts, key=lambda text: hashlib.sha256(text).digest())
+    assert loaded.validation.tobytes() == held_out + b"\0"
+    assert loaded.train.tobytes() == b"".join(text + b"\0" for text in rest)
+
+
+def test_the_same_relative_path_in_two_folders_is_two_corpora(tmp_path, monkeypatch):
+    found = []
+    for place, text in (("here", "one"), ("there", "two")):
+        folder = tmp_path / place
+        folder.mkdir()
+        path = folder / "x.jsonl"
+        path.write_text("".join(json.dumps({"text": f"{text} {i}"}) + "\n" for i in range(3)))
+        os.utime(path, ns=(10**18, 10**18))  # a copy that keeps its times, and happens to be as long
+        monkeypatch.chdir(folder)
+        found.append(corpus.load("file:x.jsonl").sha256)
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("data", [b"", b"\n \n", b"one document"])
+def test_empty_files_and_single_documents_say_what_is_needed(tmp_path, data):
+    (tmp_path / "x.txt").write_bytes(data)
+    with pytest.raises(CorpusError, match=r"has [01] document\(s\): at least two"):
+        corpus.load(f"file:{tmp_path / 'x.txt'}")
+    assert not list(corpus.cache_folder().iterdir()), "no rubbish left"
+
+
+def test_unknown_corpus_names_the_nearest():
+    with pytest.raises(CorpusError, match="did you mean 'python'"):
+        corpus.load("pyhton")

@@ -52,10 +52,22 @@ class Record:
     baseline_run_id: str | None = None
     delta: float | None = None
     delta_se: float | None = None
+    relmse_weight: float | None = None  #: E[(q - w)^2] / E[w^2], mean over quantized weights at the end
+    relmse_input: float | None = None  #: of the inputs, on held-out sequences
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        for name in ("loss", "loss_se", "delta", "delta_se", "wall_seconds", "tokens_per_second", "epochs"):
+        for name in (
+            "loss",
+            "loss_se",
+            "delta",
+            "delta_se",
+            "wall_seconds",
+            "tokens_per_second",
+            "epochs",
+            "relmse_weight",
+            "relmse_input",
+        ):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, (int, float)) or not math.isfinite(value)):
                 raise StoreError(f"record of run {self.run_id}: {name}={value!r} is not a finite number")

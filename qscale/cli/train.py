@@ -72,6 +72,7 @@ def command(
     from qscale.sweep.executors import outcome
     from qscale.sweep.progress import display
     from qscale.sweep.stopping import StopSignal
+    from qscale.training.how import How
 
     say = _progress.remarks(as_json)
     store = _store(config, out, flags, replace)
@@ -80,7 +81,7 @@ def command(
         board, corpus = begin(store, say, threads=threads, device=device)
         worker.set_threads(threads)
         with display(board, as_json=as_json) as show:
-            worker.work(board, corpus, device=device, emit=show, should_stop=stop)
+            worker.work(board, corpus, How(device=device, emit=show, should_stop=stop))
     ended = outcome(board, stopped=stop())
     if not as_json:
         _results(board)

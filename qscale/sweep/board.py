@@ -27,7 +27,7 @@ class Board:
         self.trunks = {job.id: job for job in jobs if job.kind == "trunk"}
         self.diverged: set[str] = set()  #: runs whose record, as far as it was seen, says so
         self._recorded: set[str] = set()  # runs with a record: it never goes away
-        self._paired: set[str] = set()  # baselines whose losses can be compared with
+        self._usable: set[str] = set()  # runs whose losses and weights serve those that need them
 
     def look(self) -> dict[str, State]:
         """The state of every job now, from one reading of the folders."""
@@ -39,10 +39,10 @@ class Board:
                 if record.diverged:
                     self.diverged.add(run)
         done = self._recorded & self.runs.keys()
-        done -= self._without_losses(done)
+        done -= self._unusable(done)
         needed: dict[str, set[int]] = {trunk: set() for trunk in self.trunks}
         for run, job in self.runs.items():
-            if run not in done:
+            if run not in done and job.trunk_id is not None:
                 needed[job.trunk_id].add(job.steps[0])
         missing = {trunk: self._missing(trunk, steps) for trunk, steps in needed.items()}
         states: dict[str, State] = {}
@@ -51,9 +51,12 @@ class Board:
             states[trunk] = "done" if not missing[trunk] else "failed" if failed else "ready"
         # A baseline before the runs that are compared with it.
         for run, job in sorted(self.runs.items(), key=lambda item: item[1].baseline_id is not None):
-            needs = [] if job.steps[0] not in missing[job.trunk_id] else [states[job.trunk_id]]
-            if job.baseline_id is not None and job.baseline_id not in done:
-                needs.append(states[job.baseline_id])
+            needs = []
+            if job.trunk_id is not None and job.steps[0] in missing[job.trunk_id]:
+                needs.append(states[job.trunk_id])
+            needs += [
+                states[other] for other in (job.source_id, job.baseline_id) if other and other not in done
+            ]
             if run in done:
                 states[run] = "done"
             elif "failure.json" in notes.get(run, ()):
@@ -87,7 +90,13 @@ class Board:
 
     def repair(self, run: Job) -> None:
         """Move a record that this run cannot be done with aside; the caller holds the run's lock."""
-        self.store.repair(run.id, losses=run.config.eval_windows if self._is_compared(run) else None)
+        needed = [job for job in self.runs.values() if run.id in (job.baseline_id, job.source_id)]
+        compared = any(job.baseline_id == run.id for job in needed)
+        self.store.repair(
+            run.id,
+            losses=run.config.eval_windows if compared else None,
+            weights=any(job.source_id == run.id for job in needed),
+        )
 
     def _notes(self, run: str) -> set[str]:
         return self.store.names(f"runs/{run}") & {"record.json", "failure.json"}
@@ -99,23 +108,24 @@ class Board:
         there = self.store.names(str(paths.branch_checkpoint(folder, 0).parent.relative_to(self.store.path)))
         return {step for step in steps if paths.branch_checkpoint(folder, step).name not in there}
 
-    def _without_losses(self, done: set[str]) -> set[str]:
-        """Baselines with a record that undone runs cannot be compared with; their records are read again."""
-        compared = {job.baseline_id for job in self.runs.values() if job.id not in done} & done
+    def _unusable(self, done: set[str]) -> set[str]:
+        """Runs with a record that undone runs cannot use; their records are read again.
+
+        What is compared with a baseline needs its losses, what goes on from a run its weights.
+        """
+        undone = [job for job in self.runs.values() if job.id not in done]
+        compared = {job.baseline_id for job in undone} & done
+        continued = {job.source_id for job in undone} & done
         found = set()
-        for run in compared - self._paired - self.diverged:
+        for run in (compared | continued) - self._usable - self.diverged:
             assert run is not None
-            if self.store.has_losses(run, self.runs[run].config.eval_windows):
-                self._paired.add(run)
+            losses = run not in compared or self.store.has_losses(run, self.runs[run].config.eval_windows)
+            if losses and (run not in continued or self.store.has_weights(run)):
+                self._usable.add(run)
             else:
                 found.add(run)
         self._recorded -= found
         return found
-
-    def _is_compared(self, run: Job) -> bool:
-        if run.baseline_id is not None:
-            return False
-        return any(job.baseline_id == run.id for job in self.runs.values())
 
     def overview(self) -> list[dict[str, Any]]:
         """Every job with its state; ``running`` where a process holds its lock."""

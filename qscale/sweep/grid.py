@@ -70,8 +70,9 @@ class Study:
         found: dict[str, RunConfig] = {}
         for point in self.points():
             config = self.config(corpus_sha256, tokenizer, **point)
-            for run in (config.baseline(), config):
-                found.setdefault(run.run_id, run)
+            for run in (config.baseline(), config.source(), config):
+                if run is not None:
+                    found.setdefault(run.run_id, run)
         return list(found.values())
 
     def points(self) -> Iterator[dict[str, Any]]:

@@ -16,14 +16,16 @@ from qscale.units import short_count
 class Job:
     """One piece of work: a trunk with the steps where branches leave it, or one branch (a run).
 
-    A run needs its trunk's checkpoint at ``steps[0]`` and, where it is quantized, its baseline's record.
+    A run needs its trunk's checkpoint at ``steps[0]``, or the last weights of the run it goes on from, and,
+    where it is quantized, its baseline's record.
     """
 
     kind: Literal["trunk", "run"]
     id: str  #: of the trunk or of the run; also the name of its folder
     config: RunConfig  #: of the run; for a trunk, of the longest run that leaves it
     steps: tuple[int, ...]
-    trunk_id: str
+    trunk_id: str | None  #: None where the run goes on from another
+    source_id: str | None = None  #: of that other run
     baseline_id: str | None
     flops: float
     label: str  #: for people
@@ -44,7 +46,8 @@ def jobs(runs: Iterable[RunConfig]) -> list[Job]:
     trunks: dict[str, list[RunConfig]] = {}
     found = []
     for config in runs:
-        trunks.setdefault(config.trunk_id, []).append(config)
+        if config.mode != "finetune":
+            trunks.setdefault(config.trunk_id, []).append(config)
         found.append(_run(config))
     found += [_trunk(trunk_id, branches) for trunk_id, branches in trunks.items()]
     # Among equals a baseline goes first: others wait for it.
@@ -54,13 +57,15 @@ def jobs(runs: Iterable[RunConfig]) -> list[Job]:
 def _run(config: RunConfig) -> Job:
     per_token = config.model.flops_per_token(config.context)
     trained = (config.steps - config.branch_step) * config.tokens_per_step
+    source = config.source()
     evaluated = config.eval_windows * config.context / 3  # a forward pass is a third of a training step
     return Job(
         kind="run",
         id=config.run_id,
         config=config,
         steps=(config.branch_step,),
-        trunk_id=config.trunk_id,
+        trunk_id=config.trunk_id if source is None else None,
+        source_id=None if source is None else source.run_id,
         baseline_id=None if config.recipe is None else config.baseline().run_id,
         flops=(trained + evaluated) * per_token,
         label=label_of(config),
@@ -87,6 +92,8 @@ def _trunk(trunk_id: str, branches: list[RunConfig]) -> Job:
 def label_of(config: RunConfig) -> str:
     """A run in a few words: size, tokens, recipe, mode, seed."""
     what = "baseline" if config.recipe is None else f"{config.recipe} {config.mode}"
+    if config.finetune_fraction is not None:
+        what += f" {config.finetune_fraction:g}"
     return f"{name_of(config.model)} {short_count(config.tokens)} {what} seed {config.init_seed}"
 
 

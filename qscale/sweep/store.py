@@ -300,7 +300,11 @@ class Store:
             return False
         return isinstance(losses, np.ndarray) and losses.shape == (count,)
 
-    def repair(self, run_id: str, *, losses: int | None = None) -> None:
+    def has_weights(self, run_id: str) -> bool:
+        """Whether the last weights of an unquantized run are there."""
+        return (paths.final_weights(self.run_folder(run_id)) / "model.safetensors").is_file()
+
+    def repair(self, run_id: str, *, losses: int | None = None, weights: bool = False) -> None:
         """Move a record that cannot be used aside; the caller holds the run's lock.
 
         Without the lock, a record that another process has just put right could be moved.
@@ -308,11 +312,14 @@ class Store:
         Args:
             run_id: The run.
             losses: So many losses by sequence are needed as well.
+            weights: Its last weights are needed as well.
         """
         try:
             record = self._read(run_id)
             if record and losses is not None and not record.diverged and not self.has_losses(run_id, losses):
                 raise StoreError("the losses by sequence beside it cannot be read")
+            if record and weights and not record.diverged and not self.has_weights(run_id):
+                raise StoreError("its last weights are not there")
         except RecordVersionError:
             raise
         except StoreError as error:

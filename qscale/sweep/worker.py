@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,28 +26,37 @@ from qscale.sweep.jobs import Job, jobs
 from qscale.sweep.stopping import StopSignal
 from qscale.sweep.store import Store
 from qscale.training import paths
+from qscale.training.how import Emit, How
+from qscale.training.monitor import DivergedError
 
 if TYPE_CHECKING:
     from qscale.data.corpus import Corpus
 
 Event = dict[str, Any]
-Emit = Callable[[Event], None]
-ShouldStop = Callable[[], bool]
 #: Does one job; False when it was stopped before its end.
-Execute = Callable[[Job, Board, "Corpus", str, Emit, ShouldStop], bool]
+Execute = Callable[[Job, Board, "Corpus", How], bool]
 
 _POLL = 0.2  # seconds between two looks for a job; longer while there is none
 _LONGEST_POLL = 2.0
 
 
-def run_job(job: Job, board: Board, corpus: Corpus, device: str, emit: Emit, should_stop: ShouldStop) -> bool:
+def run_job(job: Job, board: Board, corpus: Corpus, how: How) -> bool:
     """Train one trunk or one branch, and write the record of a branch."""
     from qscale.training import loop
+    from qscale.training.result import diverged_record
 
     store = board.store
-    trunk = store.trunk_folder(job.trunk_id)
     if job.kind == "trunk":
-        return _run_trunk(job, board, corpus, device, emit, should_stop)
+        return _run_trunk(job, board, corpus, how)
+    if job.source_id is not None:
+        source = store.record(job.source_id)
+        if source is not None and source.diverged:
+            store.write_record(diverged_record(job.config, corpus, how.device, source.diverged_step or 0))
+            return True
+        start = store.run_folder(job.source_id)
+    else:
+        assert job.trunk_id is not None
+        start = store.trunk_folder(job.trunk_id)
     baseline = None if job.baseline_id is None else store.record(job.baseline_id)
     if job.baseline_id is not None and baseline is None:
         raise StoreError(f"the record of the baseline {job.baseline_id} is gone; run again")
@@ -56,23 +66,20 @@ def run_job(job: Job, board: Board, corpus: Corpus, device: str, emit: Emit, sho
     record = loop.run_branch(
         job.config,
         store.run_folder(job.id),
-        trunk,
+        start,
         corpus,
+        how,
         baseline=baseline,
         baseline_losses=losses,
-        device=device,
-        emit=emit,
-        should_stop=should_stop,
     )
     if record is None:
         return False
-    store.write_record(record)
+    if how.ranks.is_main:
+        store.write_record(record)
     return True
 
 
-def _run_trunk(
-    job: Job, board: Board, corpus: Corpus, device: str, emit: Emit, should_stop: ShouldStop
-) -> bool:
+def _run_trunk(job: Job, board: Board, corpus: Corpus, how: How) -> bool:
     """Train a trunk; where it diverges, so did every run that has yet to leave it."""
     from qscale.training import loop
     from qscale.training.result import diverged_record
@@ -81,26 +88,21 @@ def _run_trunk(
     if not steps:  # what needed them was done by another worker meanwhile
         return True
     try:
-        return loop.run_trunk(
-            job.config, steps, folder, corpus, device=device, emit=emit, should_stop=should_stop
-        )
-    except loop.DivergedError as error:
+        return loop.run_trunk(job.config, steps, folder, corpus, how)
+    except DivergedError as error:
         stranded = board.stranded(job)
         for run in stranded:
             board.store.write_config(run)
-            board.store.write_record(diverged_record(run.config, corpus, device, error.step))
+            board.store.write_record(diverged_record(run.config, corpus, how.device, error.step))
         runs = [run.id for run in stranded]
-        emit({"event": "diverged", "label": job.label, "step": error.step, "runs": runs})
+        how.emit({"event": "diverged", "label": job.label, "step": error.step, "runs": runs})
         return True
 
 
 def work(
     board: Board,
     corpus: Corpus,
-    *,
-    device: str = "cpu",
-    emit: Emit,
-    should_stop: ShouldStop,
+    how: How,
     execute: Execute = run_job,
 ) -> None:
     """Do jobs until all are done, none can be done because of failures, or a stop is asked for.
@@ -109,40 +111,32 @@ def work(
         StoreError: The store cannot be written, for one a full disk: no other job could do better.
     """
     pause = _POLL
-    while not should_stop():
+    while not how.should_stop():
         states = board.look()
         for job in board.jobs:
-            if states[job.id] == "ready" and _take(job, board, corpus, device, emit, should_stop, execute):
+            if states[job.id] == "ready" and _take(job, board, corpus, how, execute):
                 pause = _POLL
                 break
         else:
             # A job that waits needs one that is ready, and another worker has that one.
             if not {"ready", "waiting"} & set(states.values()):
                 return
-            _rest(pause, should_stop)
+            _rest(pause, how.should_stop)
             pause = min(2 * pause, _LONGEST_POLL)
 
 
-def _rest(seconds: float, should_stop: ShouldStop) -> None:
+def _rest(seconds: float, should_stop: Callable[[], bool]) -> None:
     """Sleep, unless a stop is asked for."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and not should_stop():
         time.sleep(_POLL)
 
 
-def _take(
-    job: Job,
-    board: Board,
-    corpus: Corpus,
-    device: str,
-    emit: Emit,
-    should_stop: ShouldStop,
-    execute: Execute,
-) -> bool:
+def _take(job: Job, board: Board, corpus: Corpus, how: How, execute: Execute) -> bool:
     """Try to do one job; False where another process has it, or had it and is done."""
 
     def tell(event: Event) -> None:
-        emit({**event, "id": job.id})
+        how.emit({**event, "id": job.id})
 
     with board.store.lock(job) as held:
         if not held or board.state(job) != "ready":  # it may have changed before the lock was ours
@@ -153,7 +147,7 @@ def _take(
         tell({"event": "started", "kind": job.kind, "label": job.label})
         began = time.monotonic()
         try:
-            finished = execute(job, board, corpus, device, tell, should_stop)
+            finished = execute(job, board, corpus, replace(how, emit=tell))
         except RecordVersionError:  # no failure of this job: nobody should go on here
             raise
         except Exception as error:  # whatever one job dies of, the others go on
@@ -228,16 +222,14 @@ def _corpus(store: Store) -> Corpus:
     return tokens.encoded(corpus, subwords.Subwords(store.study().tokenizer, text))
 
 
-def _main(options: argparse.Namespace, emit: Emit, should_stop: ShouldStop) -> int:
+def _main(options: argparse.Namespace, emit: Emit, should_stop: Callable[[], bool]) -> int:
     store = Store(options.study, lambda line: emit({"event": "note", "text": line}))
     board = Board(store, jobs(store.runs()))
     set_threads(options.threads)
     work(
         board,
         _corpus(store),
-        device=options.device,
-        emit=emit,
-        should_stop=should_stop,
+        How(device=options.device, emit=emit, should_stop=should_stop),
     )
     emit({"event": "exit", "error": None})
     return 0

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,9 +23,16 @@ _KEPT = 2
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
-def save(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, step: int, seconds: float
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """Where a run was when a checkpoint was written."""
+
+    step: int  #: taken so far
+    seconds: float
+    monitor: tuple[int, float, float] = (0, 0.0, math.inf)  #: the fields of ``Monitor``
+
+
+def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> None:
     """Write a checkpoint under a temporary name beside ``folder``, sync it, then rename it.
 
     Raises:
@@ -43,7 +53,7 @@ def save(
             for key in _MOMENTS
         }
         save_file(moments, temporary / "optimizer.safetensors")
-        (temporary / "state.json").write_text(json.dumps({"step": step, "seconds": seconds}))
+        (temporary / "state.json").write_text(json.dumps(_position_json(position)))
         for path in temporary.iterdir():
             sync(path)
         if folder.exists():  # the same step again, after a resume: the bytes are the same
@@ -56,6 +66,56 @@ def save(
             f"checkpoint {folder.name} cannot be written: {error}; free some disk space and run again, "
             "finished work is kept"
         ) from error
+
+
+def _position_json(position: Position) -> dict[str, Any]:
+    """Without the infinity of a lowest average that is not known yet: JSON has none."""
+    seen, average, lowest = position.monitor
+    monitor = [seen, average, lowest if math.isfinite(lowest) else None]
+    return {"step": position.step, "seconds": position.seconds, "monitor": monitor}
+
+
+def _position(data: dict[str, Any]) -> Position:
+    seen, average, lowest = data.get("monitor", (0, 0.0, None))
+    monitor = (int(seen), float(average), math.inf if lowest is None else float(lowest))
+    return Position(step=int(data["step"]), seconds=float(data["seconds"]), monitor=monitor)
+
+
+def save_weights(folder: Path, model: nn.Module) -> None:
+    """Write the weights of a model that has been trained, as ``folder/model.safetensors``, whole or not.
+
+    Raises:
+        StoreError: The disk is full or the folder cannot be written.
+    """
+    target = folder / "model.safetensors"
+    temporary = folder / f".model.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: p.detach().contiguous() for name, p in model.named_parameters()}, temporary)
+        sync(temporary)
+        temporary.replace(target)
+        sync(folder)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(
+            f"the weights of {folder.name} cannot be written: {error}; free some disk space and run again"
+        ) from error
+
+
+def load_weights(folder: Path, model: nn.Module) -> None:
+    """Load what :func:`save_weights` wrote into a model that is not quantized yet, or is by now.
+
+    Raises:
+        StoreError: The weights cannot be read, or belong to another model.
+    """
+    try:
+        weights = load_file(folder / "model.safetensors")
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name in weights or not _is_of_quantizer(name):
+                    parameter.copy_(weights[name])
+    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise StoreError(f"the weights in {folder.name} cannot be read: {error}") from error
 
 
 def _state(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -79,10 +139,10 @@ def sync(path: Path) -> None:
 
 
 def save_rolling(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, step: int, seconds: float
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position
 ) -> None:
     """Write ``folder/step-<n>`` and keep the newest two by the time they were written."""
-    save(folder / f"step-{step:08d}", model, optimizer, step=step, seconds=seconds)
+    save(folder / f"step-{position.step:08d}", model, optimizer, position)
     for old in sorted(saved(folder), key=lambda path: path.stat().st_mtime_ns)[:-_KEPT]:
         shutil.rmtree(old)
 
@@ -99,7 +159,7 @@ def step_of(checkpoint: Path) -> int:
 
 def restore_newest(
     candidates: Iterable[Path], model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[int, float] | None:
+) -> Position | None:
     """Restore the checkpoint of the latest step that can be read; None where there is none.
 
     One that cannot be read is renamed to ``damaged-<name>``, out of the way of the next attempt.
@@ -114,8 +174,8 @@ def restore_newest(
     return None
 
 
-def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """Load weights and optimizer state; return the step and the seconds spent so far.
+def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
+    """Load weights and optimizer state; return where the run was.
 
     What quantizers learn or count stays as it is where the checkpoint is that of a model not yet quantized.
 
@@ -136,6 +196,6 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
                         key: moments[f"{name}.{key}"].to("cpu" if key == "step" else parameter.device)
                         for key in _MOMENTS
                     }
-        return int(state["step"]), float(state["seconds"])
+        return _position(state)
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise StoreError(f"checkpoint {str(folder)!r} cannot be read: {error}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from qscale.errors import ConfigError
@@ -16,12 +16,27 @@ from qscale.models.ladder import ModelShape
 NUMERICS_VERSION = 1
 
 #: ``baseline`` is the unquantized run of a matched pair, whatever the mode of its partner.
-Mode = Literal["baseline", "scratch", "cooldown"]
-MODES: tuple[Mode, ...] = ("baseline", "scratch", "cooldown")
+Mode = Literal["baseline", "scratch", "cooldown", "finetune"]
+MODES: tuple[Mode, ...] = ("baseline", "scratch", "cooldown", "finetune")
+SCHEDULES = ("cooldown", "cosine")
 COOLDOWNS = ("linear", "1-sqrt")
+PRECISIONS = ("float32", "bfloat16")
+PARAMETRIZATIONS = ("standard", "mup")
 
 #: What a trunk does not depend on: where its branches go, and what they do.
 _BRANCH_FIELDS = ("tokens", "cooldown_fraction", "cooldown_shape", "eval_windows", "mode")
+#: Fields that the first runs did not have: at their default they are no part of an id.
+_LATER_FIELDS = (
+    "schedule",
+    "final_rate",
+    "finetune_fraction",
+    "finetune_rate",
+    "precision",
+    "accumulation",
+    "parametrization",
+    "mup_width",
+    "compiled",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +44,11 @@ class RunConfig:
     """One run: a model trained on ``tokens`` tokens, at constant rate and then with a linear cooldown.
 
     The trunk (warm-up and constant rate) is shared by all runs that agree in everything but the branch:
-    see :attr:`trunk_id`. ``run_id`` is the hash of every field, defaults too.
+    see :attr:`trunk_id`. A run of the schedule ``cosine`` shares its first weights alone. One of the mode
+    ``finetune`` goes on from the end of an unquantized run (:meth:`source`), quantized, with a schedule of
+    its own for the last ``finetune_fraction`` of its tokens.
+
+    ``run_id`` is the hash of every field, defaults too; fields that came later count where they are set.
 
     Raises:
         ConfigError: All problems found, each with its field and value.
@@ -58,6 +77,15 @@ class RunConfig:
     allow_repeat: bool = False  #: more tokens than the corpus has may be asked for
     tokenizer: str = "bytes"  #: ``TokenizerId.text``, with the hash of its vocabulary
     numerics_version: int = NUMERICS_VERSION
+    schedule: str = "cooldown"  #: or ``cosine``, from the warm-up to the end
+    final_rate: float = 0.0  #: where cosine ends, as a part of the peak
+    finetune_fraction: float | None = None  #: of the tokens, in the mode ``finetune``
+    finetune_rate: float = 1.0  #: its peak, as a part of ``learning_rate``
+    precision: str = "float32"  #: of products in training; weights and the evaluation are float32
+    accumulation: int = 1  #: parts that a step's sequences are taken in
+    parametrization: str = "standard"  #: or ``mup``: rates of matrices in inverse proportion to their width
+    mup_width: int = 64  #: where muP's rates are the plain ones
+    compiled: bool = False  #: by torch.compile, which rounds otherwise
 
     def __post_init__(self) -> None:
         problems = [
@@ -75,17 +103,28 @@ class RunConfig:
             for name in ("warmup_steps", "weight_decay", "gradient_clip", "init_seed", "data_seed")
             if not getattr(self, name) >= 0
         ]
-        if self.mode not in MODES:
-            problems.append(f"mode={self.mode!r}: known modes are {', '.join(MODES)}")
-        if self.cooldown_shape not in COOLDOWNS:
-            problems.append(f"cooldown_shape={self.cooldown_shape!r}: known are {', '.join(COOLDOWNS)}")
+        problems += [
+            f"{name}={getattr(self, name)!r}: known are {', '.join(known)}"
+            for name, known in (
+                ("mode", MODES),
+                ("cooldown_shape", COOLDOWNS),
+                ("schedule", SCHEDULES),
+                ("precision", PRECISIONS),
+                ("parametrization", PARAMETRIZATIONS),
+            )
+            if getattr(self, name) not in known
+        ]
+        problems += self._phase_problems()
         if (self.mode == "baseline") != (self.recipe is None):
             problems.append(f"mode={self.mode!r} with recipe={self.recipe!r}: only a baseline has no recipe")
         if not problems and self.tokens % self.tokens_per_step:
             problems.append(f"tokens={self.tokens}: not a whole number of {self.tokens_per_step}-token steps")
-        if not problems and self.warmup_steps > self.branch_step:
+        if not problems and self.schedule == "cosine" and self.warmup_steps >= self.steps:
+            problems.append(f"warmup_steps={self.warmup_steps} of {self.steps}: the cosine never begins")
+        begins = 0 if problems else self._cooldown_step
+        if not problems and self.schedule == "cooldown" and self.warmup_steps > begins:
             problems.append(
-                f"warmup_steps={self.warmup_steps}: the cooldown begins at step {self.branch_step}, before "
+                f"warmup_steps={self.warmup_steps}: the cooldown begins at step {begins}, before "
                 "the warm-up ends; ask for more tokens, a smaller batch or a shorter warm-up"
             )
         longest = self.model.longest_context
@@ -99,6 +138,30 @@ class RunConfig:
         if self.recipe is not None:
             object.__setattr__(self, "recipe", str(Recipe.parse(self.recipe)))
 
+    def _phase_problems(self) -> list[str]:
+        """What is wrong with the fields of later schedules and phases."""
+        problems = []
+        fraction = self.finetune_fraction
+        if (self.mode == "finetune") != (fraction is not None):
+            problems.append(
+                f"mode={self.mode!r} with finetune_fraction={fraction}: the mode finetune has one, no other"
+            )
+        elif fraction is not None and not 0 < fraction < 1:
+            problems.append(f"finetune_fraction={fraction}: must lie in (0, 1)")
+        if self.schedule == "cosine" and self.mode == "cooldown":
+            problems.append("mode='cooldown' with schedule='cosine': it has no cooldown to be switched on at")
+        if not 0 <= self.final_rate < 1:
+            problems.append(f"final_rate={self.final_rate}: must lie in [0, 1), a part of the peak")
+        if not self.finetune_rate > 0:
+            problems.append(f"finetune_rate={self.finetune_rate}: must be positive, a part of learning_rate")
+        if self.accumulation < 1 or (self.batch_sequences > 0 and self.batch_sequences % self.accumulation):
+            problems.append(
+                f"accumulation={self.accumulation}: must divide batch_sequences={self.batch_sequences}"
+            )
+        if self.mup_width < 1:
+            problems.append(f"mup_width={self.mup_width}: must be positive")
+        return problems
+
     @property
     def tokens_per_step(self) -> int:
         """Tokens of one optimizer step."""
@@ -111,7 +174,13 @@ class RunConfig:
 
     @property
     def branch_step(self) -> int:
-        """Steps taken when the run leaves the trunk and its cooldown begins."""
+        """Steps taken when the run leaves what it shares: its trunk, or in ``finetune`` another run."""
+        if self.finetune_fraction is not None:
+            return self.steps - min(self.steps - 1, max(1, round(self.finetune_fraction * self.steps)))
+        return 0 if self.schedule == "cosine" else self._cooldown_step
+
+    @property
+    def _cooldown_step(self) -> int:
         return self.steps - max(1, round(self.cooldown_fraction * self.steps))
 
     @property
@@ -127,16 +196,34 @@ class RunConfig:
     @property
     def trunk_id(self) -> str:
         """The id of the trunk that this run branches from, made as ``run_id`` is."""
+        if self.mode == "finetune":
+            raise ConfigError("a run of the mode finetune leaves no trunk: it goes on from another run")
         shared = {key: value for key, value in self.to_json().items() if key not in _BRANCH_FIELDS}
         return _digest({**shared, "recipe": self.trunk_recipe})
 
     def baseline(self) -> RunConfig:
         """The unquantized run that this one is compared with."""
-        return RunConfig(**{**_shallow(self), "mode": "baseline", "recipe": None})
+        plain = {"mode": "baseline", "recipe": None, "finetune_fraction": None, "finetune_rate": 1.0}
+        return RunConfig(**{**_shallow(self), **plain})
+
+    def source(self) -> RunConfig | None:
+        """The unquantized run that one of the mode ``finetune`` goes on from; None of other modes.
+
+        Raises:
+            ConfigError: Its tokens make no valid run.
+        """
+        if self.mode != "finetune":
+            return None
+        return replace(self.baseline(), tokens=self.branch_step * self.tokens_per_step)
 
     def to_json(self) -> dict[str, Any]:
-        """Every field as JSON."""
-        return {**_shallow(self), "model": self.model.to_json()}
+        """Every field as JSON; of those that came later the ones that are not at their default."""
+        defaults = {name: type(self).__dataclass_fields__[name].default for name in _LATER_FIELDS}
+        return {
+            name: self.model.to_json() if name == "model" else value
+            for name, value in _shallow(self).items()
+            if name not in defaults or value != defaults[name]
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunConfig:

@@ -9,22 +9,32 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from qscale.training.ranks import Ranks
+
 #: The same for every evaluation: the bits of a matrix product may depend on its number of rows.
 _BATCH = 64
 
 
 @torch.no_grad()
-def sequence_losses(model: nn.Module, sequences: np.ndarray, device: str = "cpu") -> np.ndarray:
-    """Mean loss of each sequence in nats per token, float64; ``sequences`` is ``(n, context + 1)``."""
+def sequence_losses(
+    model: nn.Module, sequences: np.ndarray, device: str = "cpu", ranks: Ranks | None = None
+) -> np.ndarray:
+    """Mean loss of each sequence in nats per token, float64; ``sequences`` is ``(n, context + 1)``.
+
+    Of several processes each takes every so manyth batch; all get all losses.
+    """
+    ranks = ranks or Ranks()
     training, losses = model.training, []
     model.eval()
-    for start in range(0, len(sequences), _BATCH):
+    order = np.arange(len(sequences))
+    own = order[(order // _BATCH) % ranks.world == ranks.rank]
+    for start in range(ranks.rank * _BATCH, len(sequences), _BATCH * ranks.world):
         tokens = torch.from_numpy(sequences[start : start + _BATCH]).to(device)
         logits = model(input_ids=tokens[:, :-1], use_cache=False).logits.float()
         nats = functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
         losses.append(nats.view(len(tokens), -1).double().mean(dim=1).cpu().numpy())
     model.train(training)
-    return np.concatenate(losses)
+    return ranks.join(np.concatenate(losses or [np.empty(0)]), own)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,3 +26,13 @@ def curve(folder: Path) -> Path:
 def checkpoints(folder: Path) -> Path:
     """The newest two checkpoints of unfinished work."""
     return folder / "checkpoint"
+
+
+def diagnostics(folder: Path) -> Path:
+    """One JSON object a line: a step and one layer's diagnostics."""
+    return folder / "diagnostics.jsonl"
+
+
+def final_weights(run: Path) -> Path:
+    """The folder of the weights that an unquantized run ended with."""
+    return run / "final"

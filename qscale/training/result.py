@@ -28,6 +28,7 @@ def make_record(
     delta: Estimate | None = None,
     baseline: Record | None = None,
     diverged_step: int | None = None,
+    relmse: tuple[float | None, float | None] = (None, None),
 ) -> Record:
     """The record of a run that took ``seconds``; ``losses`` per sequence, None where it diverged."""
     shape = config.model
@@ -67,6 +68,8 @@ def make_record(
         baseline_run_id=None if baseline is None else baseline.run_id,
         delta=None if delta is None else delta.mean,
         delta_se=None if delta is None else delta.se,
+        relmse_weight=relmse[0],
+        relmse_input=relmse[1],
     )
 
 

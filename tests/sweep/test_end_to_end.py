@@ -15,6 +15,7 @@ from qscale.sweep.begin import begin
 from qscale.sweep.store import Store, quiet
 from qscale.sweep.table import observations
 from qscale.sweep.worker import work
+from qscale.training.how import How
 
 #: The trunks last long enough that a signal on the first progress event finds them unfinished.
 STUDY = """\
@@ -49,7 +50,7 @@ def undisturbed(place):
     try:
         store = Store.create(place / "undisturbed", (place / "study.yaml").read_text())
         board, corpus = begin(store, quiet)
-        work(board, corpus, emit=quiet, should_stop=lambda: False)
+        work(board, corpus, How(emit=quiet))
     finally:
         torch.set_num_threads(threads)
     return place / "undisturbed"

@@ -14,6 +14,7 @@ from qscale.sweep.begin import begin
 from qscale.sweep.grid import Study
 from qscale.sweep.merge import merged
 from qscale.sweep.store import Store, quiet
+from qscale.training.how import How
 
 pytest.importorskip("tokenizers")
 
@@ -40,7 +41,7 @@ def _train(folder, text):
     store = Store.create(folder, text)
     board, corpus = begin(store, quiet)
     worker.set_threads(1)
-    worker.work(board, corpus, emit=lambda _: None, should_stop=lambda: False)
+    worker.work(board, corpus, How())
     (record,) = store.records()
     return store, corpus, record
 

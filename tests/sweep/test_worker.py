@@ -18,9 +18,11 @@ from qscale.sweep.progress import sentence
 from qscale.sweep.store import Store
 from qscale.sweep.worker import run_job, work
 from qscale.training import paths
+from qscale.training.how import How
+from qscale.training.monitor import DivergedError
 
 
-def pretend(job, board, corpus, device, emit, should_stop):
+def pretend(job, board, corpus, how):
     """Leave the files that a job leaves."""
     if job.kind == "trunk":
         for step in board.missing_steps(job):
@@ -33,7 +35,7 @@ def pretend(job, board, corpus, device, emit, should_stop):
 def play(board, execute=pretend, should_stop=lambda: False):
     """Work a board off; returns the events."""
     events = []
-    work(board, None, emit=events.append, should_stop=should_stop, execute=execute)
+    work(board, None, How(emit=events.append, should_stop=should_stop), execute)
     return events
 
 
@@ -108,16 +110,10 @@ def test_a_trunk_is_not_trained_again_once_its_runs_are_done(board):
 def test_a_stop_leaves_the_rest_for_later(board):
     events = []
 
-    def stop_in_second(job, board, corpus, device, emit, should_stop):
-        return pretend(job, board, corpus, device, emit, should_stop) if len(events) < 2 else False
+    def stop_in_second(*job):
+        return pretend(*job) if len(events) < 2 else False
 
-    work(
-        board,
-        None,
-        emit=events.append,
-        should_stop=lambda: len(events) > 2,
-        execute=stop_in_second,
-    )
+    work(board, None, How(emit=events.append, should_stop=lambda: len(events) > 2), stop_in_second)
     assert [event["event"] for event in events] == ["started", "finished", "started", "stopped"]
     assert outcome(board, stopped=True).exit_code == 130
 
@@ -196,7 +192,7 @@ def test_a_trunk_that_diverges_marks_its_runs_and_the_study_ends(board, monkeypa
 
     def run_trunk(config, steps, folder, *_, **__):
         paths.branch_checkpoint(folder, min(steps)).mkdir(parents=True)
-        raise loop.DivergedError(7)
+        raise DivergedError(7, "the loss is nan")
 
     monkeypatch.setattr(loop, "run_trunk", run_trunk)
     monkeypatch.setattr(

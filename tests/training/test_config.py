@@ -69,7 +69,7 @@ def test_json_round_trip():
         ({"tokens": 0}, "tokens=0: must be positive"),
         ({"tokens": 100}, "not a whole number of 128-token steps"),
         ({"batch_sequences": -1}, "batch_sequences=-1"),
-        ({"mode": "cooled"}, "known modes are baseline, scratch, cooldown"),
+        ({"mode": "cooled"}, "known are baseline, scratch, cooldown, finetune"),
         ({"mode": "cooldown"}, "only a baseline has no recipe"),
         ({"warmup_steps": 90}, "before the warm-up ends"),
         ({"beta2": 1.0}, "beta2=1.0"),

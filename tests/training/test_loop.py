@@ -9,8 +9,10 @@ from run_configs import run_config
 
 from qscale.data import corpus as corpora
 from qscale.errors import CorpusError, StoreError
-from qscale.training import checkpoint, loop, paths
+from qscale.training import checkpoint, engine, loop, paths
 from qscale.training.evaluate import estimate, paired_delta
+from qscale.training.how import How
+from qscale.training.monitor import DivergedError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -107,10 +109,10 @@ def test_trunk_stopped_and_resumed_gives_the_same_bytes(config, corpus, tmp_path
     run = config(mode="cooldown", recipe="w4a4:g16")
     whole = _ladder(run, tmp_path / "whole", corpus)
     trunk, folder = tmp_path / "cut" / "trunk", tmp_path / "cut" / "run"
-    done = loop.run_trunk(run, [10, run.branch_step], trunk, corpus, should_stop=_StopAfter(polls))
+    done = loop.run_trunk(run, [10, run.branch_step], trunk, corpus, How(should_stop=_StopAfter(polls)))
     assert done == (polls > 31)
     assert loop.run_trunk(run, [10, run.branch_step], trunk, corpus)
-    stopped = loop.run_branch(run, folder, trunk, corpus, should_stop=_StopAfter(polls % 7))
+    stopped = loop.run_branch(run, folder, trunk, corpus, How(should_stop=_StopAfter(polls % 7)))
     assert stopped is None
     record = loop.run_branch(run, folder, trunk, corpus)
     files = [paths.eval_losses(path).read_bytes() for path in (folder, tmp_path / "whole" / run.run_id)]
@@ -134,9 +136,9 @@ def test_what_quantizers_learn_and_draw_is_resumed_to_the_bit(config, corpus, tm
     run = config(mode=mode, recipe=recipe)
     whole = _ladder(run, tmp_path / "whole", corpus)
     trunk, folder = tmp_path / "cut" / "trunk", tmp_path / "cut" / "run"
-    assert not loop.run_trunk(run, [run.branch_step], trunk, corpus, should_stop=_StopAfter(7))
+    assert not loop.run_trunk(run, [run.branch_step], trunk, corpus, How(should_stop=_StopAfter(7)))
     assert loop.run_trunk(run, [run.branch_step], trunk, corpus)
-    assert loop.run_branch(run, folder, trunk, corpus, should_stop=_StopAfter(3)) is None
+    assert loop.run_branch(run, folder, trunk, corpus, How(should_stop=_StopAfter(3))) is None
     record = loop.run_branch(run, folder, trunk, corpus)
     files = [paths.eval_losses(path).read_bytes() for path in (folder, tmp_path / "whole" / run.run_id)]
     assert files[0] == files[1]
@@ -166,8 +168,8 @@ def test_trunk_extended_backwards_and_forwards_equals_one_pass(config, corpus, t
 
 
 def test_rolling_checkpoints_keep_the_newest_two(config, corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_CHECKPOINT_EVERY", 0.0)
-    assert not loop.run_trunk(config(), [30], tmp_path, corpus, should_stop=_StopAfter(10))
+    monkeypatch.setattr(engine, "_CHECKPOINT_EVERY", 0.0)
+    assert not loop.run_trunk(config(), [30], tmp_path, corpus, How(should_stop=_StopAfter(10)))
     steps = [checkpoint.step_of(path) for path in checkpoint.saved(paths.checkpoints(tmp_path))]
     assert len(steps) == 2 and steps[1] == steps[0] + 1 > 3
 
@@ -176,24 +178,24 @@ def test_divergence_is_recorded_with_its_step_and_no_loss(config, corpus, tmp_pa
     run = config(gradient_clip=0.0, warmup_steps=0)
     trunk = tmp_path / "trunk"
     assert loop.run_trunk(run, [run.branch_step], trunk, corpus)
-    training = loop._Training(run, corpus, tmp_path / "x", "cpu", print, lambda: False)
+    training = engine.Training(run, corpus, tmp_path / "x", How())
     training.restore([paths.branch_checkpoint(trunk, run.branch_step)])
     with torch.no_grad():
         next(training.model.parameters()).fill_(float("nan"))
     target = paths.branch_checkpoint(trunk, run.branch_step)
-    checkpoint.save(target, training.model, training.optimizer, step=run.branch_step, seconds=1.0)
+    training.save(target)
     record = loop.run_branch(run, tmp_path / "run", trunk, corpus)
     assert record.diverged
     assert (record.diverged_step, record.loss, record.delta) == (run.branch_step, None, None)
-    with pytest.raises(loop.DivergedError, match=f"step {run.branch_step}"):
+    with pytest.raises(DivergedError, match=f"step {run.branch_step}"):
         loop.run_trunk(run, [run.branch_step + 1], trunk, corpus)
 
 
 def test_events_tell_the_progress(config, corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_EMIT_EVERY", 0.0)
+    monkeypatch.setattr(engine, "_EMIT_EVERY", 0.0)
     events = []
     run = config()
-    assert loop.run_trunk(run, [8], tmp_path, corpus, emit=events.append)
+    assert loop.run_trunk(run, [8], tmp_path, corpus, How(emit=events.append))
     assert [event["step"] for event in events] == list(range(1, 9))
     assert all(event["tokens_per_second"] > 0 for event in events)
 
@@ -230,13 +232,13 @@ def _damage(folder):
 def test_damaged_rolling_checkpoint_is_moved_aside_and_the_older_one_serves(
     config, corpus, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(loop, "_CHECKPOINT_EVERY", 0.0)
-    assert not loop.run_trunk(config(), [30], tmp_path / "cut", corpus, should_stop=_StopAfter(16))
+    monkeypatch.setattr(engine, "_CHECKPOINT_EVERY", 0.0)
+    assert not loop.run_trunk(config(), [30], tmp_path / "cut", corpus, How(should_stop=_StopAfter(16)))
     newest = checkpoint.saved(paths.checkpoints(tmp_path / "cut"))[-1]
     _damage(newest)
     resumed = []
-    monkeypatch.setattr(loop, "_EMIT_EVERY", 0.0)
-    assert loop.run_trunk(config(), [30], tmp_path / "cut", corpus, emit=resumed.append)
+    monkeypatch.setattr(engine, "_EMIT_EVERY", 0.0)
+    assert loop.run_trunk(config(), [30], tmp_path / "cut", corpus, How(emit=resumed.append))
     assert resumed[0]["step"] == checkpoint.step_of(newest), "one step after the older checkpoint"
     assert loop.run_trunk(config(), [30], tmp_path / "whole", corpus)
     files = [paths.branch_checkpoint(tmp_path / name, 30) / "model.safetensors" for name in ("cut", "whole")]
@@ -255,7 +257,7 @@ def test_damaged_branch_checkpoint_fails_once_and_is_made_again(config, corpus, 
 
 
 def test_finished_work_keeps_no_rolling_checkpoints(config, corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(engine, "_CHECKPOINT_EVERY", 0.0)
     run = config()
     record = _ladder(run, tmp_path, corpus)
     assert sorted(path.name for path in (tmp_path / f"trunk-{run.trunk_id}").iterdir()) == [

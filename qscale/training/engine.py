@@ -1,0 +1,192 @@
+"""A model on its way: the step, its precision and its parts, and what it leaves behind."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from qscale.data import tokenizer
+from qscale.data.batches import TrainingBatches, evaluation_sequences
+from qscale.data.corpus import Corpus
+from qscale.errors import CorpusError
+from qscale.models.families import build
+from qscale.models.surgery import quantize_model
+from qscale.training import checkpoint, paths
+from qscale.training.config import RunConfig
+from qscale.training.curve import Curve
+from qscale.training.diagnostics import LayerDiagnostics, Oscillations, diagnose
+from qscale.training.how import How
+from qscale.training.monitor import Monitor
+from qscale.training.optimizer import add_learned, make_optimizer, set_rate
+
+Rate = Callable[[RunConfig, int], float]
+
+_LOG_EVERY = 10  # steps between two lines of the curve
+_EMIT_EVERY = 0.5  # seconds between two progress events
+_CHECKPOINT_EVERY = 30.0  # seconds between two rolling checkpoints
+_DIAGNOSED = 64  # evaluation sequences that layers are looked at with
+
+
+@dataclass
+class Training:
+    """A model and its optimizer; what the steps change, and where they leave their traces."""
+
+    config: RunConfig
+    corpus: Corpus
+    folder: Path
+    how: How
+    step: int = 0
+    seconds: float = 0.0
+    monitor: Monitor = field(default_factory=Monitor)
+    model: nn.Module = field(init=False)
+    optimizer: torch.optim.Optimizer = field(init=False)
+
+    def __post_init__(self) -> None:
+        config = self.config
+        tokenizer.check(config.tokenizer, self.corpus.tokenizer, config.model.vocab_size)
+        if self.corpus.sha256 != config.corpus_sha256:
+            raise CorpusError(
+                f"corpus {config.corpus!r} has changed: its sha256 is {self.corpus.sha256[:12]}, the run was "
+                f"planned with {config.corpus_sha256[:12]}; plan the study again"
+            )
+        self.model = build(config.model, context=config.context, seed=config.init_seed).to(self.how.device)
+        if self.how.checkpoint_activations:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        self.optimizer = make_optimizer(config, self.model)
+
+    def quantize(self, recipe: str | None) -> None:
+        """Quantize the model's layers; the optimizer learns what their quantizers have to learn."""
+        if recipe is None:
+            return
+        before = set(self.model.parameters())
+        quantize_model(self.model, recipe, self.config.model.role)
+        add_learned(self.optimizer, (p for p in self.model.parameters() if p not in before))
+
+    def restore(self, candidates: Sequence[Path]) -> bool:
+        """Go on from the newest whole checkpoint; False where there is none."""
+        found = checkpoint.restore_newest(candidates, self.model, self.optimizer)
+        if found is None:
+            return False
+        self.step, self.seconds, self.monitor = found.step, found.seconds, Monitor(*found.monitor)
+        return True
+
+    def advance(self, until: int, rate: Rate, end: int) -> bool:
+        """Train to step ``until`` on the way to ``end``; False when asked to stop, with a checkpoint.
+
+        Raises:
+            DivergedError: The run has diverged.
+            StoreError: A checkpoint cannot be written.
+        """
+        if self.step >= until:
+            return True
+        config, how, ranks = self.config, self.how, self.how.ranks
+        batches = TrainingBatches(self.corpus.train, config.context, config.data_seed)
+        parameters = list(self.model.parameters())
+        stepper, optimizer = ranks.prepare(self.model, self.optimizer)
+        if config.compiled:
+            stepper = torch.compile(stepper)  # type: ignore[assignment]
+        meter = Oscillations(self.model) if how.oscillations else None
+        saved_at = emitted_at = time.monotonic()
+        emitted_step = self.step
+        with ExitStack() as files:
+            # Of several processes the first writes.
+            curve = files.enter_context(Curve(paths.curve(self.folder))) if ranks.is_main else None
+            layers = None
+            if how.diagnose_every and ranks.is_main:
+                layers = files.enter_context(Curve(paths.diagnostics(self.folder)))
+            while self.step < until:
+                began = time.monotonic()
+                lr = rate(config, self.step)
+                set_rate(optimizer, lr)
+                tokens = torch.from_numpy(
+                    batches.batch(self.step, config.batch_sequences, rank=ranks.rank, ranks=ranks.world)
+                ).to(how.device)
+                nats = self._gradients(stepper, tokens)
+                if layers is not None and (self.step + 1) % how.diagnose_every == 0:
+                    layers.write(*self._rows(self.step + 1, self.look(meter)))
+                gradient = ranks.clip(parameters, config.gradient_clip or math.inf)
+                self.monitor.see(self.step, nats, gradient)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                self.step += 1
+                if meter is not None:
+                    meter.update()
+                now = time.monotonic()
+                self.seconds += now - began
+                if curve is not None and self.step % _LOG_EVERY == 0:
+                    row = {"step": self.step, "tokens": self.step * config.tokens_per_step, "loss": nats}
+                    row |= {"learning_rate": lr, "gradient_norm": gradient}
+                    curve.write(row)
+                    ranks.log(row, self.step)
+                if now - emitted_at >= _EMIT_EVERY:
+                    speed = (self.step - emitted_step) * config.tokens_per_step / (now - emitted_at)
+                    progress = {"step": self.step, "steps": end, "loss": nats, "tokens_per_second": speed}
+                    how.emit({"event": "step", **progress})
+                    emitted_at, emitted_step = now, self.step
+                if self.step < until:
+                    stop = ranks.agree(how.should_stop())
+                    if ranks.agree(stop or now - saved_at >= _CHECKPOINT_EVERY):
+                        self._save_rolling()
+                        saved_at = now
+                    if stop:
+                        return False
+        return True
+
+    def _gradients(self, stepper: nn.Module, tokens: Tensor) -> float:
+        """Add up the gradients of a step's sequences; their mean loss in nats per token."""
+        parts, ranks = self.config.accumulation, self.how.ranks
+        nats = 0.0
+        for number, part in enumerate(tokens.chunk(parts) if parts > 1 else (tokens,)):
+            with ranks.apart(stepper) if number < parts - 1 else nullcontext():
+                with self._precision():
+                    logits = stepper(input_ids=part[:, :-1], use_cache=False).logits
+                loss = functional.cross_entropy(logits.float().flatten(0, 1), part[:, 1:].flatten())
+                ranks.backward(loss if parts == 1 else loss / parts)
+                nats += float(loss.detach()) / parts
+        return ranks.mean(nats)
+
+    def _precision(self) -> Any:
+        if self.config.precision == "float32":
+            return nullcontext()
+        return torch.autocast(torch.device(self.how.device).type, torch.bfloat16)
+
+    def look(self, meter: Oscillations | None = None) -> list[LayerDiagnostics]:
+        """What quantization does to each layer now, on the first evaluation sequences."""
+        config = self.config
+        count = min(_DIAGNOSED, config.eval_windows)
+        rows = evaluation_sequences(self.corpus.validation, config.context, count)
+        tokens = torch.from_numpy(rows[:, :-1]).to(self.how.device)
+        return diagnose(self.model, tokens, config.model, meter)
+
+    def write_diagnostics(self, found: Sequence[LayerDiagnostics]) -> None:
+        """Those of the end of the run, behind the ones of the way."""
+        with Curve(paths.diagnostics(self.folder)) as file:
+            file.write(*self._rows(self.step, found))
+
+    @staticmethod
+    def _rows(step: int, found: Sequence[LayerDiagnostics]) -> list[dict[str, Any]]:
+        return [{"step": step, **row.to_json()} for row in found]
+
+    def save(self, folder: Path) -> None:
+        """A checkpoint that training can go on from; of several processes the first writes it."""
+        if self.how.ranks.is_main:
+            checkpoint.save(folder, self.model, self.optimizer, self._position)
+
+    def _save_rolling(self) -> None:
+        if self.how.ranks.is_main:
+            folder = paths.checkpoints(self.folder)
+            checkpoint.save_rolling(folder, self.model, self.optimizer, self._position)
+
+    @property
+    def _position(self) -> checkpoint.Position:
+        watched = (self.monitor.seen, self.monitor.average, self.monitor.lowest)
+        return checkpoint.Position(step=self.step, seconds=self.seconds, monitor=watched)

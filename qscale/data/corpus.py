@@ -252,7 +252,8 @@ def _build(name: str, sources: dict[str, str], documents: Iterator[bytes], folde
                     end += file.write(document)
         if len(places) < 2:
             raise CorpusError(
-                f"corpus {name!r} has {len(places)} document(s): at least two are needed, one to hold out"
+                f"corpus {name!r} has {len(places)} document(s): at least two are needed, one to hold out; "
+                "a text is cut every 64 kB, so name a longer one, or a folder"
             )
         text = mapped(spool, "u1", end)
         ordered = [places[key] for key in sorted(places)]

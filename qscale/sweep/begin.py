@@ -95,5 +95,5 @@ def _encoded(corpus: Corpus, tokenizer: Subwords, say: Callable[[str], None]) ->
     from qscale.data import tokens
 
     if not tokens.is_cached(corpus, tokenizer):
-        say(f"corpus {corpus.name}: encoded once in tokens of {tokenizer.id.text}, about 1.5 MB a second")
+        say(f"corpus {corpus.name}: encoded once in tokens of {tokenizer.id.text}, about 1 MB a second")
     return tokens.encoded(corpus, tokenizer)

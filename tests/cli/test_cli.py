@@ -301,7 +301,7 @@ def test_doctor_says_what_works(folder):
     found = json.loads(result.stdout)
     assert found["torch"]["available"] and found["cores"] >= 1
     assert "reference" in {row["name"] for row in found["kernels"] if row["available"]}
-    assert {row["name"] for row in found["corpora"]} == {"python", "file:PATH"}
+    assert {row["name"] for row in found["corpora"]} == {"python", "file:PATH", "hf:NAME"}
     assert call("doctor").stdout.startswith("qscale ")
 
 

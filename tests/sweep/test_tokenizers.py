@@ -70,7 +70,7 @@ def test_bpe_study_learns_and_compares_with_bytes_in_bits_per_byte(tmp_path):
 
 
 def test_a_tokenizer_file_goes_into_the_study_by_its_hash(tmp_path):
-    write_text(tmp_path / "text.txt", 40)
+    write_text(tmp_path / "text.txt")
     from qscale.data import subwords
 
     (tmp_path / "mine.json").write_text(subwords.train([(tmp_path / "text.txt").read_bytes()], 300))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qscale.errors import SpecError
@@ -149,6 +149,25 @@ class Recipe:
             return self.overrides[f"{role}.{operand}"]
         chosen: QuantSpec | None = getattr(self, operand)
         return chosen
+
+    def only(self, operand: str) -> Recipe:
+        """This recipe with the other operand unquantized: what that operand costs alone.
+
+        >>> str(Recipe.parse("w4a4:g32,fc2.input=int8:g32").only("weight"))
+        'w4a16:g32'
+        """
+        kept = {key: spec for key, spec in self.overrides.items() if key.endswith(f".{operand}")}
+        if operand == "weight":
+            return replace(self, input=None, overrides=kept)
+        return replace(self, weight=None, overrides=kept)
+
+    def without_input_of(self, role: str) -> Recipe:
+        """This recipe with the inputs of one role unquantized: the rest of what it costs is not theirs.
+
+        >>> str(Recipe.parse("w4a4:g32").without_input_of("fc2"))
+        'w4a4:g32,fc2.input=none'
+        """
+        return replace(self, overrides={**self.overrides, f"{role}.input": None})
 
     def quantizer_for(self, operand: str) -> str:
         """The quantizer of one operand (``weight`` or ``input``) as text, such as ``clip(0.9)``."""

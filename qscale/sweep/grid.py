@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Study:
     tokens: Mapping[str, tuple[int, ...]]  #: by size; as asked, before rounding to whole steps
     recipes: Mapping[str, tuple[str, ...]]  #: by size; canonical text with its granularity
     modes: tuple[str, ...]
+    finetune_fractions: tuple[float, ...] = ()  #: parts of the tokens, one run each in the mode finetune
     seeds: Mapping[
         str, tuple[int, ...]
     ]  #: by size; each is both the seed of the weights and of the token order
@@ -76,7 +78,7 @@ class Study:
         return list(found.values())
 
     def points(self) -> Iterator[dict[str, Any]]:
-        """The points of the grid: size, tokens, mode, recipe, seed."""
+        """The points of the grid: size, tokens, mode, recipe, seed, fraction."""
         for size in self.sizes:
             for tokens in self.tokens[size]:
                 for seed in self.seeds[size]:
@@ -84,8 +86,9 @@ class Study:
                     if not self.recipes[size]:
                         yield {**base, "mode": "baseline", "recipe": None}
                     for mode in self.modes:
-                        for recipe in self.recipes[size]:
-                            yield {**base, "mode": mode, "recipe": recipe}
+                        fractions = self.finetune_fractions if mode == "finetune" else (None,)
+                        for recipe, fraction in product(self.recipes[size], fractions):
+                            yield {**base, "mode": mode, "recipe": recipe, "finetune_fraction": fraction}
 
     def config(
         self,
@@ -97,6 +100,7 @@ class Study:
         mode: Any,
         recipe: str | None,
         seed: int,
+        finetune_fraction: float | None = None,
     ) -> RunConfig:
         """The run at one point; its tokens are rounded to a whole number of steps.
 
@@ -127,6 +131,7 @@ class Study:
             init_seed=seed,
             data_seed=seed,
             tokenizer=tokenizer.text,
+            finetune_fraction=finetune_fraction,
             **training,
         )
 

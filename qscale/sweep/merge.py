@@ -35,8 +35,10 @@ def merged(text: str, new: Study) -> str | None:
         "tokens": _union(old.tokens[size], new.tokens[other]),
         "recipes": _union(old.recipes[size], new.recipes[other]),
         "modes": _union(old.modes, new.modes),
+        "finetune_fractions": _union(old.finetune_fractions, new.finetune_fractions),
     }
-    if axes == {"tokens": [*old.tokens[size]], "recipes": [*old.recipes[size]], "modes": [*old.modes]}:
+    before = (old.tokens[size], old.recipes[size], old.modes, old.finetune_fractions)
+    if [*axes.values()] == [[*values] for values in before]:
         return text
     shape = {**old.sizes[size].to_json(), "name": size}
     study = {

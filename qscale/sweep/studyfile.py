@@ -30,12 +30,16 @@ KEYS = (
     "tokens",
     "recipes",
     "group_sizes",
+    "decompose",
     "modes",
+    "finetune_fractions",
     "seeds",
     "training",
     "workers",
 )
-STUDY_MODES = ("cooldown", "scratch")
+STUDY_MODES = ("cooldown", "scratch", "finetune")
+#: What ``decompose`` adds to each recipe: its weights and its inputs alone; one role's inputs left out.
+DECOMPOSITIONS = ("operands", "inputs")
 CORPORA = ("python", "file:PATH", "hf:NAME")
 
 #: Fields of RunConfig that ``training`` may set, and the type of each.
@@ -53,6 +57,14 @@ TRAINING: dict[str, type] = {
     "gradient_clip": float,
     "eval_windows": int,
     "allow_repeat": bool,
+    "schedule": str,
+    "final_rate": float,
+    "finetune_rate": float,
+    "precision": str,
+    "accumulation": int,
+    "parametrization": str,
+    "mup_width": int,
+    "compiled": bool,
 }
 
 _BARE_RECIPE = re.compile(r"w\d+a\d+")
@@ -89,6 +101,7 @@ class Reader:
             tokens=self.by_size("tokens", self.data.get("tokens", []), sizes, parse_count),
             recipes=self.recipes(sizes),
             modes=self.modes(),
+            finetune_fractions=self.fractions(),
             seeds=self.by_size("seeds", self.data.get("seeds", [0]), sizes, _seed),
             training=self.training(sizes),
             workers=self.workers(),
@@ -279,8 +292,32 @@ class Reader:
                 for name in names
                 for text in ([f"{name}:{span}" for span in groups[size]] if name in bare else [name])
             ]
-            found[size] = tuple(self.each("recipes", texts, _recipe)) if texts else ()
+            found[size] = self.decomposed(self.each("recipes", texts, _recipe)) if texts else ()
         return found
+
+    def decomposed(self, recipes: list[str]) -> tuple[str, ...]:
+        """The recipes, and behind each what the key ``decompose`` asks to take it apart with."""
+        asked = self.each("decompose", self.data["decompose"], str) if "decompose" in self.data else []
+        asked = [name for name in asked if self.known("decomposition", name, DECOMPOSITIONS)]
+        found: dict[str, None] = {}
+        for text in recipes:
+            recipe = Recipe.parse(text)
+            found[text] = None
+            if recipe.weight is None or recipe.input is None:
+                continue
+            if "operands" in asked:
+                found |= dict.fromkeys(str(recipe.only(operand)) for operand in ("weight", "input"))
+            if "inputs" in asked:
+                found |= dict.fromkeys(str(recipe.without_input_of(role)) for role in ROLES)
+        return tuple(found)
+
+    def fractions(self) -> tuple[float, ...]:
+        """Parts of the tokens that the mode finetune trains on."""
+        if "finetune_fractions" not in self.data:
+            if "finetune" in self.data.get("modes", ()):
+                self.problem("the mode finetune needs finetune_fractions, such as [0.1, 0.2]")
+            return ()
+        return tuple(self.each("finetune_fractions", self.data["finetune_fractions"], _fraction))
 
     def modes(self) -> tuple[str, ...]:
         given = self.each("modes", self.data.get("modes", ["cooldown"]), str)
@@ -339,6 +376,12 @@ def _seed(value: object) -> int:
     if type(value) is not int or not 0 <= value < 2**63:
         raise ConfigError(f"{short_repr(value)} is not a whole number from 0 up")
     return value
+
+
+def _fraction(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+        raise ConfigError(f"{short_repr(value)} is not a part between 0 and 1 of the tokens")
+    return float(value)
 
 
 def _span(value: object) -> str:

@@ -32,6 +32,8 @@ COLUMNS = (
     "G_weight",
     "G_input",
     "r",
+    "r_measured",
+    "finetune_fraction",
     "delta",
     "delta_se",
     "loss",
@@ -90,6 +92,8 @@ def _row(record: Record, run: RunConfig, baseline: Record | None) -> dict[str, A
         "recipe": run.recipe,
         "seed": run.init_seed,
         "baseline_loss": None if baseline is None else baseline.loss,
+        "finetune_fraction": run.finetune_fraction,
+        "r_measured": measured_error(record),
         "r": None if run.recipe is None else rounding_error(run.recipe, record),
     }
     return {name: values[name] if name in values else getattr(record, name) for name in COLUMNS}
@@ -109,6 +113,18 @@ def rounding_error(recipe: str, record: Record) -> float | None:
     except SpecError:
         return None
     weight, inputs = errors
+    return weight + inputs + weight * inputs
+
+
+def measured_error(record: Record) -> float | None:
+    """As :func:`rounding_error`, from what quantization did to the tensors of the run at its end.
+
+    None for a baseline, and for the records of runs that did not look.
+    """
+    errors = (record.relmse_weight, record.relmse_input)
+    if errors == (None, None):
+        return None
+    weight, inputs = (error or 0.0 for error in errors)
     return weight + inputs + weight * inputs
 
 

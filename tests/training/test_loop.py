@@ -266,7 +266,9 @@ def test_finished_work_keeps_no_rolling_checkpoints(config, corpus, tmp_path, mo
     ]
     assert sorted(path.name for path in (tmp_path / record.run_id).iterdir()) == [
         "curve.jsonl",
+        "diagnostics.jsonl",
         "eval_losses.npy",
+        "final",
     ]
 
 

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from qscale.sweep.grid import Study
     from qscale.sweep.store import Store
+    from qscale.training.how import How
 
 #: Options that override a default of training, and their names there.
-_TRAINING = ("batch_sequences", "context", "learning_rate", "warmup_steps", "eval_windows", "allow_repeat")
+_TRAINING = (
+    "batch_sequences",
+    "context",
+    "learning_rate",
+    "warmup_steps",
+    "eval_windows",
+    "allow_repeat",
+    "schedule",
+    "final_rate",
+    "finetune_rate",
+    "precision",
+    "accumulation",
+    "parametrization",
+)
 
 
 @click.command(
@@ -35,7 +52,10 @@ _TRAINING = ("batch_sequences", "context", "learning_rate", "warmup_steps", "eva
     multiple=True,
     help="Such as w4a4:g32, w4a16:channel or quest-w4a4; a wrong one lists the names; repeatable.",
 )
-@click.option("--mode", default="cooldown", show_default=True, help="cooldown or scratch.")
+@click.option("--mode", default="cooldown", show_default=True, help="cooldown, scratch or finetune.")
+@click.option(
+    "--finetune-fraction", type=float, multiple=True, help="Part of the tokens, in the mode finetune."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the weights and the token order.")
 @click.option(
     "--corpus", default="python", show_default=True, help="python, file:PATH or hf:NAME,bytes=100M."
@@ -46,9 +66,25 @@ _TRAINING = ("batch_sequences", "context", "learning_rate", "warmup_steps", "eva
 @click.option("--learning-rate", type=float, help="Peak rate of AdamW.")
 @click.option("--warmup-steps", type=int, help="Steps of warm-up.")
 @click.option("--eval-windows", type=int, help="Held-out sequences of the evaluation.")
+@click.option("--schedule", help="cooldown (a constant trunk, then linear to 0) or cosine.")
+@click.option("--final-rate", type=float, help="Where cosine ends, as a part of the peak: 0.1.")
+@click.option("--finetune-rate", type=float, help="Peak of the mode finetune, as a part of the rate.")
+@click.option("--precision", help="float32, or bfloat16: autocast of the products in training.")
+@click.option("--accumulation", type=int, help="Parts that a step's sequences are taken in.")
+@click.option("--parametrization", help="standard, or mup: matrices learn at 64 / fan_in of the rate.")
+@click.option(
+    "--compile",
+    "compiled",
+    type=click.Choice(["on", "off", "auto"]),
+    help="torch.compile; auto tries it on the model, and keeps it where the run is long enough.",
+)
 @click.option("--allow-repeat", is_flag=True, default=None, help="Let a small corpus repeat; recorded.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of this process.")
 @click.option("--device", default="cpu", show_default=True, help="Where the model trains.")
+@click.option("--checkpoint-activations", is_flag=True, help="Less memory, more time; the same numbers.")
+@click.option("--diagnose-every", type=click.IntRange(0), default=0, help="Steps between looks at layers.")
+@click.option("--oscillations", is_flag=True, help="Follow how often the codes of weights turn back.")
+@click.option("--tracker", multiple=True, help="tensorboard, wandb or mlflow; repeatable.")
 @click.option("--replace", is_flag=True, help="Replace the study in --out though finished runs leave it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON event a line.")
 def command(
@@ -56,6 +92,10 @@ def command(
     out: Path,
     threads: int,
     device: str,
+    checkpoint_activations: bool,
+    diagnose_every: int,
+    oscillations: bool,
+    tracker: tuple[str, ...],
     replace: bool,
     as_json: bool,
     **flags: Any,
@@ -65,6 +105,14 @@ def command(
     Give flags, or a study file. Ctrl-C finishes the step and writes a checkpoint; the same command goes on
     from there, and finished runs are not run again. Where --out holds the same ladder, the tokens, recipes
     and modes given are added to it.
+
+    Several processes train each model together where accelerate starts them (DDP):
+
+    \b
+    Examples:
+      accelerate launch --num_processes 8 -m qscale train --size paper-145M --tokens 10B --out runs/145M
+      qscale train --size tiny-82k --tokens 2M --recipe quest-w4a4 --mode scratch --out runs/quest
+      qscale train --tokens 2M --recipe mxfp4 --mode finetune --finetune-fraction 0.1 --out runs/tuned
     """
     from qscale.cli import _progress
     from qscale.sweep import worker
@@ -73,15 +121,31 @@ def command(
     from qscale.sweep.progress import display
     from qscale.sweep.stopping import StopSignal
     from qscale.training.how import How
+    from qscale.training.ranks import ranks_of
 
+    ranks = ranks_of(device, tracker, out)
+    how = How(
+        device=ranks.device(device),
+        ranks=ranks,
+        checkpoint_activations=checkpoint_activations,
+        diagnose_every=diagnose_every,
+        oscillations=oscillations,
+    )
+    if not ranks.is_main:
+        _follow(out, threads, how)
+        return
     say = _progress.remarks(as_json)
-    store = _store(config, out, flags, replace)
-    store.say = say
-    with StopSignal(insist=True) as stop:
+    begun = False
+    try:
+        store = _store(config, out, flags, replace, say)
+        store.say = say
         board, corpus = begin(store, say, threads=threads, device=device)
-        worker.set_threads(threads)
-        with display(board, as_json=as_json) as show:
-            worker.work(board, corpus, How(device=device, emit=show, should_stop=stop))
+        begun = True
+    finally:
+        ranks.tell(begun)  # the other processes wait for the store
+    worker.set_threads(threads)
+    with StopSignal(insist=True) as stop, display(board, as_json=as_json) as show:
+        worker.lead(board, corpus, dataclasses.replace(how, emit=show, should_stop=stop))
     ended = outcome(board, stopped=stop())
     if not as_json:
         _results(board)
@@ -90,10 +154,36 @@ def command(
     click.get_current_context().exit(code)
 
 
-def _store(config: Path | None, out: Path, flags: dict[str, Any], replace: bool) -> Store:
-    """The store at ``out``, made from a study file or from the flags."""
-    import yaml
+def _follow(out: Path, threads: int, how: How) -> None:
+    """Train along with the first process, which has the store and the terminal."""
+    from qscale.sweep import worker
+    from qscale.sweep.board import Board
+    from qscale.sweep.jobs import jobs
+    from qscale.sweep.store import Store
 
+    if not how.ranks.tell(None):
+        return
+    store = Store(out)
+    worker.set_threads(threads)
+    worker.follow(Board(store, jobs(store.runs())), worker.corpus_of(store), how)
+
+
+def _compiled(study: Study, asked: str, say: Callable[[str], None]) -> bool:
+    """Whether runs are compiled; ``auto`` tries it on the largest model of the study."""
+    if asked != "auto":
+        return asked == "on"
+    from qscale.training.calibration import try_compiling
+
+    longest = max(study.runs(""), key=lambda run: run.steps * run.model.flops_per_token(run.context))
+    found = try_compiling(longest)
+    say(found.sentence)
+    return found.worth_it
+
+
+def _store(
+    config: Path | None, out: Path, flags: dict[str, Any], replace: bool, say: Callable[[str], None]
+) -> Store:
+    """The store at ``out``, made from a study file or from the flags."""
     from qscale.errors import ConfigError
     from qscale.sweep.grid import Study, read_text
     from qscale.sweep.merge import merged
@@ -117,14 +207,24 @@ def _store(config: Path | None, out: Path, flags: dict[str, Any], replace: bool)
             "tokens": list(flags["tokens"]),
             "recipes": list(flags["recipe"]),
             "modes": [flags["mode"]],
+            "finetune_fractions": list(flags["finetune_fraction"]),
             "seeds": [flags["seed"]],
             "training": {name: flags[name] for name in _TRAINING if flags[name] is not None},
         }
-        text = yaml.safe_dump({key: value for key, value in axes.items() if value}, sort_keys=False)
+        if flags["compiled"] is not None:
+            study = Study.parse(_yaml(axes), "flags")
+            axes["training"] |= {"compiled": _compiled(study, flags["compiled"], say)}
+        text = _yaml(axes)
     study = Study.parse(text, "flags" if config is None else str(config))
     if config is None and not replace and (out / "study.yaml").is_file():
         text = merged(Store(out).study_file.read_text(encoding="utf-8"), study) or text
     return Store.create(out, text, replace=replace)
+
+
+def _yaml(axes: dict[str, Any]) -> str:
+    import yaml
+
+    return str(yaml.safe_dump({key: value for key, value in axes.items() if value}, sort_keys=False))
 
 
 def _size(name: str) -> str | dict[str, Any]:

@@ -54,7 +54,8 @@ class QuantLinear(nn.Linear):
         weight = quantizer(self.weight)
         if not (weight.requires_grad or x.requires_grad) or torch.compiler.is_compiling():
             return functional.linear(x, weight, self.bias)
-        if not getattr(quantizer, "repeats", False):
+        # Autocast rounds the operands of a product: they are not those that backward would make again.
+        if not getattr(quantizer, "repeats", False) or torch.is_autocast_enabled(x.device.type):
             return functional.linear(x, weight, self.bias)
         again = (quantizer, self.weight)
         return _Product.apply(x, weight, self.bias, again)  # type: ignore[no-untyped-call,no-any-return]

@@ -51,7 +51,9 @@ def run_job(job: Job, board: Board, corpus: Corpus, how: How) -> bool:
     if job.source_id is not None:
         source = store.record(job.source_id)
         if source is not None and source.diverged:
-            store.write_record(diverged_record(job.config, corpus, how.device, source.diverged_step or 0))
+            if how.ranks.is_main:
+                step = source.diverged_step or 0
+                store.write_record(diverged_record(job.config, corpus, how.device, step))
             return True
         start = store.run_folder(job.source_id)
     else:
@@ -90,6 +92,8 @@ def _run_trunk(job: Job, board: Board, corpus: Corpus, how: How) -> bool:
     try:
         return loop.run_trunk(job.config, steps, folder, corpus, how)
     except DivergedError as error:
+        if not how.ranks.is_main:
+            return True
         stranded = board.stranded(job)
         for run in stranded:
             board.store.write_config(run)
@@ -123,6 +127,30 @@ def work(
                 return
             _rest(pause, how.should_stop)
             pause = min(2 * pause, _LONGEST_POLL)
+
+
+def lead(board: Board, corpus: Corpus, how: How) -> None:
+    """:func:`work` with the processes that train together; each does every job, and this one writes.
+
+    Raises:
+        StoreError: As for :func:`work`.
+    """
+
+    def execute(job: Job, board: Board, corpus: Corpus, how: How) -> bool:
+        how.ranks.tell(job.id)
+        return run_job(job, board, corpus, how)
+
+    try:
+        work(board, corpus, how, execute)
+    finally:
+        how.ranks.tell(None)
+
+
+def follow(board: Board, corpus: Corpus, how: How) -> None:
+    """The other processes: do what :func:`lead` says until it says no more."""
+    found = {job.id: job for job in board.jobs}
+    while (job := how.ranks.tell(None)) is not None:
+        run_job(found[job], board, corpus, how)
 
 
 def _rest(seconds: float, should_stop: Callable[[], bool]) -> None:
@@ -210,7 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 1
 
 
-def _corpus(store: Store) -> Corpus:
+def corpus_of(store: Store) -> Corpus:
     """The corpus of a study that has begun, in its tokens."""
     from qscale.data import corpus as corpora
 
@@ -228,7 +256,7 @@ def _main(options: argparse.Namespace, emit: Emit, should_stop: Callable[[], boo
     set_threads(options.threads)
     work(
         board,
-        _corpus(store),
+        corpus_of(store),
         How(device=options.device, emit=emit, should_stop=should_stop),
     )
     emit({"event": "exit", "error": None})

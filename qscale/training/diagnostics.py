@@ -192,8 +192,11 @@ class Oscillations:
     def update(self) -> None:
         """Look at the codes after a step."""
         for name, layer in self.layers.items():
-            assert layer.weight_quantizer is not None
-            q = layer.weight_quantizer(layer.weight)
+            quantizer = layer.weight_quantizer
+            assert quantizer is not None
+            training = quantizer.training
+            q = quantizer.eval()(layer.weight)  # random rounding would draw, and count the draw
+            quantizer.train(training)
             code = q / _group_absmax(q, self.groups[name])
             if name not in self._last:
                 self._last[name] = code

@@ -27,6 +27,7 @@ from qscale.training.diagnostics import LayerDiagnostics, Oscillations, diagnose
 from qscale.training.how import How
 from qscale.training.monitor import Monitor
 from qscale.training.optimizer import add_learned, make_optimizer, set_rate
+from qscale.training.ranks import Ranks
 
 Rate = Callable[[RunConfig, int], float]
 
@@ -60,7 +61,7 @@ class Training:
             )
         self.model = build(config.model, context=config.context, seed=config.init_seed).to(self.how.device)
         if self.how.checkpoint_activations:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+            _recompute_activations(self.model)
         self.optimizer = make_optimizer(config, self.model)
 
     def quantize(self, recipe: str | None) -> None:
@@ -110,7 +111,7 @@ class Training:
                 tokens = torch.from_numpy(
                     batches.batch(self.step, config.batch_sequences, rank=ranks.rank, ranks=ranks.world)
                 ).to(how.device)
-                nats = self._gradients(stepper, tokens)
+                nats = ranks.mean(gradients(stepper, tokens, config, ranks))
                 if layers is not None and (self.step + 1) % how.diagnose_every == 0:
                     layers.write(*self._rows(self.step + 1, self.look(meter)))
                 gradient = ranks.clip(parameters, config.gradient_clip or math.inf)
@@ -133,31 +134,14 @@ class Training:
                     how.emit({"event": "step", **progress})
                     emitted_at, emitted_step = now, self.step
                 if self.step < until:
-                    stop = ranks.agree(how.should_stop())
-                    if ranks.agree(stop or now - saved_at >= _CHECKPOINT_EVERY):
+                    wish = (how.should_stop(), now - saved_at >= _CHECKPOINT_EVERY)
+                    stop, save = ranks.tell(wish)
+                    if stop or save:
                         self._save_rolling()
                         saved_at = now
                     if stop:
                         return False
         return True
-
-    def _gradients(self, stepper: nn.Module, tokens: Tensor) -> float:
-        """Add up the gradients of a step's sequences; their mean loss in nats per token."""
-        parts, ranks = self.config.accumulation, self.how.ranks
-        nats = 0.0
-        for number, part in enumerate(tokens.chunk(parts) if parts > 1 else (tokens,)):
-            with ranks.apart(stepper) if number < parts - 1 else nullcontext():
-                with self._precision():
-                    logits = stepper(input_ids=part[:, :-1], use_cache=False).logits
-                loss = functional.cross_entropy(logits.float().flatten(0, 1), part[:, 1:].flatten())
-                ranks.backward(loss if parts == 1 else loss / parts)
-                nats += float(loss.detach()) / parts
-        return ranks.mean(nats)
-
-    def _precision(self) -> Any:
-        if self.config.precision == "float32":
-            return nullcontext()
-        return torch.autocast(torch.device(self.how.device).type, torch.bfloat16)
 
     def look(self, meter: Oscillations | None = None) -> list[LayerDiagnostics]:
         """What quantization does to each layer now, on the first evaluation sequences."""
@@ -190,3 +174,25 @@ class Training:
     def _position(self) -> checkpoint.Position:
         watched = (self.monitor.seen, self.monitor.average, self.monitor.lowest)
         return checkpoint.Position(step=self.step, seconds=self.seconds, monitor=watched)
+
+
+def _recompute_activations(model: Any) -> None:
+    options = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):  # transformers from 5 on
+        model.activation_checkpointing_enable(options)
+    else:
+        model.gradient_checkpointing_enable(options)
+
+
+def gradients(stepper: nn.Module, tokens: Tensor, config: RunConfig, ranks: Ranks | None = None) -> float:
+    """Add up the gradients of sequences, ``(sequences, context + 1)``; their mean loss in nats per token."""
+    ranks, parts, nats = ranks or Ranks(), config.accumulation, 0.0
+    half = torch.autocast(tokens.device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+    for number, part in enumerate(tokens.chunk(parts) if parts > 1 else (tokens,)):
+        with ranks.apart(stepper) if number < parts - 1 else nullcontext():
+            with half:
+                logits = stepper(input_ids=part[:, :-1], use_cache=False).logits
+            loss = functional.cross_entropy(logits.float().flatten(0, 1), part[:, 1:].flatten())
+            ranks.backward(loss if parts == 1 else loss / parts)
+            nats += float(loss.detach()) / parts
+    return nats

@@ -28,6 +28,10 @@ class Ranks:
     rank = 0
     world = 1
 
+    def device(self, asked: str) -> str:
+        """Where this process computes, of the device that was asked for."""
+        return asked
+
     @property
     def is_main(self) -> bool:
         """Whether this process writes the files."""
@@ -58,9 +62,9 @@ class Ranks:
         """Of a number that each process has."""
         return value
 
-    def agree(self, wish: bool) -> bool:
-        """What the main process wishes."""
-        return wish
+    def tell(self, value: Any) -> Any:
+        """What the main process says, to all: anything that can be pickled."""
+        return value
 
     def join(self, parts: np.ndarray, order: np.ndarray) -> np.ndarray:
         """Rows that each process has a share of, in the order of all; ``order`` numbers its own."""
@@ -73,7 +77,7 @@ class Ranks:
 
 
 class AcceleratedRanks(Ranks):
-    """The processes of ``accelerate launch``: DDP, or FSDP where its configuration says so; and trackers.
+    """The processes of ``accelerate launch``, each with the whole model (DDP); and trackers.
 
     Args:
         device: As torch names it; ``cpu`` goes through gloo.
@@ -82,7 +86,7 @@ class AcceleratedRanks(Ranks):
         name: Of the run, for the trackers.
 
     Raises:
-        ConfigError: accelerate or a tracker is not installed.
+        ConfigError: accelerate or a tracker is not installed, or the launch shards models.
     """
 
     def __init__(
@@ -105,8 +109,17 @@ class AcceleratedRanks(Ranks):
                 self.accelerator.init_trackers(name)
         except (ImportError, ValueError) as error:
             raise ConfigError(f"trackers {', '.join(trackers)}: {error}") from error
+        kind = str(self.accelerator.distributed_type).rpartition(".")[2]
+        if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+            raise ConfigError(
+                f"{kind} shards a model, whose checkpoints and evaluation need all of it in one place here: "
+                "launch with DDP (accelerate launch --multi_gpu)"
+            )
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.trackers = trackers
+
+    def device(self, asked: str) -> str:
+        return asked if self.world == 1 else str(self._device)
 
     def prepare(
         self, model: nn.Module, optimizer: torch.optim.Optimizer
@@ -137,13 +150,12 @@ class AcceleratedRanks(Ranks):
         told = torch.tensor(value, dtype=torch.float64, device=self._device)
         return float(self.accelerator.reduce(told, "mean"))
 
-    def agree(self, wish: bool) -> bool:
+    def tell(self, value: Any) -> Any:
         if self.world == 1:
-            return wish
-        import torch
-        from accelerate.utils import broadcast
+            return value
+        from accelerate.utils import broadcast_object_list
 
-        return bool(broadcast(torch.tensor(int(wish), device=self._device)))
+        return broadcast_object_list([value])[0]
 
     def join(self, parts: np.ndarray, order: np.ndarray) -> np.ndarray:
         if self.world == 1:

@@ -25,6 +25,7 @@ _TAKES = {
     "contours": {"law", "form", "objective", "g"},
     "groups": {"law", "form", "objective", "n", "d", "g"},
     "forms": {"form", "objective"},
+    "layers": set(),
 }
 _OPTIONS = {"law": "--law", "form": "--form", "objective": "--objective", "n": "-N", "d": "-D", "g": "-G"}
 _OF_LAWS = ("contours", "groups")  # drawn without rows, where laws are named
@@ -67,13 +68,27 @@ def command(
 
     The points are read as `qscale fit` reads them: one mode and one recipe. Figures: law (delta against D),
     fit (measured against fitted), residuals, profiles (of each parameter), contours (equal delta over N and
-    D), groups (laws against G, that of the rows among them), forms (which describes the rows best). Without
-    --law, the form is fitted to the rows; contours and groups of named laws need no rows.
+    D), groups (laws against G, that of the rows among them), forms (which describes the rows best), layers
+    (of a study: rounding errors and tails, layer by layer). Without --law, the form is fitted to the rows;
+    contours and groups of named laws need no rows.
     """
     _check(figure, source, given)
     out = out or Path(f"{figure}.png")
+    if figure == "layers":
+        points = _layers(source, out, mode, recipe)
+        click.echo(json.dumps({"figure": str(out), "points": points}) if as_json else f"figure: {out}")
+        return
     points = _draw(figure, source, out, {"mode": mode, "recipe": recipe}, **given)
     click.echo(json.dumps({"figure": str(out), "points": points}) if as_json else f"figure: {out}")
+
+
+def _layers(source: Path | None, out: Path, mode: str | None, recipe: str | None) -> int:
+    from qscale.report.layer_figures import layer_figure
+    from qscale.sweep.table import layer_rows
+
+    if source is None or not source.is_dir():
+        raise click.UsageError("--figure layers is of a study: give its folder.")
+    return layer_figure(layer_rows(source, mode=mode, recipe=recipe), out)
 
 
 def _check(figure: str, source: Path | None, given: dict[str, Any]) -> None:

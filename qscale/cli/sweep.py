@@ -196,3 +196,40 @@ def _plan_table(totals: dict[str, Any]) -> str:
             f"{row['runs'] - row['baselines']:>9} {short_count(row['tokens']):>8} {row['flops']:>9.2e}"
         )
     return "\n".join(lines)
+
+
+@command.command(epilog="Example: qscale sweep decompose study")
+@_FOLDER
+@_JSON
+def decompose(folder: Path, as_json: bool) -> None:
+    """Take deltas apart: weights against inputs, and what the inputs of each kind of layer cost.
+
+    Needs the runs that the key `decompose: [operands, inputs]` of a study file adds. Standard errors are
+    between seeds, or of the evaluation where there is one seed.
+    """
+    from qscale.sweep import decomposition, table
+    from qscale.units import short_count
+
+    found = decomposition.decompose(table.observations(folder, say=lambda line: click.echo(line, err=True)))
+    if as_json:
+        click.echo(json.dumps([each.to_json() for each in found], indent=2))
+        return
+    if not found:
+        click.echo("no recipe has its parts beside it: add decompose: [operands, inputs] to the study file")
+        return
+
+    def shown(mean: decomposition.Mean | None, digits: int = 4) -> str:
+        return "--" if mean is None else f"{mean.value:.{digits}f} +- {mean.se:.{digits}f}"
+
+    for each in found:
+        seeds = f"{each.seeds} seed{'' if each.seeds == 1 else 's'}"
+        click.echo(f"{short_count(each.N)} {short_count(each.D)} {each.recipe} {each.mode}, {seeds}")
+        click.echo(f"  delta        {shown(each.both)}")
+        if each.weight or each.input:
+            click.echo(f"  weights      {shown(each.weight)}")
+            click.echo(f"  inputs       {shown(each.input)}")
+        if each.ratio is not None:
+            click.echo(f"  R            {shown(each.ratio, 2)}   (inputs / weights)")
+            click.echo(f"  additivity   {shown(each.additivity, 2)}   (delta / (weights + inputs))")
+        for role, mean in each.inputs.items():
+            click.echo(f"  {role + ' input':<12} {shown(mean)}   (less without it)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from qscale.records import Record
 from qscale.sweep import files
 from qscale.sweep.store import Store, quiet
 from qscale.sweep.words import plural
+from qscale.training import paths
 from qscale.training.config import RunConfig
 
 COLUMNS = (
@@ -181,3 +183,45 @@ def _write_parquet(rows: list[dict[str, Any]], out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     parquet.write_table(table, temporary)
     temporary.replace(out)
+
+
+def layer_rows(
+    path: Path | str, *, mode: str | None = None, recipe: str | None = None
+) -> list[dict[str, Any]]:
+    """What quantization did to each layer at the end of each run: one row a layer.
+
+    Of runs of a study that are done; with the run's N, D, seed, mode and recipe (``none`` for a baseline),
+    and the fields of ``qscale.training.diagnostics.LayerDiagnostics``.
+
+    Args:
+        path: A study folder.
+        mode: Only runs of this mode.
+        recipe: Only runs of this recipe.
+
+    Raises:
+        StoreError: Not a study folder.
+    """
+    store = Store(path)
+    chosen = recipe if recipe is None else str(Recipe.parse(recipe))
+    rows = []
+    for run in store.runs():
+        if mode not in (None, run.mode) or chosen not in (None, run.recipe):
+            continue
+        record = store.record(run.run_id)
+        if record is None or record.diverged:
+            continue
+        of_run: dict[str, Any] = {"N": record.N, "D": record.D, "seed": run.init_seed, "mode": run.mode}
+        of_run |= {"recipe": run.recipe or "none"}
+        rows += [of_run | row for row in _last_layers(store.run_folder(run.run_id))]
+    return rows
+
+
+def _last_layers(folder: Path) -> list[dict[str, Any]]:
+    """The diagnostics of the last step that are whole; none of runs that did not look."""
+    try:
+        lines = paths.diagnostics(folder).read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        last = max(row["step"] for row in rows)
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [row for row in rows if row["step"] == last]

@@ -119,7 +119,7 @@ def compare(source: Path, forms: tuple[str, ...], level: float, as_json: bool, *
     if low <= 0 <= high:
         click.echo("the interval includes 0: these runs do not tell the two apart")
     for note in found.notes:
-        click.echo(f"note: {note}")
+        click.echo(f"note: {note}", err=True)
 
 
 def _score(score: dict[str, Any]) -> list[str]:

@@ -129,7 +129,7 @@ class Reader:
         for point in study.points():
             if point["seed"] == study.seeds[point["size"]][0]:
                 try:
-                    study.config("", **point)
+                    study.config("", **point).source()  # which is a run too
                 except (ConfigError, SpecError) as error:
                     self.problem(f"{point['size']} with {short_count(point['tokens'])} tokens: {error}")
 

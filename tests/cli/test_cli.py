@@ -391,3 +391,47 @@ def test_status_of_a_damaged_corpus_note_says_so(folder):
     (folder / "done" / "corpus.json").write_text("{")
     result = call("sweep", "status", "done")
     assert result.exit_code == 1 and "corpus.json is damaged" in result.stderr
+
+
+def test_train_takes_phases_schedules_and_looks_and_takes_deltas_apart(folder):
+    import torch
+
+    rest = ["--tokens", "4096", "--corpus", "file:text.txt", "--batch-sequences", "2", "--context", "32"]
+    rest += ["--warmup-steps", "2", "--eval-windows", "8", "--recipe", "w4a4:g32"]
+    threads = torch.get_num_threads()
+    try:
+        tuned = call(
+            "train", *rest, "--mode", "finetune", "--finetune-fraction", "0.25", "--finetune-rate", "0.5",
+            "--compile", "off", "--diagnose-every", "4", "--out", "tuned",
+        )  # fmt: skip
+        cosine = call(
+            "train", *rest, "--recipe", "w4a16:g32", "--recipe", "w16a4:g32", "--mode", "scratch",
+            "--schedule", "cosine", "--final-rate", "0.1", "--precision", "bfloat16", "--accumulation", "2",
+            "--out", "cosine",
+        )  # fmt: skip
+        parts = call("sweep", "decompose", "cosine")
+        machine = call("sweep", "decompose", "cosine", "--json")
+    finally:
+        torch.set_num_threads(threads)
+    assert tuned.exit_code == 0, tuned.output
+    assert "tiny-20k 4.1k w4a4:g32 finetune 0.25 seed 0: delta " in tuned.stdout
+    assert tuned.stdout.endswith("3 of 3 runs done in tuned\n"), (
+        "and two baselines: of all tokens, and before"
+    )
+    found = list(Path("tuned/runs").glob("*/diagnostics.jsonl"))
+    (looks,) = [path for path in found if '"input_relmse": 0' in path.read_text()]
+    steps = {json.loads(line)["step"] for line in looks.read_text().splitlines()}
+    assert steps == {52, 56, 60, 64}
+    assert cosine.exit_code == 0, cosine.output
+    assert parts.exit_code == 0, parts.output
+    assert "20.6k 4.1k w4a4:g32 scratch, 1 seed" in parts.stdout
+    assert "(inputs / weights)" in parts.stdout
+    (found,) = json.loads(machine.stdout)
+    both, weight, inputs = (found[name]["value"] for name in ("both", "weight", "input"))
+    assert found["additivity"]["value"] == pytest.approx(both / (weight + inputs))
+
+
+def test_train_with_a_fraction_that_is_none_names_the_field(folder):
+    result = call("train", "--tokens", "4096", "--mode", "finetune", "--recipe", "w4a4:g32", "--out", "out")
+    assert result.exit_code == 2
+    assert "the mode finetune needs finetune_fractions" in result.stderr

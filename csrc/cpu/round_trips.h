@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "cpu/int_lanes.h"
 #include "cpu/random.h"
 #include "cpu/scales.h"
 
@@ -235,9 +236,31 @@ void fast_round_trips(const Tile& tile, const TileScales& scales, const FakeQuan
   run(std::integral_constant<int, 2>());
 }
 
+// Integers under scales of the caller.
+template <class V, class T>
+void given_round_trips(const Tile& tile, const TileScales& scales, const FakeQuant<IntGrid>& job) {
+  using Floats = typename V::Floats;
+  const IntLanes<V> lanes(job.element);
+  for (int64_t row = 0; row < tile.rows; ++row) {
+    const int64_t start = tile.start + row * tile.stride;
+    for (int64_t g = 0; g < tile.count; ++g) {
+      const GroupLanes<V> group(scales.scale[g], scales.zero[g]);
+      const int64_t at = start + g * tile.group;
+      transform<V>(static_cast<const T*>(job.x) + at, static_cast<T*>(job.y) + at, tile.length(g),
+                   [&](Floats v) __attribute__((always_inline)) {
+                     const Floats code = lanes.raw(V::divide(v, group.divisor), group.zero);
+                     return V::multiply(lanes.value(code, group.zero), group.scale);
+                   });
+    }
+  }
+}
+
 template <class V, class T, class Element>
 void round_trips(const Tile& tile, const TileScales& scales, const FakeQuant<Element>& job) {
   if constexpr (V::has_fma) {
+    if constexpr (std::is_same_v<Element, IntGrid>) {
+      if (job.scale != nullptr && IntLanes<V>::serves(job.element)) return given_round_trips<V, T>(tile, scales, job);
+    }
     // Under a scale of the caller, a NaN may stand among numbers.
     if (job.scale == nullptr && decltype(fast_for<V, true>(job.element))::serves(job.element)) {
       if (job.scaling.kind == ScaleKind::float32 && !may_exceed(job.element, job.scaling.largest)) {

@@ -7,7 +7,6 @@
 namespace qscale::cpu {
 namespace {
 
-// A true division keeps what a caller's scale may bring along: NaN, infinities, signs, quotients of any size.
 template <class V>
 struct IntLanes {
   using Floats = typename V::Floats;
@@ -26,7 +25,8 @@ struct IntLanes {
   }
 };
 
-// Scale, divisor and zero point of a group in every lane. The lower bits of a NaN are cleared, so that rounding to
+// Scale, divisor and zero point of a group in every lane. A true division by the divisor keeps what a caller's scale may
+// bring along: NaN, infinities, signs, quotients of any size. The lower bits of a NaN are cleared, so that rounding to
 // bfloat16 cannot carry them into the sign.
 template <class V>
 struct GroupLanes {

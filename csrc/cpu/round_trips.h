@@ -236,21 +236,36 @@ void fast_round_trips(const Tile& tile, const TileScales& scales, const FakeQuan
   run(std::integral_constant<int, 2>());
 }
 
-// Integers under scales of the caller.
+// Integers under scales of the caller. Where a scale is ordinary, a quotient that could matter is exact without a
+// division: x is first held to two steps beyond the ends, and below 2**-60 no quotient changes a code, whatever real
+// zero point is added.
 template <class V, class T>
 void given_round_trips(const Tile& tile, const TileScales& scales, const FakeQuant<IntGrid>& job) {
   using Floats = typename V::Floats;
+  constexpr float largest_zero = 0x1p20f;
   const IntLanes<V> lanes(job.element);
+  const float least = smallest_fast_scale(-60), qmin = job.element.qmin - 2.0f, qmax = job.element.qmax + 2.0f;
   for (int64_t row = 0; row < tile.rows; ++row) {
-    const int64_t start = tile.start + row * tile.stride;
     for (int64_t g = 0; g < tile.count; ++g) {
-      const GroupLanes<V> group(scales.scale[g], scales.zero[g]);
-      const int64_t at = start + g * tile.group;
-      transform<V>(static_cast<const T*>(job.x) + at, static_cast<T*>(job.y) + at, tile.length(g),
-                   [&](Floats v) __attribute__((always_inline)) {
-                     const Floats code = lanes.raw(V::divide(v, group.divisor), group.zero);
-                     return V::multiply(lanes.value(code, group.zero), group.scale);
-                   });
+      const float scale = scales.scale[g], zero = scales.zero[g];
+      const GroupLanes<V> group(scale, zero);
+      const int64_t at = tile.start + row * tile.stride + g * tile.group;
+      const T* x = static_cast<const T*>(job.x) + at;
+      T* y = static_cast<T*>(job.y) + at;
+      const auto restored = [&](Floats quotient) __attribute__((always_inline)) {
+        return V::multiply(lanes.value(lanes.raw(quotient, group.zero), group.zero), group.scale);
+      };
+      if (scale >= least && scale <= kLargestFastScale && fabsf(zero) <= largest_zero) {
+        const Floats reciprocal = V::splat(1.0f / scale);
+        const Floats low = V::splat((qmin - zero) * scale), high = V::splat((qmax - zero) * scale);
+        transform<V>(x, y, tile.length(g), [&](Floats v) __attribute__((always_inline)) {
+          return restored(quotient<V, 2>(V::clamp(v, low, high), group.scale, reciprocal));
+        });
+      } else {
+        transform<V>(x, y, tile.length(g), [&](Floats v) __attribute__((always_inline)) {
+          return restored(V::divide(v, group.divisor));
+        });
+      }
     }
   }
 }

@@ -1,4 +1,4 @@
-"""Rounding with given scales, differentiated: one op each way, and the result made again where it is wanted."""
+"""Rounding with given scales, differentiated: one op each way."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from qscale.kernels.backends import on_reference
 from qscale.kernels.fake_quantize import plan, scale_shape
 from qscale.kernels.ops import implementation
 from qscale.kernels.reference import GATES
+from qscale.quantizers.again import made_again, maker_of
 
 Gate = Literal["clipped", "lsq"]
 
@@ -35,12 +36,15 @@ class ScaledRounding:
 
     def __call__(self, x: Tensor, scale: Tensor) -> Tensor:
         """``x`` rounded with ``scale``, whose shape expands to ``(..., groups)``."""
-        return _Scaled.apply(x, scale, self)  # type: ignore[no-untyped-call,no-any-return]
+        made_by = None if torch.compiler.is_compiling() else maker_of(x)
+        return _Scaled.apply(x, scale, self, made_by)  # type: ignore[no-untyped-call,no-any-return]
 
     def each(self, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor | None]:
         """Scale and zero point of every group, as the ops take them."""
         wanted = scale_shape(x.shape, *self.arguments[-4:-2])
-        scales = scale.float().expand(wanted).reshape(-1).contiguous()
+        scales = scale if scale.dtype == torch.float32 else scale.float()
+        if scales.shape != wanted or not scales.is_contiguous():
+            scales = scales.expand(wanted).contiguous()
         zeros = None if self.zero_point is None else torch.full_like(scales, self.zero_point)
         return scales, zeros
 
@@ -51,44 +55,34 @@ class ScaledRounding:
 
 
 class _Scaled(torch.autograd.Function):
-    """Saves ``x`` and the scales. Its node can make the result again: :func:`maker_of`."""
+    """Saves ``x``, if it cannot be made again, and the scales; can make the result again."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, plan: ScaledRounding) -> Tensor:
-        ctx.save_for_backward(x, scale)
-        ctx.plan, ctx.made, ctx.again = plan, None, make_again
+    def forward(ctx: Any, x: Tensor, scale: Tensor, plan: ScaledRounding, made_by: Any) -> Tensor:
+        ctx.save_for_backward(x if made_by is None else None, scale)
+        ctx.plan, ctx.made_by, ctx.made, ctx.make_again = plan, made_by, None, _round_again
         return plan.rounded(x, scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.made = None  # all that took the result have had their turn
-        x, scale = ctx.saved_tensors
-        plan: ScaledRounding = ctx.plan
+        ctx.made = None
+        saved, scale = ctx.saved_tensors
+        x, plan = made_again(saved, ctx.made_by), ctx.plan
         run = implementation(plan.op, "_gradient", on_reference("fake_quant", x))
         of_x, sums, _ = run(grad, x, *plan.each(x, scale), plan.gate, 0.0, *plan.arguments)
         of_scale = None
         if ctx.needs_input_grad[1]:
-            sums = sums.view(scale_shape(x.shape, *plan.arguments[-4:-2])).sum_to_size(scale.shape)
-            of_scale = (sums * plan.gradient_scale).to(scale.dtype)
-        return of_x, of_scale, None
+            sums = sums.view(scale_shape(x.shape, *plan.arguments[-4:-2]))
+            if sums.shape != scale.shape:
+                sums = sums.sum_to_size(scale.shape)
+            of_scale = sums.mul_(plan.gradient_scale).to(scale.dtype)
+        return of_x, of_scale, None, None
 
 
-def make_again(node: Any) -> Tensor:
-    """The tensor that a node of :func:`maker_of` gave, the same bits; in the backward pass alone.
-
-    Until the gradient of that tensor is complete, it is kept for the others that need it.
-    """
+def _round_again(node: Any) -> Tensor:
     if node.made is None:
-        x, scale = node.saved_tensors
-        node.made = node.plan.rounded(x, scale)
+        saved, scale = node.saved_tensors
+        node.made = node.plan.rounded(made_again(saved, node.made_by), scale)
     made: Tensor = node.made
     return made
-
-
-def maker_of(y: Tensor) -> Any:
-    """The node that gave ``y``, if it can do so again from what it has saved, or None.
-
-    What needs ``y`` in backward may keep the node in its place, and so one tensor less.
-    """
-    return y.grad_fn if getattr(y.grad_fn, "again", None) is make_again else None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from qscale.quantizers.gates import make_again, maker_of
+from qscale.quantizers.again import made_again, maker_of
 
 
 class QuantLinear(nn.Linear):
@@ -49,24 +49,17 @@ class QuantLinear(nn.Linear):
         if self.input_quantizer is not None:
             x = self.input_quantizer(x)
         quantizer = self.weight_quantizer
-        if not torch.is_grad_enabled():
-            return functional.linear(x, self._weight(), self.bias)
-        made_by = None if torch.compiler.is_compiling() else maker_of(x)
-        repeats = getattr(quantizer, "repeats", False)
-        if torch.compiler.is_compiling() or (made_by is None and not repeats):
-            return functional.linear(x, self._weight(), self.bias)
-        if quantizer is None or not repeats:
-            return _Product.apply(x, self._weight(), self.bias, made_by, None)  # type: ignore[no-untyped-call,no-any-return]
-        call = (x, self.weight, self.bias, made_by, quantizer, *quantizer.parameters())
+        if quantizer is not None and not (torch.is_grad_enabled() or self.training):
+            return functional.linear(x, self._kept(quantizer), self.bias)
+        weight = self.weight if quantizer is None else quantizer(self.weight)
+        if torch.compiler.is_compiling() or not (weight.requires_grad or x.requires_grad):
+            return functional.linear(x, weight, self.bias)
+        made_by = maker_of(x), maker_of(weight)
+        again = quantizer if made_by[1] is None and getattr(quantizer, "repeats", False) else None
+        if made_by == (None, None) and again is None:
+            return functional.linear(x, weight, self.bias)
+        call = (x, weight, self.bias, *made_by, again, self.weight)
         return _Product.apply(*call)  # type: ignore[no-untyped-call,no-any-return]
-
-    def _weight(self) -> Tensor:
-        """As the product takes it."""
-        if self.weight_quantizer is None:
-            return self.weight
-        if self.training or torch.is_grad_enabled():
-            return self.weight_quantizer(self.weight)  # type: ignore[no-any-return]
-        return self._kept(self.weight_quantizer)
 
     def _kept(self, quantizer: nn.Module) -> Tensor:
         """The quantized weight of evaluation; a change of what it is made of makes it anew."""
@@ -86,10 +79,7 @@ class QuantLinear(nn.Linear):
 
 
 class _Product(torch.autograd.Function):
-    """``x Q(W)^T + b``, of whose quantized operands backward makes again what can be made again.
-
-    Saved are ``W``, the parameters of ``Q``, and ``x`` where no ``made_by`` is there to make it.
-    """
+    """``x W^T + b``. An operand that can be made again is not saved: by its node, W also by ``quantizer``."""
 
     @staticmethod
     def forward(
@@ -97,38 +87,35 @@ class _Product(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        made_by: Any,
+        x_made_by: Any,
+        weight_made_by: Any,
         quantizer: nn.Module | None,
-        *parameters: Tensor,
+        plain: Tensor,
     ) -> Tensor:
-        ctx.made_by, ctx.quantizer = made_by, quantizer
-        quantized = weight if quantizer is None else quantizer(weight)  # may set its parameters
-        ctx.save_for_backward(x if made_by is None else None, weight, *parameters)
-        return functional.linear(x, quantized, bias)
+        ctx.made_by, ctx.quantizer = (x_made_by, weight_made_by), quantizer
+        ctx.state = _versions(quantizer)
+        kept = weight if quantizer is None else plain  # torch checks that it does not change
+        ctx.save_for_backward(x if x_made_by is None else None, kept if weight_made_by is None else None)
+        return functional.linear(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, *parameters = ctx.saved_tensors  # torch checks that they have not changed
-        wants_x, wants_weight, wants_bias, _, _, *wants_parameters = ctx.needs_input_grad
-        leaves = [weight.detach().requires_grad_(wants_weight), *parameters]
-        wanted = [wants_weight, *wants_parameters]
-        quantized = weight
-        if ctx.quantizer is not None:
-            with torch.set_grad_enabled(any(wanted)):
-                quantized = ctx.quantizer(leaves[0])
-        of_x = of_bias = None
+        (x, weight), (x_made_by, weight_made_by) = ctx.saved_tensors, ctx.made_by
+        if _versions(ctx.quantizer) != ctx.state:
+            raise RuntimeError("a parameter of a weight quantizer was changed in place before backward")
+        wants_x, wants_weight, wants_bias, *_ = ctx.needs_input_grad
+        of_x = of_weight = of_bias = None
         flat = grad.reshape(-1, grad.shape[-1])
         if wants_x:
-            of_x = (flat @ quantized.detach()).view(*grad.shape[:-1], weight.shape[1])
-        of_leaves: list[Tensor | None] = [None] * len(leaves)
-        if any(wanted):
-            x = make_again(ctx.made_by) if x is None else x
-            of_leaves[0] = flat.t() @ x.reshape(flat.shape[0], -1)
-            if ctx.quantizer is not None:
-                asked = [leaf for leaf, wants in zip(leaves, wanted, strict=True) if wants]
-                found = iter(torch.autograd.grad(quantized, asked, of_leaves[0]))
-                of_leaves = [next(found) if wants else None for wants in wanted]
+            made = made_again(weight, weight_made_by) if ctx.quantizer is None else ctx.quantizer(weight)
+            of_x = (flat @ made).view(*grad.shape[:-1], made.shape[1])
+        if wants_weight:
+            of_weight = flat.t() @ made_again(x, x_made_by).reshape(flat.shape[0], -1)
         if wants_bias:
             of_bias = flat.sum(0)
-        return of_x, of_leaves[0], of_bias, None, None, *of_leaves[1:]
+        return of_x, of_weight, of_bias, *[None] * 4
+
+
+def _versions(quantizer: nn.Module | None) -> list[int]:
+    return [] if quantizer is None else [p._version for p in quantizer.parameters()]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -32,8 +32,7 @@ RECIPES = {
     "nvfp4": "nvfp4",
     "rotation": "w4a4:g32,rot=hadamard:128",
 }
-_ROUNDS = 15
-_ROWS: list[str] = []
+_ROUNDS = 7
 
 
 def training_step(width: int, recipe: str | None) -> Callable[[], None]:
@@ -80,20 +79,6 @@ def _cpu_seconds(step: Callable[[], None]) -> float:
     return time.thread_time() - began
 
 
-@pytest.fixture(scope="module", autouse=True)
-def table(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Prints the ratios when all are there."""
-    yield
-    reporter: Any = request.config.pluginmanager.get_plugin("terminalreporter")
-    if _ROWS and reporter is not None:
-        reporter.write_line("")
-        reporter.section("qscale: a training step over the plain one")
-        reporter.write_line("| width | quantizer | plain ms | times | plain MiB | times |")
-        reporter.write_line("|---|---|---|---|---|---|")
-        for row in _ROWS:
-            reporter.write_line(row)
-
-
 @pytest.fixture(scope="module", params=WIDTHS)
 def plain(request: pytest.FixtureRequest) -> tuple[int, Callable[[], None]]:
     """A width, and the step of its plain model."""
@@ -101,7 +86,9 @@ def plain(request: pytest.FixtureRequest) -> tuple[int, Callable[[], None]]:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_training_step(name: str, plain: tuple[int, Callable[[], None]], benchmark: Any) -> None:
+def test_training_step(
+    name: str, plain: tuple[int, Callable[[], None]], benchmark: Any, steps: list[str]
+) -> None:
     """Times the quantized step; then, in turns with it, the plain one."""
     width, plain_step = plain
     step = training_step(width, RECIPES[name])
@@ -116,7 +103,7 @@ def test_training_step(name: str, plain: tuple[int, Callable[[], None]], benchma
     before, after = (statistics.median(found) for found in seconds.values())
     bytes_before, bytes_after = peak_bytes(plain_step), peak_bytes(step)
     benchmark.extra_info.update({"x plain": after / before, "memory x plain": bytes_after / bytes_before})
-    _ROWS.append(
+    steps.append(
         f"| {width} | {name} | {before * 1e3:.1f} | {after / before:.2f} "
         f"| {bytes_before / 2**20:.1f} | {bytes_after / bytes_before:.2f} |"
     )

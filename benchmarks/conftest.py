@@ -10,6 +10,7 @@ from qscale.timing import machine, suite, tables
 from qscale.timing.sizes import SIZES, size_text
 
 _TIMINGS: list[suite.Timing] = []
+_STEPS: list[str] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,7 +35,19 @@ def timings() -> list[suite.Timing]:
     return _TIMINGS
 
 
+@pytest.fixture
+def steps() -> list[str]:
+    """Rows of the table of training steps."""
+    return _STEPS
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _STEPS:
+        terminalreporter.section("qscale: a training step over the plain one")
+        terminalreporter.write_line("| width | quantizer | plain ms | times | plain MiB | times |")
+        terminalreporter.write_line("|---|---|---|---|---|---|")
+        for row in _STEPS:
+            terminalreporter.write_line(row)
     if not _TIMINGS:
         return
     terminalreporter.section("qscale: ratios of calls taken in turns")

@@ -378,11 +378,12 @@ std::tuple<Tensor, Tensor, Tensor> gradient(const Tensor& grad, const Tensor& x,
   const Tensor source = as_contiguous(x), upstream = as_contiguous(grad);
   const auto job = given_job<Family>(source, scale, zero_point, format, options);
   const int64_t groups = groups_of(source, job.layout);
-  Tensor grad_x = uninitialized_like(source), grad_scale = floats_like(x, {groups}), grad_zero = floats_like(x, {groups});
+  Tensor grad_x = uninitialized_like(source), grad_scale = floats_like(x, {groups});
+  Tensor grad_zero = floats_like(x, {zero_point ? groups : 0});
   const Gradient out{upstream.const_data_ptr(),
                      grad_x.mutable_data_ptr(),
                      static_cast<float*>(grad_scale.mutable_data_ptr()),
-                     static_cast<float*>(grad_zero.mutable_data_ptr()),
+                     zero_point ? static_cast<float*>(grad_zero.mutable_data_ptr()) : nullptr,
                      static_cast<Gate>(gate),
                      static_cast<float>(trust)};
   const auto work = Family::kernels()[static_cast<int>(dtype_of(Family::name, x))].gradient;

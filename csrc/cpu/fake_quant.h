@@ -27,7 +27,8 @@ void scales(const FakeQuant<Element>& job, int64_t first, int64_t last, float* s
     float extent[kTileGroups] = {};
     scales_of<V, T>(job, tile, found, extent);
     for (int64_t g = 0; g < tile.count; ++g) {
-      scale[tile.number + g] = group_scale(extent[g], job.scaling);
+      const bool alone = job.scaling.tensor_scale == 1.0f;
+      scale[tile.number + g] = alone ? found.scale[g] : group_scale(extent[g], job.scaling);
       zero_point[tile.number + g] = found.zero[g];
     }
   });
@@ -35,7 +36,7 @@ void scales(const FakeQuant<Element>& job, int64_t first, int64_t last, float* s
 
 template <class V, class T, class Element>
 constexpr GroupKernels<Element> group_kernels() {
-  return {fake_quant<V, T, Element>, scales<V, T, Element>, codes<T, Element>, gradient<T, Element>};
+  return {fake_quant<V, T, Element>, scales<V, T, Element>, codes<T, Element>, gradient<V, T, Element>};
 }
 
 template <class V>

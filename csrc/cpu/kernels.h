@@ -42,7 +42,7 @@ struct Gradient {
   const void* grad;    // of y, in its dtype
   void* grad_x;        // likewise
   float* grad_scale;   // one for each group
-  float* grad_zero;    // likewise
+  float* grad_zero;    // likewise; nullptr where it is not asked for
   Gate gate;
   float trust;  // in units of the scale
 };

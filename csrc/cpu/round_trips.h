@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "cpu/int_lanes.h"
 #include "cpu/random.h"
 #include "cpu/scales.h"
 
@@ -235,9 +236,46 @@ void fast_round_trips(const Tile& tile, const TileScales& scales, const FakeQuan
   run(std::integral_constant<int, 2>());
 }
 
+// Integers under scales of the caller. Where a scale is ordinary, a quotient that could matter is exact without a
+// division: x is first held to two steps beyond the ends, and below 2**-60 no quotient changes a code, whatever real
+// zero point is added.
+template <class V, class T>
+void given_round_trips(const Tile& tile, const TileScales& scales, const FakeQuant<IntGrid>& job) {
+  using Floats = typename V::Floats;
+  constexpr float largest_zero = 0x1p20f;
+  const IntLanes<V> lanes(job.element);
+  const float least = smallest_fast_scale(-60), qmin = job.element.qmin - 2.0f, qmax = job.element.qmax + 2.0f;
+  for (int64_t row = 0; row < tile.rows; ++row) {
+    for (int64_t g = 0; g < tile.count; ++g) {
+      const float scale = scales.scale[g], zero = scales.zero[g];
+      const GroupLanes<V> group(scale, zero);
+      const int64_t at = tile.start + row * tile.stride + g * tile.group;
+      const T* x = static_cast<const T*>(job.x) + at;
+      T* y = static_cast<T*>(job.y) + at;
+      const auto restored = [&](Floats quotient) __attribute__((always_inline)) {
+        return V::multiply(lanes.value(lanes.raw(quotient, group.zero), group.zero), group.scale);
+      };
+      if (scale >= least && scale <= kLargestFastScale && fabsf(zero) <= largest_zero) {
+        const Floats reciprocal = V::splat(1.0f / scale);
+        const Floats low = V::splat((qmin - zero) * scale), high = V::splat((qmax - zero) * scale);
+        transform<V>(x, y, tile.length(g), [&](Floats v) __attribute__((always_inline)) {
+          return restored(quotient<V, 2>(V::clamp(v, low, high), group.scale, reciprocal));
+        });
+      } else {
+        transform<V>(x, y, tile.length(g), [&](Floats v) __attribute__((always_inline)) {
+          return restored(V::divide(v, group.divisor));
+        });
+      }
+    }
+  }
+}
+
 template <class V, class T, class Element>
 void round_trips(const Tile& tile, const TileScales& scales, const FakeQuant<Element>& job) {
   if constexpr (V::has_fma) {
+    if constexpr (std::is_same_v<Element, IntGrid>) {
+      if (job.scale != nullptr && IntLanes<V>::serves(job.element)) return given_round_trips<V, T>(tile, scales, job);
+    }
     // Under a scale of the caller, a NaN may stand among numbers.
     if (job.scale == nullptr && decltype(fast_for<V, true>(job.element))::serves(job.element)) {
       if (job.scaling.kind == ScaleKind::float32 && !may_exceed(job.element, job.scaling.largest)) {

@@ -95,6 +95,11 @@ struct Avx2 {
   static Floats add(Floats a, Floats b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
   static Floats subtract(Floats a, Floats b) { return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)}; }
   static Floats multiply(Floats a, Floats b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
+  static Floats divide(Floats a, Floats b) { return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)}; }
+  static Floats round(Floats a) {
+    constexpr int even = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    return {_mm256_round_ps(a.low, even), _mm256_round_ps(a.high, even)};
+  }
   static Floats multiply_add(Floats a, Floats b, Floats c) {
     return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
   }
@@ -110,6 +115,18 @@ struct Avx2 {
   static Floats clamp(Floats a, Floats low, Floats high) {
     return {_mm256_min_ps(high.low, _mm256_max_ps(low.low, a.low)),
             _mm256_min_ps(high.high, _mm256_max_ps(low.high, a.high))};
+  }
+
+  using Mask = Floats;
+  // A NaN is not.
+  static __m256 between(__m256 a, __m256 low, __m256 high) {
+    return _mm256_and_ps(_mm256_cmp_ps(a, low, _CMP_GE_OQ), _mm256_cmp_ps(a, high, _CMP_LE_OQ));
+  }
+  static Mask between(Floats a, Floats low, Floats high) {
+    return {between(a.low, low.low, high.low), between(a.high, low.high, high.high)};
+  }
+  static Floats select(Mask which, Floats a, Floats b) {
+    return {_mm256_blendv_ps(b.low, a.low, which.low), _mm256_blendv_ps(b.high, a.high, which.high)};
   }
 
   static __m256 hold_magnitude(__m256 a, __m256 most) {

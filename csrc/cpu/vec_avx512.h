@@ -86,6 +86,8 @@ struct Avx512 {
   static Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
   static Floats subtract(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
   static Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+  static Floats divide(Floats a, Floats b) { return _mm512_div_ps(a, b); }
+  static Floats round(Floats a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
   static Floats negative_multiply_add(Floats a, Floats b, Floats c) { return _mm512_fnmadd_ps(a, b, c); }
   // a with those bits of b that are set in `sign`.
@@ -96,6 +98,13 @@ struct Avx512 {
   }
   // min and max give their second operand where either is a NaN.
   static Floats clamp(Floats a, Floats low, Floats high) { return _mm512_min_ps(high, _mm512_max_ps(low, a)); }
+
+  using Mask = __mmask16;
+  // A NaN is not.
+  static Mask between(Floats a, Floats low, Floats high) {
+    return _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(a, low, _CMP_GE_OQ), a, high, _CMP_LE_OQ);
+  }
+  static Floats select(Mask which, Floats a, Floats b) { return _mm512_mask_mov_ps(b, which, a); }
 
   static Floats hold_magnitude(Floats a, Floats most) {
     constexpr int least_magnitude_with_the_sign_of_a = 0x2;

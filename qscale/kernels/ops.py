@@ -71,8 +71,11 @@ def _fake_codes(x: Tensor, *_: Any) -> Tensor:
     return x.new_empty(x.shape, dtype=torch.uint8)
 
 
-def _fake_gradient(_grad: Tensor, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _like(x), _scalar_each(x, arguments), _scalar_each(x, arguments)
+def _fake_gradient(
+    _grad: Tensor, x: Tensor, _scale: Tensor, zero_point: Tensor | None, *arguments: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    of_scale = _scalar_each(x, arguments)
+    return _like(x), of_scale, of_scale.new_empty(0 if zero_point is None else of_scale.shape)
 
 
 _THREE = "(Tensor, Tensor, Tensor)"

@@ -252,7 +252,7 @@ def gradient(
     To ``x`` it passes everywhere (gate 0), where the rounded code is in range (1), where the quotient is (2),
     or where ``|y - x| <= trust * s`` (3). A scale gets the sum of ``grad * (q - z - x / s)`` where the code
     (gate 2: the quotient) is in range, else of ``grad * (q - z)``; a zero point that of ``-grad * s`` where
-    it is not. Products are float32, sums float64.
+    it is not; one that is not given has none, a tensor of no elements. Products are float32, sums float64.
     """
     if gate not in GATES.values():
         raise RuntimeError(f"{op}: gate={gate}; wanted 0 (open), 1 (clipped), 2 (lsq) or 3 (trust)")
@@ -273,10 +273,11 @@ def gradient(
     of_scale = upstream * torch.where(inside, value - quotient, value)
     of_zero = upstream * torch.where(inside, torch.zeros_like(scale), -scale)
     grad_x = torch.where(passes, upstream, torch.zeros_like(upstream))
+    grad_scale, grad_zero = (groups.summed(terms).float().reshape(-1) for terms in (of_scale, of_zero))
     return (
         groups.restored(grad_x).to(x.dtype),
-        groups.summed(of_scale).float().reshape(-1),
-        groups.summed(of_zero).float().reshape(-1),
+        grad_scale,
+        grad_zero.new_empty(0) if zero_point is None else grad_zero,
     )
 
 

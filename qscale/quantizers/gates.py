@@ -1,12 +1,7 @@
-"""Rounding with given scales, its gradients in a few passes of plain torch.
-
-The op of the kernels has the same gradients, with sums in float64; this is several times faster on a CPU, as
-it avoids masks of booleans too. Gradients of ``x`` have the op's bits; those of scales are float32 sums.
-"""
+"""Rounding with given scales, differentiated: one op each way."""
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import torch
@@ -14,71 +9,80 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from qscale.formats import QuantSpec
-from qscale.kernels import fake_quant
 from qscale.kernels.backends import on_reference
 from qscale.kernels.fake_quantize import plan, scale_shape
 from qscale.kernels.ops import implementation
+from qscale.kernels.reference import GATES
+from qscale.quantizers.again import made_again, maker_of
 
 Gate = Literal["clipped", "lsq"]
 
 
 class ScaledRounding:
-    """``fake_quant`` with given scales and the gradient ``clipped`` or ``lsq``, planned once for a spec."""
+    """``fake_quant`` with given scales and the gradient ``clipped`` or ``lsq``, planned once for a spec.
 
-    def __init__(self, spec: QuantSpec, gate: Gate, gradient_scale: float = 1.0) -> None:
-        self.spec, self.text, self.gate, self.gradient_scale = spec, str(spec), gate, gradient_scale
-        self.op, self.arguments, _, _ = plan(self.text)
-        ends: tuple[int, ...] = self.arguments[:2] if self.op == "fake_quant_int" else (0, 0)
-        self.low, self.high = ends
-        # What is inside includes the ends, and the gradient that is used here does not.
-        self.gate_ends = (_below(float(self.low)), -_below(-float(self.high)))
+    ``zero_point`` is that of all groups, for specs with ``asym``; it has no gradient.
+    """
+
+    def __init__(
+        self,
+        spec: QuantSpec,
+        gate: Gate,
+        gradient_scale: float = 1.0,
+        zero_point: float | None = None,
+    ) -> None:
+        self.gate, self.gradient_scale, self.zero_point = GATES[gate], gradient_scale, zero_point
+        self.op, self.arguments, _, _ = plan(str(spec))
 
     def __call__(self, x: Tensor, scale: Tensor) -> Tensor:
         """``x`` rounded with ``scale``, whose shape expands to ``(..., groups)``."""
-        if self.op != "fake_quant_int" or x.shape[-1] % self.spec.group_length(x.shape[-1]) or not x.numel():
-            return fake_quant(
-                x, self.text, scale=scale, gradient=self.gate, gradient_scale=self.gradient_scale
-            )
-        return _Scaled.apply(x, scale, self)  # type: ignore[no-untyped-call,no-any-return]
+        made_by = None if torch.compiler.is_compiling() else maker_of(x)
+        return _Scaled.apply(x, scale, self, made_by)  # type: ignore[no-untyped-call,no-any-return]
+
+    def each(self, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scale and zero point of every group, as the ops take them."""
+        wanted = scale_shape(x.shape, *self.arguments[-4:-2])
+        scales = scale if scale.dtype == torch.float32 else scale.float()
+        if scales.shape != wanted or not scales.is_contiguous():
+            scales = scales.expand(wanted).contiguous()
+        zeros = None if self.zero_point is None else torch.full_like(scales, self.zero_point)
+        return scales, zeros
+
+    def rounded(self, x: Tensor, scale: Tensor) -> Tensor:
+        """Without a gradient."""
+        run = implementation(self.op, "_given", on_reference("fake_quant", x))
+        return run(x, *self.each(x, scale), *self.arguments)  # type: ignore[no-any-return]
 
 
 class _Scaled(torch.autograd.Function):
-    """Saves ``x`` and the scales; codes are computed again for backward."""
+    """Saves ``x``, if it cannot be made again, and the scales; can make the result again."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, plan: ScaledRounding) -> Tensor:
-        ctx.save_for_backward(x, scale)
-        ctx.plan = plan
-        wanted = scale_shape(x.shape, *plan.arguments[-4:-2])
-        each = scale.float().expand(wanted).reshape(-1).contiguous()
-        run = implementation(plan.op, "_given", on_reference("fake_quant", x))
-        return run(x, each, None, *plan.arguments)  # type: ignore[no-any-return]
+    def forward(ctx: Any, x: Tensor, scale: Tensor, plan: ScaledRounding, made_by: Any) -> Tensor:
+        ctx.save_for_backward(x if made_by is None else None, scale)
+        ctx.plan, ctx.made_by, ctx.made, ctx.make_again = plan, made_by, None, _round_again
+        return plan.rounded(x, scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale = ctx.saved_tensors
-        plan: ScaledRounding = ctx.plan
-        length = plan.spec.group_length(x.shape[-1])
-        groups = (*x.shape[:-1], x.shape[-1] // length, length)
-        divisor = scale.float().unsqueeze(-1)
-        divisor = divisor.masked_fill(divisor == 0, 1.0)  # as in the forward pass: a group of zeros
-        upstream = grad.float().reshape(groups)
-        ratio = x.float().reshape(groups) / divisor
-        code = ratio.round()
-        place = code if plan.gate == "clipped" else ratio
-        of_x = torch.ops.aten.hardtanh_backward(upstream, place, *plan.gate_ends)
+        ctx.made = None
+        saved, scale = ctx.saved_tensors
+        x, plan = made_again(saved, ctx.made_by), ctx.plan
+        run = implementation(plan.op, "_gradient", on_reference("fake_quant", x))
+        of_x, sums, _ = run(grad, x, *plan.each(x, scale), plan.gate, 0.0, *plan.arguments)
         of_scale = None
         if ctx.needs_input_grad[1]:
-            products = code.clamp_(plan.low, plan.high).mul_(upstream).addcmul_(of_x, ratio, value=-1.0)
-            if scale.dim() == 1:  # one for all tokens: they are added up first
-                of_scale = products.view(-1, *groups[-2:]).sum(0).sum(-1)
-            else:
-                of_scale = products.sum(-1)
-            of_scale = (of_scale.sum_to_size(scale.shape) * plan.gradient_scale).to(scale.dtype)
-        return of_x.view(x.shape).to(x.dtype), of_scale, None
+            sums = sums.view(scale_shape(x.shape, *plan.arguments[-4:-2]))
+            if sums.shape != scale.shape:
+                sums = sums.sum_to_size(scale.shape)
+            of_scale = sums.mul_(plan.gradient_scale).to(scale.dtype)
+        return of_x, of_scale, None, None
 
 
-def _below(value: float) -> float:
-    """The float32 below a small number."""
-    return float(torch.nextafter(torch.tensor(value), torch.tensor(-math.inf)))
+def _round_again(node: Any) -> Tensor:
+    if node.made is None:
+        saved, scale = node.saved_tensors
+        node.made = node.plan.rounded(made_again(saved, node.made_by), scale)
+    made: Tensor = node.made
+    return made

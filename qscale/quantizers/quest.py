@@ -6,7 +6,7 @@ from torch import Tensor
 
 from qscale.formats import QuantSpec
 from qscale.kernels.dialects.quest import GAUSSIAN_SCALES
-from qscale.quantizers.centred import CentredGrid, TrustedRounding
+from qscale.quantizers.centred import CentredGrid
 from qscale.quantizers.groups import group_rms
 from qscale.quantizers.quantizer import Quantizer
 
@@ -19,9 +19,10 @@ class Quest(Quantizer):
     ``std = sqrt(mean(x**2))``, ``scale = T[b] * std + 1e-8``, ``step = 2 * scale / (2**b - 1)``,
     ``y = RNE(clip(x, -scale, scale) / step + 1/2) * step - step / 2``, up to the last bits. The gradient
     passes where ``|y - x| <= T[b] * std / (2**b - 1)``, half a step: all but the elements that lie more than
-    that beyond the clip, ``|x| > T[b] * std * (1 + 1 / (2**b - 1))``, and that is what is tested. (In the
-    source the 1e-8 and rounding also shut out elements in the very middle between two levels.) Ties go the
-    other way: a zero becomes ``step / 2``, in the source ``-step / 2``.
+    that beyond the clip, whose code before it is held to the range is outside, ``|x| > scale + step / 2``,
+    and that is what is tested. (In the source the 1e-8, which is part of scale here, and rounding also shut
+    out elements in the very middle between two levels.) Ties go the other way: a zero becomes ``step / 2``,
+    in the source ``-step / 2``.
 
     The grid is QuEST's own: of the spec only bits and groups are used. The source has one group a row, after
     a rotation by blocks of 128: the recipe ``quest-w4a4``. Source: Panferov et al. 2025 (arXiv:2502.05003),
@@ -37,11 +38,5 @@ class Quest(Quantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantize ``x``, groups along its last axis."""
-        detached = x.detach()
-        clip = group_rms(detached, self.spec).mul_(self.optimum)
-        step = (clip + _EPS).mul_(2 / self.steps)
-        if not x.requires_grad:
-            return self.grid(x, step)
-        length = self.spec.group_length(x.shape[-1])
-        limit = clip.mul_(1 + 1 / self.steps)
-        return TrustedRounding.apply(x, step, limit, length, self.grid)  # type: ignore[no-untyped-call,no-any-return]
+        clip = group_rms(x.detach(), self.spec).mul_(self.optimum)
+        return self.grid(x, clip.add_(_EPS).mul_(2 / self.steps))

@@ -64,6 +64,25 @@ def test_backward_keeps_no_quantized_weight():
     assert any(t.data_ptr() == one.weight.data_ptr() for t in saved)
 
 
+@pytest.mark.parametrize("block", [None, 8])
+@pytest.mark.parametrize("method", ["clip(0.8)", "lsq", "quest"])
+def test_backward_keeps_one_of_the_plain_and_the_quantized_tensors(method, block):
+    inputs = make_quantizer(method, SPEC, operand="input", shape=(40,))
+    inputs = Shared(Rotated(inputs, block) if block else inputs, 2)
+    users = [layer(method, block=block) for _ in range(2)]
+    for user in users:
+        user.input_quantizer = inputs
+    saved = []
+    x = tokens().requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        results = [user(x) for user in users]
+    large = {t.data_ptr() for t in saved if t.numel() >= x.numel()}
+    assert len(large) == 1 + len(users)  # an input, and the weights themselves
+    assert {user.weight.data_ptr() for user in users} < large
+    sum(r.sum() for r in results).backward()
+    assert x.grad is not None
+
+
 def test_weight_that_changes_before_backward_is_an_error():
     one = layer()
     y = one(tokens())

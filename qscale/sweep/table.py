@@ -190,22 +190,25 @@ def layer_rows(
 ) -> list[dict[str, Any]]:
     """What quantization did to each layer at the end of each run: one row a layer.
 
-    Of runs of a study that are done; with the run's N, D, seed, mode and recipe (``none`` for a baseline),
-    and the fields of ``qscale.training.diagnostics.LayerDiagnostics``.
+    Of runs of a study that are done, and always of the unquantized ones; with the run's N, D, seed, mode and
+    recipe (``none`` for a baseline), and the fields of ``qscale.training.diagnostics.LayerDiagnostics``.
 
     Args:
         path: A study folder.
         mode: Only runs of this mode.
-        recipe: Only runs of this recipe.
+        recipe: Only runs of this recipe; ``w4a4`` whatever its group size.
 
     Raises:
         StoreError: Not a study folder.
     """
+    from qscale.laws.table import without_span  # with NumPy, which `status` does without
+
     store = Store(path)
-    chosen = recipe if recipe is None else str(Recipe.parse(recipe))
     rows = []
     for run in store.runs():
-        if mode not in (None, run.mode) or chosen not in (None, run.recipe):
+        if run.recipe is not None and (
+            mode not in (None, run.mode) or recipe not in (None, run.recipe, without_span(run.recipe))
+        ):
             continue
         record = store.record(run.run_id)
         if record is None or record.diverged:

@@ -62,7 +62,7 @@ def test_bpe_study_learns_and_compares_with_bytes_in_bits_per_byte(tmp_path):
     assert record.config["tokenizer"] == f"bpe:512@{kept.stem}"
 
     shutil.rmtree(tmp_path / "cache")  # another machine: the study's own vocabulary, encoded anew
-    again = worker._corpus(store)
+    again = worker.corpus_of(store)
     assert again.train.tobytes() == corpus.train.tobytes()
     kept.write_text("{}")
     with pytest.raises(StoreError, match="gone or damaged"):

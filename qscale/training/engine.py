@@ -50,6 +50,7 @@ class Training:
     monitor: Monitor = field(default_factory=Monitor)
     model: nn.Module = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
+    _stepper: tuple[nn.Module, torch.optim.Optimizer] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         config = self.config
@@ -92,9 +93,7 @@ class Training:
         config, how, ranks = self.config, self.how, self.how.ranks
         batches = TrainingBatches(self.corpus.train, config.context, config.data_seed)
         parameters = list(self.model.parameters())
-        stepper, optimizer = ranks.prepare(self.model, self.optimizer)
-        if config.compiled:
-            stepper = torch.compile(stepper)  # type: ignore[assignment]
+        stepper, optimizer = self._prepared()
         meter = Oscillations(self.model) if how.oscillations else None
         saved_at = emitted_at = time.monotonic()
         emitted_step = self.step
@@ -142,6 +141,15 @@ class Training:
                     if stop:
                         return False
         return True
+
+    def _prepared(self) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """What computes the loss and what makes the step: made once, though a trunk has several stretches."""
+        if self._stepper is None:
+            stepper, optimizer = self.how.ranks.prepare(self.model, self.optimizer)
+            if self.config.compiled:
+                stepper = torch.compile(stepper)  # type: ignore[assignment]
+            self._stepper = (stepper, optimizer)
+        return self._stepper
 
     def look(self, meter: Oscillations | None = None) -> list[LayerDiagnostics]:
         """What quantization does to each layer now, on the first evaluation sequences."""

@@ -267,7 +267,7 @@ ranks = ranks_of("cpu")
 assert ranks.world == 2
 how = How(device=ranks.device("cpu"), ranks=ranks)
 corpus = corpora.load(sys.argv[2])
-assert loop.run_trunk(run, [run.branch_step], folder / "trunk", corpus, how)
+assert loop.run_trunk(run, [9, run.branch_step], folder / "trunk", corpus, how)
 record = loop.run_branch(run, folder / "run", folder / "trunk", corpus, how)
 if ranks.is_main:
     (folder / "record.json").write_text(record.dumps())

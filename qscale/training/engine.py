@@ -172,11 +172,13 @@ class Training:
         """A checkpoint that training can go on from; of several processes the first writes it."""
         if self.how.ranks.is_main:
             checkpoint.save(folder, self.model, self.optimizer, self._position)
+        self.how.ranks.tell(None)  # the others may read it next: they wait until it is there
 
     def _save_rolling(self) -> None:
         if self.how.ranks.is_main:
             folder = paths.checkpoints(self.folder)
             checkpoint.save_rolling(folder, self.model, self.optimizer, self._position)
+        self.how.ranks.tell(None)
 
     @property
     def _position(self) -> checkpoint.Position:

@@ -5,52 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from run_configs import run_config
 
-from qscale.data import corpus as corpora
 from qscale.errors import CorpusError, StoreError
 from qscale.training import checkpoint, engine, loop, paths
 from qscale.training.evaluate import estimate, paired_delta
 from qscale.training.how import How
 from qscale.training.monitor import DivergedError
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("corpus")
-    rng = np.random.default_rng(0)
-    words = ["group", "scale", "round", "code", "bits", "clip", "loss"]
-    text = "\n".join(" ".join(rng.choice(words, 9)) for _ in range(9000))
-    (folder / "text.txt").write_text(text)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QSCALE_CACHE", str(folder / "cache"))
-        return corpora.load(f"file:{folder / 'text.txt'}")
-
-
-@pytest.fixture
-def config(corpus):
-    def make(**changes):
-        fields = {
-            "corpus": corpus.name,
-            "corpus_sha256": corpus.sha256,
-            "tokens": 40 * 256,
-            "batch_sequences": 4,
-            "context": 64,
-            "learning_rate": 3e-3,
-            "warmup_steps": 5,
-            "eval_windows": 32,
-        }
-        return run_config(**fields | changes)
-
-    return make
 
 
 def _ladder(config, folder, corpus, **options):

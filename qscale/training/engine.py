@@ -17,7 +17,7 @@ from torch.nn import functional
 from qscale.data import tokenizer
 from qscale.data.batches import TrainingBatches, evaluation_sequences
 from qscale.data.corpus import Corpus
-from qscale.errors import CorpusError
+from qscale.errors import ConfigError, CorpusError
 from qscale.models.families import build
 from qscale.models.surgery import quantize_model
 from qscale.training import checkpoint, paths
@@ -66,11 +66,21 @@ class Training:
         self.optimizer = make_optimizer(config, self.model)
 
     def quantize(self, recipe: str | None) -> None:
-        """Quantize the model's layers; the optimizer learns what their quantizers have to learn."""
+        """Quantize the model's layers; the optimizer learns what their quantizers have to learn.
+
+        Raises:
+            ConfigError: Activations would be computed again with other random words.
+        """
         if recipe is None:
             return
         before = set(self.model.parameters())
         quantize_model(self.model, recipe, self.config.model.role)
+        random = any(getattr(module, "repeats", True) is False for module in self.model.modules())
+        if random and self.how.checkpoint_activations:
+            raise ConfigError(
+                f"recipe {recipe!r} rounds at random: activations that are computed again would be others; "
+                "leave --checkpoint-activations out"
+            )
         add_learned(self.optimizer, (p for p in self.model.parameters() if p not in before))
 
     def restore(self, candidates: Sequence[Path]) -> bool:

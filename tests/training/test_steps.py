@@ -76,6 +76,12 @@ def test_recomputed_activations_change_no_bit(config, corpus, tmp_path):
     assert most_apart(plain, again) == 0
 
 
+def test_recomputed_activations_do_not_go_with_random_rounding(config, corpus, tmp_path):
+    run = config(mode="scratch", recipe="w4a16:g16,fc2.input=int4:g16:stochastic")
+    with pytest.raises(ConfigError, match="rounds at random"):
+        weights_after(run, corpus, tmp_path, how=How(checkpoint_activations=True))
+
+
 def test_looks_at_layers_change_no_bit_and_are_kept(config, corpus, tmp_path):
     run = config(mode="scratch", recipe="w=int4:g16:stochastic,a=int4:g16")
     plain = weights_after(run, corpus, tmp_path / "a")

@@ -155,11 +155,23 @@ class Training:
     def _prepared(self) -> tuple[nn.Module, torch.optim.Optimizer]:
         """What computes the loss and what makes the step: made once, though a trunk has several stretches."""
         if self._stepper is None:
+            if self.how.ranks.world > 1:
+                self._start_quantizers()
             stepper, optimizer = self.how.ranks.prepare(self.model, self.optimizer)
             if self.config.compiled:
                 stepper = torch.compile(stepper)  # type: ignore[assignment]
             self._stepper = (stepper, optimizer)
         return self._stepper
+
+    @torch.no_grad()
+    def _start_quantizers(self) -> None:
+        """Let learned scales start from the whole next batch, as in one process: shares differ by process."""
+        config = self.config
+        batches = TrainingBatches(self.corpus.train, config.context, config.data_seed)
+        rows = batches.batch(self.step, config.batch_sequences)
+        self.model.eval()
+        self.model(input_ids=torch.from_numpy(rows[:, :-1]).to(self.how.device), use_cache=False)
+        self.model.train()
 
     def look(self, meter: Oscillations | None = None) -> list[LayerDiagnostics]:
         """What quantization does to each layer now, on the first evaluation sequences."""

@@ -21,11 +21,11 @@
 namespace {
 
 using namespace qscale;
-using cpu::DType;
-using cpu::FakeQuant;
-using cpu::Gradient;
+using qscale::DType;
+using qscale::FakeQuant;
+using qscale::Gradient;
 using cpu::GroupKernels;
-using cpu::Layout;
+using qscale::Layout;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 

@@ -12,9 +12,9 @@
 namespace {
 
 using namespace qscale;
-using cpu::FakeQuant;
-using cpu::Gradient;
-using cpu::Layout;
+using qscale::FakeQuant;
+using qscale::Gradient;
+using qscale::Layout;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 

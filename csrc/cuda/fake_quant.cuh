@@ -1,6 +1,7 @@
 // Groups in and out of a format. One read and one write of memory where the elements of a group fit into registers.
 #pragma once
 
+#include "cuda/launch.h"
 #include "cuda/packs.cuh"
 #include "cuda/ways.cuh"
 
@@ -9,13 +10,6 @@ namespace qscale::cuda {
 constexpr int kThreads = 256;
 
 enum class Output { values, scales, codes };
-
-// Where what is asked for goes. Scales and zero points: one for each group, and that of the tensor.
-struct Outputs {
-  float* scale = nullptr;
-  float* zero_point = nullptr;
-  float* level = nullptr;
-};
 
 // The scale of the tensor, and its range, which all threads of a block come to know.
 struct OfTensor {
@@ -82,12 +76,13 @@ __device__ __forceinline__ void write_scale(const Outputs& out, const Scale& sca
   out.zero_point[number] = scale.zero;
 }
 
-// Groups of 1, 2, 4, ... 32 packs, which neighbouring lanes hold: many groups to a warp. With `whole` there is one
-// group, and `left` elements behind the last pack.
+// Groups of 1, 2, 4, ... 32 packs, which neighbouring lanes hold: many groups to a warp. Where scales are known, groups
+// may be any number of packs, `log_packs` being -1 where that is no power of two; and a single one may have `left`
+// elements behind its last pack.
 template <class T, class Way, Output output, int at_once>
 __global__ void __launch_bounds__(kThreads)
     narrow_groups(const __grid_constant__ Job<typename Way::Element> job, const __grid_constant__ Outputs outputs,
-                  int log_lanes, int64_t packs, int left) {
+                  int log_packs, int64_t packs_in_group, int64_t packs, int left) {
   const OfTensor tensor = of_tensor(job);
   const Way way(job, tensor.scale);
   using Reduced = typename Way::Reduced;
@@ -100,7 +95,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 #pragma unroll
   for (int k = 0; k < at_once; ++k) {
-    const int64_t pack = first + k * kThreads, number = pack >> log_lanes;
+    const int64_t pack = first + k * kThreads;
     float v[kPack<T>];
     unpack<T>(words[k], v);
     Reduced reduced = nothing_of(Reduced{});
@@ -109,12 +104,13 @@ __global__ void __launch_bounds__(kThreads)
     } else if (job.scale == nullptr) {
 #pragma unroll
       for (int i = 0; i < kPack<T>; ++i) reduced = joined(reduced, one_of(v[i], Reduced{}));
-      reduced = over_lanes(reduced, 1 << log_lanes);
+      reduced = over_lanes(reduced, 1 << log_packs);
     }
     if (pack >= packs) continue;
-    const auto scale = way.scale(reduced, job.whole == Whole::range ? 0 : number);
+    const int64_t number = log_packs < 0 ? pack / packs_in_group : pack >> log_packs;
+    const auto scale = way.scale(reduced, number);
     if constexpr (output == Output::scales) {
-      if ((pack & ((1 << log_lanes) - 1)) == 0) write_scale(outputs, scale, number);
+      if (number << log_packs == pack) write_scale(outputs, scale, number);
     } else {
       finish_pack<T, Way, output>(way, v, scale, job.x, job.y, pack);
     }
@@ -186,11 +182,12 @@ __device__ __forceinline__ Place place_of_group(const Layout& layout, int64_t nu
           columns < layout.group ? columns : layout.group};
 }
 
-// Any layout, alignment and stride, an element at a time: memory is read twice.
+// Any layout, alignment and stride, an element at a time: memory is read twice. With one scale, which is known, groups
+// are pieces of any length.
 template <class T, class Way, Output output>
 __global__ void __launch_bounds__(kThreads)
     any_groups(const __grid_constant__ Job<typename Way::Element> job, const __grid_constant__ Outputs outputs,
-               int64_t groups) {
+               int64_t groups, bool one_scale) {
   const OfTensor tensor = of_tensor(job);
   const Way way(job, tensor.scale);
   using Reduced = typename Way::Reduced;
@@ -212,7 +209,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     reduced = over_team(reduced);
   }
-  const auto scale = way.scale(reduced, job.whole == Whole::range ? 0 : number);
+  const auto scale = way.scale(reduced, one_scale ? 0 : number);
   if constexpr (output == Output::scales) {
     if (threadIdx.x == 0) write_scale(outputs, scale, number);
   } else {

@@ -18,10 +18,10 @@ struct OfTensor {
 };
 template <class Element>
 __device__ __forceinline__ OfTensor of_tensor(const Job<Element>& job) {
-  if (job.whole == Whole::nothing) return {job.scaling.tensor_scale, Ends{}};
+  if (!job.tensor_level && !job.one_range) return {job.scaling.tensor_scale, Ends{}};
   const Ends range = joined_parts(job.parts);
-  const float level = job.whole == Whole::scale ? tensor_scale_of(magnitude_of(range), job.scaling.largest) : 1.0f;
-  return {level, range};
+  const float scale = tensor_scale_of(magnitude_of(range), job.scaling.largest);
+  return {job.tensor_level ? scale : job.scaling.tensor_scale, range};
 }
 
 __device__ __forceinline__ Ends whole_range(Ends range, Ends) { return range; }
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kThreads)
     float v[kPack<T>];
     unpack<T>(words[k], v);
     Reduced reduced = nothing_of(Reduced{});
-    if (job.whole == Whole::range) {
+    if (job.one_range) {
       reduced = whole_range(tensor.range, Reduced{});
     } else if (job.scale == nullptr) {
 #pragma unroll
@@ -199,7 +199,7 @@ __global__ void __launch_bounds__(kThreads)
   const Place place = place_of_group(job.layout, number);
   const T* x = static_cast<const T*>(job.x) + place.row * job.x_stride + place.column;
   Reduced reduced = nothing_of(Reduced{});
-  if (job.whole == Whole::range) {
+  if (job.one_range) {
     reduced = whole_range(tensor.range, Reduced{});
   } else if (job.scale == nullptr) {
     for (int64_t row = 0; row < place.rows; ++row) {

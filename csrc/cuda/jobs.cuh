@@ -12,14 +12,12 @@ struct Parts {
   int count = 0;
 };
 
-// What of the tensor as a whole a job needs.
-enum class Whole : int32_t { nothing, scale, range };  // the second level of NVFP4; one group that is the tensor
-
 template <class Element_>
 struct Job : FakeQuant<Element_> {
   using Element = Element_;
-  Parts parts;  // of the tensor, where `whole` asks for it
-  Whole whole = Whole::nothing;
+  Parts parts;                // where one of these asks for the tensor as a whole:
+  bool tensor_level = false;  // its scale, beside those of the groups
+  bool one_range = false;     // its range, which serves every group
   int64_t x_stride = 0;  // elements of x from a row to the next; those of y lie without gaps
 };
 

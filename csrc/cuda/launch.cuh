@@ -15,7 +15,8 @@ constexpr int kTeams = kThreads / kWarp;
 // How a job lies in memory: whether its groups are whole packs one behind the other, and how many of each there are.
 struct Shape {
   int64_t count, groups, packs_in_group;
-  bool one_scale;  // which is known, for all elements
+  bool is_known;   // what the scales follow from, before the elements are read
+  bool one_scale;  // for all elements, and known
   bool is_narrow, is_wide;
 };
 
@@ -26,12 +27,12 @@ Shape shape_of(const Job<Element>& job, int64_t rows, bool y_is_aligned) {
   shape.count = rows * layout.axis;
   shape.groups = groups_of(layout, rows);
   shape.packs_in_group = layout.group / kPack<T>;
-  const bool is_known = job.scale != nullptr || job.whole == Whole::range;
-  shape.one_scale = is_known && shape.groups == 1;
+  shape.is_known = job.scale != nullptr || job.one_range;
+  shape.one_scale = shape.is_known && shape.groups == 1;
   const bool dense = job.x_stride == layout.axis && is_aligned(job.x) && y_is_aligned;
   const bool even = layout.block_rows == 1 && layout.axis % layout.group == 0 && layout.group % kPack<T> == 0;
   const bool few = is_power_of_two(shape.packs_in_group) && shape.packs_in_group <= kWarp;
-  shape.is_narrow = dense && (shape.one_scale || (even && (few || is_known)));
+  shape.is_narrow = dense && (shape.one_scale || (even && (few || shape.is_known)));
   shape.is_wide = dense && even && !shape.is_narrow && shape.packs_in_group <= kMostTeam * kPacksEach;
   return shape;
 }
@@ -129,7 +130,7 @@ cudaError_t Launches<Element>::scales(DType dtype, const Job<Element>& job, int6
   return with_dtype(dtype, [&](auto tag) {
     using T = decltype(tag);
     const Shape shape = shape_of<T>(job, rows, true);
-    if (!shape.is_narrow || shape.one_scale) return run_any<T, Output::scales>(job, shape, out, stream);
+    if (!shape.is_narrow || shape.is_known) return run_any<T, Output::scales>(job, shape, out, stream);
     return run_narrow<T, Plain<Element>, Output::scales>(job, shape, out, stream);
   });
 }

@@ -7,7 +7,8 @@
 #include <vector>
 
 #include "check.h"
-#include "cpu/codes.h"
+#include "cpu/kernels.h"
+#include "numerics/codes.h"
 #include "numerics/philox.h"
 
 // Of exactly the right size, so that AddressSanitizer sees a read or write past either end.
@@ -141,7 +142,7 @@ Buffer<uint8_t> defined_codes(const Shape& shape, const qscale::FakeQuant<Elemen
   Buffer<uint8_t> y = buffer_of<uint8_t>(shape.count());
   for (int64_t i = 0; i < shape.count(); ++i) {
     const Input p = input_of<T>(shape, job, scales, i);
-    y[static_cast<size_t>(i)] = qscale::cpu::code_of(p.quotient, p.zero, job.element, p.random);
+    y[static_cast<size_t>(i)] = qscale::code_of(p.quotient, p.zero, job.element, p.random);
   }
   return y;
 }

@@ -253,6 +253,29 @@ def test_floats_when_converted_to_bfloat16_then_every_bit_is_exact(conversions):
     assert np.array_equal(converter(conversions, "float_to_bfloat16")(x), wanted)
 
 
+SMALL = {
+    "e4m3": (3, -6, 448),
+    "e5m2": (2, -14, 57344),
+    "e2m3": (3, 0, 7.5),
+    "e3m2": (2, -2, 28),
+    "e2m1": (1, 0, 6),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_floats_when_converted_to_a_small_float_then_the_code_is_that_of_qscale(conversions, name):
+    mantissa_bits, min_exponent, largest = SMALL[name]
+    x = floats_around(BFLOAT16S)  # twice as fine as needed
+    nan = np.isnan(x)
+    wanted = np.empty(x.shape, np.uint16)
+    pointers = (a.ctypes.data_as(ctypes.c_void_p) for a in (x, wanted))
+    grid = ctypes.c_int(mantissa_bits), ctypes.c_int(min_exponent), ctypes.c_float(largest)
+    conversions.code_by_numerics(*pointers, ctypes.c_size_t(x.size), *grid)
+    got = converter(conversions, f"float_to_{name}")(x)
+    assert np.array_equal(got[~nan], wanted[~nan])
+    assert set(got[nan]) == {0x7F if name in ("e4m3", "e5m2") else {"e2m1": 7}.get(name, 0x1F)}
+
+
 NVCC = shutil.which("nvcc") or shutil.which("nvcc", path=os.environ.get("CUDA_HOME", "") + "/bin")
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="no nvcc on the PATH or in CUDA_HOME")
 
@@ -260,7 +283,7 @@ needs_nvcc = pytest.mark.skipif(NVCC is None, reason="no nvcc on the PATH or in 
 @needs_nvcc
 def test_conversions_when_the_toolkit_makes_them_for_the_host_then_they_are_the_same(conversions, tmp_path):
     library = tmp_path / "conversions.so"
-    host = ["-Xcompiler=-fPIC", "-shared", "-cudart=none", HERE / "conversions.cpp"]
+    host = ["-Xcompiler=-fPIC", f"-I{CSRC}", "-shared", "-cudart=none", HERE / "conversions.cpp"]
     subprocess.run([NVCC, "-std=c++17", *host, "-o", library], check=True, timeout=120)
     toolkit = ctypes.CDLL(str(library))
     x = np.concatenate([floats_around(values) for values in (PATTERNS.view(np.float16), BFLOAT16S)])
@@ -269,6 +292,9 @@ def test_conversions_when_the_toolkit_makes_them_for_the_host_then_they_are_the_
         "bfloat16_to_float": PATTERNS,
         "float_to_half": x,
         "float_to_bfloat16": x,
+        **{f"float_to_{small}": x[~np.isnan(x)] for small in SMALL},
+        "float_to_e4m3_or_nan": x[~np.isnan(x)],
+        "float_to_e5m2_or_infinity": x[~np.isnan(x)],
     }.items():
         mine, theirs = converter(conversions, name)(given), converter(toolkit, name)(given)
         assert mine.tobytes() == theirs.tobytes(), name

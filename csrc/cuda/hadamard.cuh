@@ -7,9 +7,6 @@ namespace qscale::cuda {
 
 constexpr int kSegmentWarps = 8;
 
-// Thread blocks that a processor is to hold at once: as many as leave a thread twice the registers of its values.
-constexpr int resident(int warps, int values) { return 65536 / (2 * values * kLanes * warps); }
-
 __device__ __forceinline__ uint4 flipped(uint4 words, uint4 flips) {
   return make_uint4(words.x ^ flips.x, words.y ^ flips.y, words.z ^ flips.z, words.w ^ flips.w);
 }
@@ -45,7 +42,7 @@ __device__ __forceinline__ void load_segment(const Hadamard& job, int64_t segmen
 
 // Blocks that a segment holds, one or many: `packs` packs in all.
 template <class T, int values>
-__global__ void __launch_bounds__(kSegmentWarps* kLanes, resident(kSegmentWarps, values))
+__global__ void __launch_bounds__(kSegmentWarps* kLanes)
     short_blocks(const __grid_constant__ Hadamard job, int64_t packs) {
   constexpr int pack_size = kPack<T>;
   const int lane = static_cast<int>(threadIdx.x) % kLanes, warp = static_cast<int>(threadIdx.x) / kLanes;
@@ -97,8 +94,7 @@ __device__ __forceinline__ void store_quad(const Hadamard& job, const float* v, 
 
 // A block of `warps` segments to each thread block.
 template <class T, int values, int warps, int each>
-__global__ void __launch_bounds__(warps* kLanes, resident(warps, values))
-    wide_blocks(const __grid_constant__ Hadamard job) {
+__global__ void __launch_bounds__(warps* kLanes) wide_blocks(const __grid_constant__ Hadamard job) {
   using Way = Exchange<T, values, warps, each>;
   constexpr int n = values * kLanes * warps, packs = n / kPack<T>;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kLanes, warp = thread / kLanes;

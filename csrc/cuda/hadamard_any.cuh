@@ -15,19 +15,20 @@ constexpr int kMixQuads = 2;      // of a row of a tile
 // c * inner + j of block b, and the stages within rows are stages over all the values.
 struct Piece {
   int64_t first, blocks;  // those that there are, of `at_once`
-  int at_once, columns;
+  int at_once, columns, log_inner;
 };
 
 __device__ __forceinline__ Piece piece_of(const Hadamard& job, int64_t number, int64_t first, int at_once) {
   const int64_t start = first + number * at_once, left = job.blocks - start;
-  return {start, left < at_once ? left : at_once, at_once, static_cast<int>(at_once * job.inner)};
+  return {start, left < at_once ? left : at_once, at_once, static_cast<int>(at_once * job.inner),
+          31 - __clz(static_cast<int>(job.inner))};
 }
 
 // Where an element of the piece is kept: `at` counts through its blocks, one behind the other.
 __device__ __forceinline__ int kept_at(const Hadamard& job, const Piece& piece, int at) {
   const int n = static_cast<int>(job.size()), inner = static_cast<int>(job.inner);
-  const int block = piece.at_once == 1 ? 0 : at / n, rest = at - block * n, row = rest / inner;
-  return row * piece.columns + block * inner + (rest - row * inner);
+  const int block = piece.at_once == 1 ? 0 : at / n, rest = at - block * n, row = rest >> piece.log_inner;
+  return row * piece.columns + block * inner + (rest & (inner - 1));
 }
 
 template <class T>
@@ -151,7 +152,7 @@ __device__ __forceinline__ void mix(const Hadamard& job, const Piece& piece, con
       const int column = (first_quad + quad * tiles_in_row) * 4;
 #pragma unroll
       for (int part = 0; part < (by_quads ? 1 : 4); ++part) {
-        const int block = (column + part) / inner, within = column + part - block * inner;
+        const int block = (column + part) >> piece.log_inner, within = (column + part) & (inner - 1);
         if (block >= piece.blocks) continue;
 #pragma unroll
         for (int row = 0; row < kMixRows; ++row) {

@@ -53,6 +53,14 @@ __device__ __forceinline__ uint32_t packed_word(const float* v, Half) {
   return word;
 }
 
+// One element, rounded likewise, in the lower bits.
+template <class T>
+__device__ __forceinline__ uint32_t packed_word_of(float v, T) {
+  const float both[2] = {v, 0.0f};
+  const uint32_t word = packed_word(both, T{});
+  return sizeof(T) == 4 ? word : word & 0xffffu;
+}
+
 template <class T>
 __device__ __forceinline__ uint4 packed(const float (&v)[kPack<T>]) {
   constexpr int each = kPack<T> / 4;

@@ -1,4 +1,4 @@
-"""Compiles kernels for the CUDA emulator: three kinds of build, each made once for the text it is made from."""
+"""Compiles kernels for the CUDA emulator: three kinds of build, each made once for its text."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ CSRC = HERE.parents[1] / "csrc"
 CACHE = HERE.parents[1] / "build" / "cuda_emulator"
 
 COMMON = (
-    *("-std=c++17", "-O2", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"),
+    *("-std=c++17", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"),
     *(f"-I{CSRC}", f"-I{HERE / 'include'}"),
 )
-SANITIZERS = {
-    "plain": (),
-    "address": ("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"),
-    "thread": ("-fsanitize=thread",),
+KINDS = {
+    "plain": ("-O2",),
+    "address": (
+        *("-O1", "-fsanitize=address,undefined,float-cast-overflow"),
+        *("-fno-sanitize-recover=all", "-fno-omit-frame-pointer"),
+    ),
+    "thread": ("-O1", "-fsanitize=thread"),
 }
 PRELOADED = {"plain": None, "address": "libasan.so", "thread": "libtsan.so"}
 
@@ -52,15 +55,16 @@ def build(
     Raises:
         AssertionError: The compiler's messages.
     """
-    scheduler = _made([HERE / "emulator.cpp"], "emulator.o", "-c", f"-DQSCALE_EMULATOR_{kind.upper()}")
-    options = (*SANITIZERS[kind], f"-DQSCALE_EMULATOR_{kind.upper()}", *options)
-    if program:
-        return _made([*sources, scheduler], f"{sources[0].stem}-{kind}", *options, "-rdynamic", "-ldl")
-    return _made([*sources, scheduler], f"{sources[0].stem}-{kind}.so", *options, "-shared", "-ldl")
+    define = f"-DQSCALE_EMULATOR_{kind.upper()}"
+    objects = [_made([HERE / "emulator.cpp"], "emulator.o", "-O2", define, "-c")]
+    compiled = (*KINDS[kind], define, *options, "-c")
+    objects += [_made([source], f"{source.stem}.o", *compiled) for source in sources]
+    how, ending = ("-rdynamic", "") if program else ("-shared", ".so")
+    return _made(objects, f"{sources[0].stem}-{kind}{ending}", *KINDS[kind], how, "-ldl")
 
 
 def environment(kind: str, *, library: bool = False) -> dict[str, str]:
-    """What a process needs that runs such a program or, with ``library``, loads such a library: a Python, say."""
+    """What a process needs to run such a program or, with ``library``, to load such a library."""
     sanitizers = {
         "ASAN_OPTIONS": "detect_leaks=0",
         "TSAN_OPTIONS": "halt_on_error=1:report_signal_unsafe=0",
@@ -87,7 +91,7 @@ def _headers() -> bytes:
     digest = hashlib.sha256(_run(["c++", "--version"]).encode())
     for folder in (CSRC, HERE):
         for path in sorted(folder.rglob("*")):
-            if path.suffix in (".h", ".cuh", ".cpp"):
+            if path.suffix in (".h", ".cuh"):
                 digest.update(path.read_bytes())
     return digest.digest()
 
@@ -99,7 +103,9 @@ def _made(inputs: Sequence[Path], name: str, *options: str) -> Path:
     target = CACHE / digest.hexdigest()[:16] / name
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:  # whole or not at all: others build too
+        with tempfile.TemporaryDirectory(
+            dir=target.parent
+        ) as folder:  # whole or not at all: others build too
             made = Path(folder) / name
             _run(["c++", *COMMON, *inputs, "-o", made, *options])
             made.replace(target)

@@ -190,7 +190,7 @@ cudaError_t last_error = cudaSuccess;
 std::unordered_map<const void*, int> shared_allowed;
 
 constexpr int shared_default = 48 * 1024, shared_most = 227 * 1024, threads_most = 1024;
-constexpr unsigned long long atomics_most = 1ull << 27;
+constexpr unsigned long long atomics_most = 1ull << 22;
 
 // ---- what is said when something is wrong
 
@@ -412,6 +412,13 @@ void free_shared() {
   races::enter(host_checked);
 }
 
+// It stopped half way: what it did is over all the same, and its stack is free.
+void abandon(const Fibre& fibre) {
+  races::enter(fibre.checked);
+  races::release(&finish);
+  stacks::forget(fibre.stack);
+}
+
 void run_blocks() {
   const unsigned* grid = launch_in_use->grid;
   std::vector<uint64_t> order(uint64_t{grid[0]} * grid[1] * grid[2]);
@@ -421,9 +428,11 @@ void run_blocks() {
     run_block(order[i], static_cast<int>(i % races::fibre_sets));
     free_shared();
   }
-  if (failed) {
-    for (Fibre& fibre : fibres[0]) stacks::forget(fibre.stack);
+  if (!failed) return;
+  for (const std::vector<Fibre>& set : fibres) {
+    for (const Fibre& fibre : set) abandon(fibre);
   }
+  races::enter(host_checked);
 }
 
 cudaError_t refusal(const Launch& launch) {

@@ -1,5 +1,5 @@
-// Kernels with a mistake, and their correct twins: planted is a template parameter. Each is a launch whose result is
-// known.
+// Kernels with a mistake and their correct twins, and correct kernels: each launched so that its result is known. nvcc
+// compiles them too.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -13,7 +13,8 @@
 
 using qscale::cuda::dynamic_shared;
 
-namespace {
+extern "C" void emulator_seed(uint64_t seed);
+extern "C" const char* emulator_report();
 
 constexpr unsigned all_lanes = 0xffffffffu;
 
@@ -46,11 +47,18 @@ __global__ void reverse_warp(const float* x, float* y) {
   float* tile = dynamic_shared<float>() + (threadIdx.x & ~31u);
   const unsigned lane = threadIdx.x % 32;
   tile[lane] = x[threadIdx.x];
-  if (planted) {
-    __shfl_sync(all_lanes, 0, 0);  // lanes meet, but nothing is said of memory
-  } else {
-    __syncwarp();
-  }
+  if (!planted) __syncwarp();
+  y[threadIdx.x] = tile[31 - lane];
+}
+
+// Lanes meet, but a shuffle says nothing of memory: the result is right here, and on most devices.
+template <bool planted>
+__global__ void shuffle_for_syncwarp(const float* x, float* y) {
+  float* tile = dynamic_shared<float>() + (threadIdx.x & ~31u);
+  const unsigned lane = threadIdx.x % 32;
+  tile[lane] = x[threadIdx.x];
+  __shfl_sync(all_lanes, 0, 0);
+  if (!planted) __syncwarp();
   y[threadIdx.x] = tile[31 - lane];
 }
 
@@ -99,6 +107,39 @@ __global__ void masks_differ(const float* x, float* y) {
   const bool low = threadIdx.x < 16;
   __syncwarp(low ? 0xffffu : planted ? all_lanes : 0xffff0000u);
   y[threadIdx.x] = x[threadIdx.x];
+}
+
+// The same mask at two places: each half waits for the other.
+template <bool planted>
+__global__ void lanes_apart(const float* x, float* y) {
+  if (planted && threadIdx.x < 16) {
+    __syncwarp();
+  } else {
+    __syncwarp();
+  }
+  y[threadIdx.x] = x[threadIdx.x];
+}
+
+template <bool planted>
+__global__ void missing_lanes(const float* x, float* y) {
+  __syncwarp(threadIdx.x < 32 || planted ? all_lanes : 0xffffu);
+  y[threadIdx.x] = x[threadIdx.x];
+}
+
+template <bool planted>
+__global__ void odd_width(const float* x, float* y) {
+  y[threadIdx.x] = __shfl_sync(all_lanes, x[threadIdx.x], 0, planted ? 24 : 1);
+}
+
+// Waits for a thread that comes; or for one that does not.
+template <bool planted>
+__global__ void spinning(unsigned* flag, float* y) {
+  if (threadIdx.x == 0) {
+    while (atomicAdd(flag, 0u) == 0u) continue;
+  } else if (!planted) {
+    atomicAdd(flag, 1u);
+  }
+  y[threadIdx.x] = 1.0f;
 }
 
 template <bool planted>
@@ -228,12 +269,23 @@ __global__ void votes(int* y) {
   y[i] = ok;
 }
 
+#if !defined(QSCALE_EMULATOR_THREAD)
+__global__ void static_shared(const float* x, float* y) {
+  __shared__ float tile[64];
+  tile[threadIdx.x] = x[threadIdx.x];
+  __syncthreads();
+  y[threadIdx.x] = tile[63 - threadIdx.x];
+}
+#endif
+
 // Where atomics are taken in any order: which thread came when.
 __global__ void tickets(unsigned* next, unsigned* y) { y[blockIdx.x * blockDim.x + threadIdx.x] = atomicAdd(next, 1u); }
 
 __global__ void float_sum(const float* x, float* y) { atomicAdd(y, x[threadIdx.x]); }
 
 // ---- how each is launched
+
+namespace {
 
 enum Outcome { right = 0, wrong = 1, refused = 2 };
 
@@ -274,6 +326,8 @@ std::map<std::string, std::function<Outcome()>> twins() {
       {"missing second barrier",
        [] { return one_block(rounds<planted>, 96, [](size_t i) { return 4 * ((i + 32) % 96) + 6; }); }},
       {"missing syncwarp", [] { return one_block(reverse_warp<planted>, 96, [](size_t i) { return i / 32 * 64 + 31 - i; }); }},
+      {"shuffle for syncwarp",
+       [] { return one_block(shuffle_for_syncwarp<planted>, 96, [](size_t i) { return i / 32 * 64 + 31 - i; }); }},
       {"equal writes",
        [] {
          Arrays<float> a(0, 64);
@@ -299,6 +353,16 @@ std::map<std::string, std::function<Outcome()>> twins() {
       {"shuffle after return",
        [=] { return one_block(shuffle_after_return<planted>, 32, first_half([](size_t i) { return i < 15 ? i + 1 : i; })); }},
       {"masks differ", [=] { return one_block(masks_differ<planted>, 32, same); }},
+      {"lanes apart", [=] { return one_block(lanes_apart<planted>, 32, same); }},
+      {"missing lanes", [=] { return one_block(missing_lanes<planted>, 48, same); }},
+      {"odd width", [=] { return one_block(odd_width<planted>, 32, same); }},
+      {"spinning",
+       [] {
+         Arrays<float> a(0, 32);
+         unsigned flag = 0;
+         const cudaError_t error = qscale::cuda::launch(spinning<planted>, 1, 32, 0, nullptr, &flag, a.y.get());
+         return outcome(error, a.y.get(), 32, [](size_t) { return 1; });
+       }},
       {"divergent barrier", [=] { return one_block(divergent_barrier<planted>, 64, same); }},
       {"barrier for some", [=] { return one_block(barrier_for_some<planted>, 64, same); }},
       {"early return",
@@ -370,6 +434,9 @@ const std::map<std::string, std::function<Outcome()>> correct{
     {"scan of double", scanned<double>},
     {"transpose", [] { return transposed(64, 96); }},
     {"transpose, ragged", [] { return transposed(37, 70); }},
+#if !defined(QSCALE_EMULATOR_THREAD)
+    {"static shared memory", [] { return one_block(static_shared, 64, [](size_t i) { return 63 - i; }); }},
+#endif
     {"votes",
      [] {
        Arrays<int> a(0, 64);
@@ -377,14 +444,37 @@ const std::map<std::string, std::function<Outcome()>> correct{
      }},
 };
 
+// Every one of them.
+int run_correct() {
+  auto all = correct;
+  all.merge(twins<false>());
+  for (const auto& [what, run] : all) {
+    const Outcome found = run();
+    if (found != right) return std::printf("%s: ", what.c_str()), found;
+  }
+  return right;
+}
+
 }  // namespace
 
 extern "C" {
 
+// "correct" is all that is; "NAME, then correct" is right where the first was refused and the second is right.
 int run_case(const char* name, int planted, uint64_t seed) {
   emulator_seed(seed);
-  const auto good = correct.find(name);
-  return good != correct.end() ? good->second() : (planted != 0 ? twins<true>() : twins<false>()).at(name)();
+  const std::string text = name;
+  const size_t then = text.find("correct");
+  if (then == 0) return run_correct();
+  const auto cases = planted != 0 ? twins<true>() : twins<false>();
+  if (then == std::string::npos) return cases.at(text)();
+  const Outcome first = cases.at(text.substr(0, then - strlen(", then ")))();
+  return first == refused ? run_correct() : wrong;
+}
+
+int launch_of(unsigned grid, unsigned x, unsigned z, size_t shared_bytes) {
+  unsigned next = 0;
+  std::vector<unsigned> y(size_t{grid} * x * z);
+  return qscale::cuda::launch(tickets, grid, dim3(x, 1, z), shared_bytes, nullptr, &next, y.data());
 }
 
 void run_tickets(uint64_t seed, unsigned blocks, unsigned threads, unsigned* y) {
@@ -397,14 +487,9 @@ void run_float_sum() {
   Arrays<float> a(32, 1);
   qscale::cuda::launch(float_sum, 1, 32, 0, nullptr, a.x.get(), a.y.get());
 }
-
-int launch_sized(unsigned grid, unsigned x, unsigned z, size_t shared_bytes) {
-  unsigned next = 0;
-  std::vector<unsigned> y(size_t{grid} * x * z);
-  return qscale::cuda::launch(tickets, grid, dim3(x, 1, z), shared_bytes, nullptr, &next, y.data());
-}
 }
 
+// CASE PLANTED SEEDS: what went wrong with the first seed that shows it, and 1.
 int main(int count, char** arguments) {
   if (count != 4) return 64;
   for (uint64_t seed = 0; seed < strtoull(arguments[3], nullptr, 10); ++seed) {

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +19,7 @@ CSRC = HERE.parents[1] / "csrc"
 CACHE = HERE.parents[1] / "build" / "cuda_emulator"
 
 COMMON = (
-    *("-std=c++17", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"),
+    *("-std=c++17", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"),
     *(f"-I{CSRC}", f"-I{HERE / 'include'}"),
 )
 KINDS = {
@@ -42,7 +43,12 @@ why_not = (
 
 
 def build(
-    sources: Sequence[Path], kind: str = "plain", *, program: bool = False, options: Sequence[str] = ()
+    sources: Sequence[Path],
+    kind: str = "plain",
+    *,
+    program: bool = False,
+    options: Sequence[str] = (),
+    libraries: Sequence[str] = (),
 ) -> Path:
     """A shared library for ctypes (or a program) of sources that include kernels, and the emulator.
 
@@ -51,6 +57,7 @@ def build(
         kind: ``plain``, ``address`` (out of bounds, misaligned, undefined) or ``thread`` (data races).
         program: Link a program: the sources have a ``main``.
         options: More compiler options.
+        libraries: What to link, beside the emulator.
 
     Raises:
         AssertionError: The compiler's messages.
@@ -58,9 +65,10 @@ def build(
     define = f"-DQSCALE_EMULATOR_{kind.upper()}"
     objects = [_made([HERE / "emulator.cpp"], "emulator.o", "-O2", define, "-c")]
     compiled = (*KINDS[kind], define, *options, "-c")
-    objects += [_made([source], f"{source.stem}.o", *compiled) for source in sources]
+    with ThreadPoolExecutor() as compilers:
+        objects += compilers.map(lambda source: _made([source], f"{source.stem}.o", *compiled), sources)
     how, ending = ("-rdynamic", "") if program else ("-shared", ".so")
-    return _made(objects, f"{sources[0].stem}-{kind}{ending}", *KINDS[kind], how, "-ldl")
+    return _made(objects, f"{sources[0].stem}-{kind}{ending}", *KINDS[kind], how, "-ldl", *libraries)
 
 
 def environment(kind: str, *, library: bool = False) -> dict[str, str]:
@@ -100,13 +108,13 @@ def _made(inputs: Sequence[Path], name: str, *options: str) -> Path:
     digest = hashlib.sha256(_headers() + repr((COMMON, options)).encode())
     for path in inputs:
         digest.update(path.read_bytes())
+    language = ("-x", "c++") if "-c" in options else ()  # of .cu too
     target = CACHE / digest.hexdigest()[:16] / name
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=target.parent
-        ) as folder:  # whole or not at all: others build too
+        # Whole or not at all: others build too.
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             made = Path(folder) / name
-            _run(["c++", *COMMON, *inputs, "-o", made, *options])
+            _run(["c++", *COMMON, *language, *inputs, "-o", made, *options])
             made.replace(target)
     return target

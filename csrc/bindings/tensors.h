@@ -5,7 +5,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
-#include "cpu/kernels.h"
+#include "jobs.h"
 
 namespace qscale {
 namespace {

@@ -56,11 +56,12 @@ struct Sloped {
   float scale, divisor, zero;
 
   __device__ __forceinline__ Sloped(const Job<Element>& asked, const Gradient& gradient, int64_t number)
-      : job(asked),
-        to(gradient),
-        scale(job.scale[number]),
-        divisor(divisor_of(scale)),
-        zero(job.zero_point == nullptr ? 0.0f : zero_point_in_use(job.zero_point[number], job.element)) {}
+      : job(asked), to(gradient) {
+    const auto given = Plain<Element>(job, 1.0f).scale(Ends{}, number);
+    scale = given.scale;
+    divisor = given.divisor;
+    zero = given.zero;
+  }
 
   // The gradient of x; what an element adds to those of its scale and its zero point.
   __device__ __forceinline__ float operator()(float x, float grad, int64_t at, float& of_scale, float& of_zero) const {

@@ -18,7 +18,8 @@ struct Job : FakeQuant<Element_> {
   Parts parts;                // where one of these asks for the tensor as a whole:
   bool tensor_level = false;  // its scale, beside those of the groups
   bool one_range = false;     // its range, which serves every group
-  int64_t x_stride = 0;  // elements of x from a row to the next; those of y lie without gaps
+  int64_t scale_count = 0;    // of the caller's scales, where they are fewer than groups and are repeated
+  int64_t x_stride = 0;        // elements of x from a row to the next; those of y lie without gaps
 };
 
 // The ends of the tensor, in every thread of the block. All its threads call it.

@@ -17,6 +17,7 @@ struct Shape {
   int64_t count, groups, packs_in_group;
   bool is_known;   // what the scales follow from, before the elements are read
   bool one_scale;  // for all elements, and known
+  bool is_few;  // packs to a group: 1, 2, 4, ... 32
   bool is_narrow, is_wide;
 };
 
@@ -31,8 +32,8 @@ Shape shape_of(const Job<Element>& job, int64_t rows, bool y_is_aligned) {
   shape.one_scale = shape.is_known && shape.groups == 1;
   const bool dense = job.x_stride == layout.axis && is_aligned(job.x) && y_is_aligned;
   const bool even = layout.block_rows == 1 && layout.axis % layout.group == 0 && layout.group % kPack<T> == 0;
-  const bool few = is_power_of_two(shape.packs_in_group) && shape.packs_in_group <= kWarp;
-  shape.is_narrow = dense && (shape.one_scale || (even && (few || shape.is_known)));
+  shape.is_few = dense && even && is_power_of_two(shape.packs_in_group) && shape.packs_in_group <= kWarp;
+  shape.is_narrow = shape.is_few || (dense && (shape.one_scale || (even && shape.is_known)));
   shape.is_wide = dense && even && !shape.is_narrow && shape.packs_in_group <= kMostTeam * kPacksEach;
   return shape;
 }
@@ -151,7 +152,7 @@ cudaError_t Launches<Element>::gradients(DType dtype, const Job<Element>& job, i
   return with_dtype(dtype, [&](auto tag) {
     using T = decltype(tag);
     const Shape shape = shape_of<T>(job, rows, is_aligned(out.to.grad) && is_aligned(out.to.grad_x));
-    if (shape.is_narrow && is_power_of_two(job.layout.group) && shape.packs_in_group <= kWarp) {
+    if (shape.is_few) {
       const int64_t packs = shape.count / kPack<T>;
       return launch(narrow_gradients<T, Element>, dim3(blocks_for(packs, kThreads)), dim3(kThreads), 0, stream, job, out,
                     log2_of(shape.packs_in_group), packs);

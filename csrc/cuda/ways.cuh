@@ -26,8 +26,9 @@ struct Plain {
 
   __device__ __forceinline__ Scale scale(Ends ends, int64_t number) const {
     if (job.scale != nullptr) {
-      const float scale = job.scale[number];
-      const float zero = job.zero_point == nullptr ? 0.0f : zero_point_in_use(job.zero_point[number], job.element);
+      const int64_t which = job.scale_count == 0 ? number : number % job.scale_count;
+      const float scale = job.scale[which];
+      const float zero = job.zero_point == nullptr ? 0.0f : zero_point_in_use(job.zero_point[which], job.element);
       return {scale, divisor_of(scale), zero, scale};
     }
     float least, most;

@@ -78,19 +78,19 @@ __device__ __forceinline__ void load_shared(const float* from, float* v) {
 //
 // Segments lie as planes, the first quads of all packs, then the second ones; the planes are half the banks apart, for
 // a reader takes both by turns.
-template <class T, int values, int warps, int each>
+template <class T, int values, int each>
 struct Exchange {
   static constexpr int kQuads = values / 4, kPlanes = kPack<T> / 4;
   static constexpr int kPlane = kLanes * kPacksHeld<T, values> * each + (kPlanes > 1 ? 16 : 0);
-  static constexpr size_t kBytes = sizeof(float) * kPlane * kPlanes * warps;
-  static_assert(warps <= kQuads, "a thread has a quad of each warp");
+  static constexpr size_t kBytesOfWarp = sizeof(float) * kPlane * kPlanes;
+  int warps;  // a power of two up to kQuads, for a thread has a quad of each
 
   // The place in the block of quad `number` of a thread.
-  static __device__ __forceinline__ int place(int number, int thread) {
+  __device__ __forceinline__ int place(int number, int thread) const {
     return number % warps * (values * kLanes) + (number / warps * (warps * kLanes) + thread) * 4;
   }
 
-  static __device__ __forceinline__ void run(float (&v)[values], float* shared, int thread) {
+  __device__ __forceinline__ void run(float (&v)[values], float* shared, int thread) const {
     const int lane = thread % kLanes, warp = thread / kLanes;
     float* mine = shared + warp * (kPlanes * kPlane) + lane * each;
     const float* theirs = shared + thread % kPlanes * kPlane + thread / kPlanes * each;
@@ -108,7 +108,7 @@ struct Exchange {
         load_shared<each>(theirs + quad % warps * (kPlanes * kPlane) + further, v + quad * 4 + part);
       }
     }
-    between_registers<4, 4 * warps, 1>(v, 4 * warps);
+    between_registers<4, values, 1>(v, 4 * warps);
   }
 };
 

@@ -11,12 +11,30 @@ __device__ __forceinline__ uint4 flipped(uint4 words, uint4 flips) {
   return make_uint4(words.x ^ flips.x, words.y ^ flips.y, words.z ^ flips.z, words.w ^ flips.w);
 }
 
-// Where pack `pack` of the tensor stands in the flips.
-__device__ __forceinline__ int64_t place_in_flips(int64_t pack, int64_t packs_in_period) {
-  if ((packs_in_period & (packs_in_period - 1)) == 0) return pack & (packs_in_period - 1);
-  if (((pack | packs_in_period) >> 32) != 0) return pack % packs_in_period;
-  return static_cast<uint32_t>(pack) % static_cast<uint32_t>(packs_in_period);
+// A place in the flips, which begin anew after each period. Periods are below 2**32 packs.
+__device__ __forceinline__ uint32_t place_in_flips(int64_t at, int64_t period) {
+  const uint32_t wide = static_cast<uint32_t>(period);
+  if ((at >> 32) != 0) return static_cast<uint32_t>(static_cast<uint64_t>(at) % wide);
+  return static_cast<uint32_t>(at) % wide;
 }
+
+// The flips of packs that lie 32 apart, one after the other.
+struct FlipWalk {
+  const void* flips;
+  uint32_t place, period, step;
+
+  __device__ __forceinline__ FlipWalk(const Hadamard& job, int pack_size, int64_t pack)
+      : flips(job.flips),
+        place(place_in_flips(pack, job.period / pack_size)),
+        period(static_cast<uint32_t>(job.period / pack_size)),
+        step(kLanes % period) {}
+  __device__ __forceinline__ uint4 next() {
+    const uint4 words = load_pack(flips, place);
+    place += step;
+    if (place >= period) place -= period;
+    return words;
+  }
+};
 
 // What a lane holds of the segment whose first pack is `segment`; beyond `end` there are zeros.
 template <class T, int values>
@@ -30,21 +48,26 @@ __device__ __forceinline__ void load_segment(const Hadamard& job, int64_t segmen
     words[k] = pack < end ? load_pack(job.x, pack) : uint4{};
   }
   if (job.flips != nullptr && !job.flip_after) {
+    FlipWalk walk(job, kPack<T>, segment + lane);
 #pragma unroll
-    for (int k = 0; k < packs; ++k) {
-      const int64_t place = place_in_flips(segment + k * kLanes + lane, job.period / kPack<T>);
-      words[k] = flipped(words[k], load_pack(job.flips, place));
-    }
+    for (int k = 0; k < packs; ++k) words[k] = flipped(words[k], walk.next());
   }
 #pragma unroll
   for (int k = 0; k < packs; ++k) unpack<T>(words[k], *reinterpret_cast<float(*)[kPack<T>]>(v + k * kPack<T>));
+}
+
+template <class T>
+__device__ __forceinline__ uint4 scaled_pack(const float* v, float scale) {
+  float out[kPack<T>];
+#pragma unroll
+  for (int i = 0; i < kPack<T>; ++i) out[i] = __fmul_rn(v[i], scale);
+  return packed<T>(out);
 }
 
 // Blocks that a segment holds, one or many: `packs` packs in all.
 template <class T, int values>
 __global__ void __launch_bounds__(kSegmentWarps* kLanes)
     short_blocks(const __grid_constant__ Hadamard job, int64_t packs) {
-  constexpr int pack_size = kPack<T>;
   const int lane = static_cast<int>(threadIdx.x) % kLanes, warp = static_cast<int>(threadIdx.x) / kLanes;
   const int64_t segment =
       (static_cast<int64_t>(blockIdx.x) * kSegmentWarps + warp) * (kLanes * kPacksHeld<T, values>);
@@ -52,16 +75,18 @@ __global__ void __launch_bounds__(kSegmentWarps* kLanes)
   float v[values];
   load_segment<T>(job, segment, packs, lane, v);
   within_segment<T>(v, static_cast<int>(job.inner), lane);
-  const bool flips = job.flips != nullptr && job.flip_after;
+  uint4 words[kPacksHeld<T, values>];
+#pragma unroll
+  for (int k = 0; k < kPacksHeld<T, values>; ++k) words[k] = scaled_pack<T>(v + k * kPack<T>, job.scale);
+  if (job.flips != nullptr && job.flip_after) {
+    FlipWalk walk(job, kPack<T>, segment + lane);
+#pragma unroll
+    for (int k = 0; k < kPacksHeld<T, values>; ++k) words[k] = flipped(words[k], walk.next());
+  }
 #pragma unroll
   for (int k = 0; k < kPacksHeld<T, values>; ++k) {
     const int64_t pack = segment + k * kLanes + lane;
-    float out[pack_size];
-#pragma unroll
-    for (int i = 0; i < pack_size; ++i) out[i] = __fmul_rn(v[k * pack_size + i], job.scale);
-    uint4 words = packed<T>(out);
-    if (flips) words = flipped(words, load_pack(job.flips, place_in_flips(pack, job.period / pack_size)));
-    if (pack < packs) store_pack(job.y, pack, words);
+    if (pack < packs) store_pack(job.y, pack, words[k]);
   }
 }
 
@@ -79,35 +104,49 @@ __device__ __forceinline__ uint2 flipped(uint2 words, uint2 flips) {
 template <class T>
 using QuadWords = decltype(packed_quad(nullptr, T{}));
 
-// Scaled, rounded, flipped where that is asked. The element's number, and its place in the flips, are multiples of four.
 template <class T>
-__device__ __forceinline__ void store_quad(const Hadamard& job, const float* v, int64_t at, int64_t place) {
+__device__ __forceinline__ QuadWords<T> scaled_quad(const float* v, float scale) {
   float out[4];
 #pragma unroll
-  for (int i = 0; i < 4; ++i) out[i] = __fmul_rn(v[i], job.scale);
-  QuadWords<T> words = packed_quad(out, T{});
+  for (int i = 0; i < 4; ++i) out[i] = __fmul_rn(v[i], scale);
+  return packed_quad(out, T{});
+}
+
+// Scaled, rounded, flipped where that is asked. The element's number, and its place in the flips, are multiples of four.
+template <class T>
+__device__ __forceinline__ void store_quad(const Hadamard& job, const float* v, int64_t at, uint32_t place) {
+  QuadWords<T> words = scaled_quad<T>(v, job.scale);
   if (job.flips != nullptr && job.flip_after) {
     words = flipped(words, static_cast<const QuadWords<T>*>(job.flips)[place / 4]);
   }
   static_cast<QuadWords<T>*>(job.y)[at / 4] = words;
 }
 
-// A block of `warps` segments to each thread block.
+// A block of `warps` segments to each thread block: what a thread then has of it, before the scale.
+template <class T, int values, int each>
+__device__ __forceinline__ void wide_block(const Hadamard& job, const Exchange<T, values, each>& exchange,
+                                           float (&v)[values]) {
+  constexpr int packs = kLanes * kPacksHeld<T, values>;
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % kLanes, warp = thread / kLanes;
+  const int64_t segment = (static_cast<int64_t>(blockIdx.x) * exchange.warps + warp) * packs;
+  load_segment<T>(job, segment, segment + packs, lane, v);
+  within_segment<T>(v, kLanes * values, lane);
+  exchange.run(v, dynamic_shared<float>(), thread);
+}
+
 template <class T, int values, int warps, int each>
 __global__ void __launch_bounds__(warps* kLanes) wide_blocks(const __grid_constant__ Hadamard job) {
-  using Way = Exchange<T, values, warps, each>;
-  constexpr int n = values * kLanes * warps, packs = n / kPack<T>;
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % kLanes, warp = thread / kLanes;
+  const Exchange<T, values, each> exchange{warps};
+  constexpr int n = values * kLanes * warps;
+  const int thread = static_cast<int>(threadIdx.x);
   const int64_t block = blockIdx.x;
   float v[values];
-  load_segment<T>(job, block * packs + warp * (packs / warps), job.blocks * packs, lane, v);
-  within_segment<T>(v, n, lane);
-  Way::run(v, dynamic_shared<float>(), thread);
-  const int64_t start = job.flips == nullptr ? 0 : place_in_flips(block, job.period / n) * n;
+  wide_block(job, exchange, v);
+  const uint32_t start = job.flips == nullptr ? 0 : place_in_flips(block, job.period / n) * n;
 #pragma unroll
-  for (int quad = 0; quad < Way::kQuads; ++quad) {
-    const int place = Way::place(quad, thread);
-    store_quad<T>(job, v + quad * 4, block * n + place, start + place);
+  for (int quad = 0; quad < exchange.kQuads; ++quad) {
+    const int place = exchange.place(quad, thread);
+    store_quad<T>(job, v + quad * 4, block * n + place, start + static_cast<uint32_t>(place));
   }
 }
 

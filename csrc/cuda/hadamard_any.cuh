@@ -51,7 +51,7 @@ __device__ __forceinline__ void load_elements(const Hadamard& job, const Piece& 
     if (at < present) {
       const int64_t block = piece.first + at / static_cast<int>(n), row = block / in_row, place = piece.first * n + at;
       T element = static_cast<const T*>(job.x)[row * (job.x_stride - job.axis) + place];
-      if (job.flips != nullptr && !job.flip_after) element = flipped_element(element, job.flips, place % job.period);
+      if (job.flips != nullptr && !job.flip_after) element = flipped_element(element, job.flips, place_in_flips(place, job.period));
       value = to_float(element);
     }
     values[kept_at(job, piece, at)] = value;
@@ -107,7 +107,7 @@ __device__ __forceinline__ void store_element(const Hadamard& job, float value, 
   T element;
   const uint32_t word = packed_word_of(__fmul_rn(value, job.scale), T{});
   memcpy(&element, &word, sizeof element);
-  if (job.flips != nullptr && job.flip_after) element = flipped_element(element, job.flips, at % job.period);
+  if (job.flips != nullptr && job.flip_after) element = flipped_element(element, job.flips, place_in_flips(at, job.period));
   static_cast<T*>(job.y)[at] = element;
 }
 
@@ -158,7 +158,7 @@ __device__ __forceinline__ void mix(const Hadamard& job, const Piece& piece, con
         for (int row = 0; row < kMixRows; ++row) {
           const int64_t at = (piece.first + block) * job.size() + (first_row + row) * inner + within;
           if constexpr (by_quads) {
-            store_quad<T>(job, sums[row] + quad * 4, at, job.flips == nullptr ? 0 : at % job.period);
+            store_quad<T>(job, sums[row] + quad * 4, at, job.flips == nullptr ? 0 : place_in_flips(at, job.period));
           } else {
             store_element<T>(job, sums[row][quad * 4 + part], at);
           }

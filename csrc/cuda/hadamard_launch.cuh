@@ -66,7 +66,7 @@ int64_t in_registers(const Hadamard& job) {
 template <class T, int values, int warps, int each>
 cudaError_t run_wide(const Hadamard& job, cudaStream_t stream) {
   return launch(wide_blocks<T, values, warps, each>, dim3(static_cast<unsigned>(job.blocks)), dim3(warps * kLanes),
-                Exchange<T, values, warps, each>::kBytes, stream, job);
+                warps * Exchange<T, values, each>::kBytesOfWarp, stream, job);
 }
 
 template <class T>
@@ -104,7 +104,8 @@ cudaError_t run_any(const Hadamard& job, int64_t first, float* workspace, cudaSt
 template <class T>
 cudaError_t run_hadamard(const Hadamard& job, float* workspace, cudaStream_t stream) {
   if (job.blocks == 0) return cudaSuccess;
-  if (job.size() > int64_t{1} << 28) return cudaErrorInvalidValue;  // places in a block are 32-bit
+  constexpr int64_t most = int64_t{1} << 28;  // places in a block, and in the flips, are 32-bit
+  if (job.size() > most || job.period > 4 * most) return cudaErrorInvalidValue;
   const int64_t first = in_registers<T>(job);
   const cudaError_t done = first > 0 ? run_in_registers<T>(job, first, stream) : cudaSuccess;
   return done != cudaSuccess || first == job.blocks ? done : run_any<T>(job, first, workspace, stream);

@@ -269,6 +269,37 @@ __global__ void votes(int* y) {
   y[i] = ok;
 }
 
+__global__ void arithmetic(int* y) {
+  const float nan = __uint_as_float(0x7fc00000u), infinity = __int_as_float(0x7f800000), a = 1.0f + 0x1p-12f;
+  int ok = __byte_perm(0x33221100u, 0x77665544u, 0x6420) == 0x66442200u && __byte_perm(0x80u, 0u, 0x8881u) == 0xffffff00u;
+  ok &= __funnelshift_l(0x80000001u, 1u, 4) == 0x18u && __funnelshift_r(0x80000001u, 1u, 4) == 0x18000000u;
+  ok &= __brev(1u) == 0x80000000u && __clz(1) == 31 && __clz(0) == 32 && __ffs(0) == 0 && __ffs(8) == 4;
+  ok &= __popc(0xf0f0u) == 8 && __umulhi(~0u, ~0u) == 0xfffffffeu && __mulhi(-1, 1) == -1;
+  ok &= __umul64hi(~0ull, 2ull) == 1ull && __mul24(0x00ffffff, 2) == -2 && __umul24(0xff000003u, 5u) == 15u;
+  ok &= __float2int_rn(2.5f) == 2 && __float2int_rn(3.5f) == 4 && __float2int_rn(-2.5f) == -2;
+  ok &= __float2int_rz(-2.9f) == -2 && __float2int_rd(-0.5f) == -1 && __float2int_ru(0.5f) == 1;
+  ok &= __float2int_rn(nan) == 0 && __float2int_rn(3e9f) == 0x7fffffff && __float2int_rn(-infinity) == -0x7fffffff - 1;
+  ok &= __float2uint_rn(-1.0f) == 0u && __float2uint_rz(1e10f) == ~0u && __int2float_rn(0x1000001) == 0x1p24f;
+  ok &= __float_as_uint(min(0.0f, -0.0f)) == 0x80000000u && __float_as_int(max(-0.0f, 0.0f)) == 0;
+  ok &= max(nan, 1.0f) == 1.0f && min(3u, 4u) == 3u && max(-3, 4) == 4;
+  ok &= __fmaf_rn(a, a, -1.0f - 0x1p-11f) == 0x1p-24f && __fsub_rn(__fmul_rn(a, a), 1.0f + 0x1p-11f) == 0.0f;
+  ok &= __fdiv_rn(1.0f, 3.0f) == 0x1.555556p-2f && __frcp_rn(3.0f) == 0x1.555556p-2f;
+  ok &= __fsqrt_rn(2.0f) == 0x1.6a09e6p0f && __fadd_rn(0x1p24f, 1.0f) == 0x1p24f;
+  *y = ok;
+}
+
+// One thread: each gives what was there before.
+__global__ void atomics(int* y) {
+  int* i = dynamic_shared<int>();
+  unsigned* u = reinterpret_cast<unsigned*>(i + 1);
+  *i = -5, *u = 12u;
+  int ok = atomicMax(i, 3) == -5 && atomicMin(i, -1) == 3 && atomicAdd(i, 8) == -1 && atomicExch(i, 2) == 7;
+  ok &= atomicCAS(i, 1, 9) == 2 && atomicCAS(i, 2, 9) == 2 && *i == 9;
+  ok &= atomicOr(u, 3u) == 12u && atomicAnd(u, 6u) == 15u && atomicXor(u, 5u) == 6u && *u == 3u;
+  ok &= atomicInc(u, 4u) == 3u && atomicInc(u, 4u) == 4u && *u == 0u;
+  *y = ok;
+}
+
 #if !defined(QSCALE_EMULATOR_THREAD)
 __global__ void static_shared(const float* x, float* y) {
   __shared__ float tile[64];
@@ -437,6 +468,16 @@ const std::map<std::string, std::function<Outcome()>> correct{
 #if !defined(QSCALE_EMULATOR_THREAD)
     {"static shared memory", [] { return one_block(static_shared, 64, [](size_t i) { return 63 - i; }); }},
 #endif
+    {"arithmetic",
+     [] {
+       Arrays<int> a(0, 1);
+       return outcome(qscale::cuda::launch(arithmetic, 1, 1, 0, nullptr, a.y.get()), a.y.get(), 1, [](size_t) { return 1; });
+     }},
+    {"atomics",
+     [] {
+       Arrays<int> a(0, 1);
+       return outcome(qscale::cuda::launch(atomics, 1, 1, 8, nullptr, a.y.get()), a.y.get(), 1, [](size_t) { return 1; });
+     }},
     {"votes",
      [] {
        Arrays<int> a(0, 64);

@@ -7,7 +7,7 @@ struct alignas(2) __nv_bfloat16 {
   unsigned short bits;
   __nv_bfloat16() = default;
   __nv_bfloat16(float value);
-  operator float() const;
+  explicit operator float() const;  // so that sums of two, which the device rounds, do not compile
 };
 struct alignas(4) __nv_bfloat162 {
   __nv_bfloat16 x, y;

@@ -7,7 +7,7 @@ struct alignas(2) __half {
   unsigned short bits;
   __half() = default;
   __half(float value);
-  operator float() const;
+  explicit operator float() const;  // so that sums of two, which the device rounds, do not compile
 };
 struct alignas(4) __half2 {
   __half x, y;

@@ -1,4 +1,4 @@
-// The conversions of CUDA's headers over arrays: the emulator's or, with the toolkit's headers, the toolkit's for the host.
+// The conversions of CUDA's headers over arrays: the emulator's or, with its headers, the toolkit's for the host.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_fp4.h>
@@ -65,7 +65,8 @@ void float_to_e2m1(const float* x, unsigned short* y, size_t count) {
 }
 
 // What qscale's own arithmetic says, saturating; infinities too, but not NaNs.
-void code_by_numerics(const float* x, unsigned short* y, size_t count, int mantissa_bits, int min_exponent, float largest) {
+void code_by_numerics(const float* x, unsigned short* y, size_t count, int mantissa_bits, int min_exponent,
+                      float largest) {
   const qscale::FloatGrid grid{mantissa_bits, min_exponent, largest};
   each(x, y, count, [&](float v) {
     const uint32_t code = qscale::magnitude_code(fabsf(qscale::round_to_grid(v, grid)), grid);

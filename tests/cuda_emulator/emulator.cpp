@@ -1,11 +1,9 @@
-// The scheduler: fibres, barriers, warps. Compiled without sanitizers, so that only kernels are checked; it tells them which
-// fibre runs and what orders what.
+// The scheduler: fibres, barriers, warps. Compiled without sanitizers, so that only kernels are checked; it tells them
+// which fibre runs and what orders what.
 #include "cuda_runtime.h"
 
 #include <cxxabi.h>
 #include <dlfcn.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include <cstdarg>
 #include <cstdio>
@@ -14,13 +12,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "checkers.h"
 
-#if defined(QSCALE_EMULATOR_ADDRESS)
-#include <sanitizer/asan_interface.h>
-#include <sanitizer/common_interface_defs.h>
-#elif defined(QSCALE_EMULATOR_THREAD)
-#include <sanitizer/tsan_interface.h>
-#endif
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
@@ -54,55 +47,6 @@ emulator_switch_stack:
 
 namespace emulator {
 namespace {
-
-// The race checker's view. Nothing is ordered by a switch of fibres, only by what is passed on here: knowledge of all
-// that came before goes from a release to the acquires of the same address.
-namespace races {
-#if defined(QSCALE_EMULATOR_THREAD)
-constexpr int fibre_sets = 2;  // in turns, for a fibre knows what came before it in its last block
-void* create() { return __tsan_create_fiber(0); }
-void* current() { return __tsan_get_current_fiber(); }
-void name(void* fibre, uint3 thread) {
-  char text[64];
-  snprintf(text, sizeof text, "block (%u, %u, %u) thread (%u, %u, %u)", blockIdx.x, blockIdx.y, blockIdx.z, thread.x,
-           thread.y, thread.z);
-  __tsan_set_fiber_name(fibre, text);
-}
-void enter(void* fibre) { __tsan_switch_to_fiber(fibre, __tsan_switch_to_fiber_no_sync); }
-void release(const void* address) { __tsan_release(const_cast<void*>(address)); }
-void acquire(const void* address) { __tsan_acquire(const_cast<void*>(address)); }
-#else
-constexpr int fibre_sets = 1;
-void* create() { return nullptr; }
-void* current() { return nullptr; }
-void name(void*, uint3) {}
-void enter(void*) {}
-void release(const void*) {}
-void acquire(const void*) {}
-#endif
-}  // namespace races
-
-// The address checker's view: which stack is in use, and where it lies.
-namespace stacks {
-constexpr size_t bytes = 256 * 1024;
-#if defined(QSCALE_EMULATOR_ADDRESS)
-void leave(void** kept, const void* bottom, size_t size) { __sanitizer_start_switch_fiber(kept, bottom, size); }
-void arrive(void* kept, const void** bottom, size_t* size) { __sanitizer_finish_switch_fiber(kept, bottom, size); }
-void forget(void* stack) { __asan_unpoison_memory_region(stack, bytes); }
-#else
-void leave(void**, const void*, size_t) {}
-void arrive(void*, const void**, size_t*) {}
-void forget(void*) {}
-#endif
-
-// A page that may not be touched lies below.
-char* allocate() {
-  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  void* memory = mmap(nullptr, bytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED || mprotect(memory, page, PROT_NONE) != 0) throw std::bad_alloc();
-  return static_cast<char*>(memory) + page;
-}
-}  // namespace stacks
 
 class Random {  // splitmix64
  public:
@@ -247,8 +191,8 @@ void report_deadlock() {
     int alike = 0, earlier = 0;
     for (int k = 0; k < block.threads; ++k) {
       const Fibre& other = block.fibres[k];
-      const bool like = !fibre.returned && !other.returned && fibre.mask == other.mask && same(fibre.site, other.site) &&
-                        (fibre.mask == 0 || i / 32 == k / 32);
+      const bool both = !fibre.returned && !other.returned && (fibre.mask == 0 || i / 32 == k / 32);
+      const bool like = both && fibre.mask == other.mask && same(fibre.site, other.site);
       alike += like;
       earlier += like && k < i;
     }
@@ -364,8 +308,8 @@ void begin_block(uint64_t number, int set) {
   for (int i = 0; i < block.threads; ++i) {
     Fibre& fibre = block.fibres[i];
     const unsigned k = static_cast<unsigned>(i);
-    fibre = Fibre{fibre.stack, nullptr, nullptr, fibre.checked, {k % size[0], k / size[0] % size[1], k / size[0] / size[1]},
-                  i, false, {}, 0, false, {}, 0};
+    const uint3 index{k % size[0], k / size[0] % size[1], k / size[0] / size[1]};
+    fibre = Fibre{fibre.stack, nullptr, nullptr, fibre.checked, index, i, false, {}, 0, false, {}, 0};
     rewind(fibre);
     block.warps[k / 32].exists |= 1u << k % 32;
     block.ready.push_back(i);
@@ -437,7 +381,8 @@ void run_blocks() {
 
 cudaError_t refusal(const Launch& launch) {
   const uint64_t threads = uint64_t{launch.block[0]} * launch.block[1] * launch.block[2];
-  if (threads == 0 || threads > threads_most || launch.block[0] > 1024 || launch.block[1] > 1024 || launch.block[2] > 64) {
+  if (threads == 0 || threads > threads_most || launch.block[0] > 1024 || launch.block[1] > 1024 ||
+      launch.block[2] > 64) {
     return cudaErrorInvalidConfiguration;
   }
   if (launch.grid[0] == 0 || launch.grid[1] == 0 || launch.grid[2] == 0 || launch.grid[0] > 0x7fffffffu ||
@@ -538,7 +483,7 @@ void atomic_point(const void* address, bool is_float, Site site) {
   current->atomics[current->atomic_count++ % 4] = address;
 }
 
-// What another thread did before its fence and its atomic is known to one that saw the atomic and then comes to a fence.
+// What another thread did before its fence and its atomic is known to one that saw the atomic and comes to a fence.
 void fence() {
   current->fenced = true;
   for (const void* address : current->atomics) {

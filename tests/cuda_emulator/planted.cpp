@@ -214,7 +214,9 @@ __global__ void __launch_bounds__(1024) block_sum(const int* __restrict__ x, int
   const unsigned rest = threads - warp * warpSize;
   const unsigned mask = rest >= 32 ? all_lanes : (1u << rest) - 1;
   int sum = 0;
-  for (int i = static_cast<int>(blockIdx.x * threads + thread); i < count; i += static_cast<int>(gridDim.x * threads)) sum += __ldg(x + i);
+  for (unsigned i = blockIdx.x * threads + thread; i < static_cast<unsigned>(count); i += gridDim.x * threads) {
+    sum += __ldg(x + i);
+  }
   for (int step = 16; step > 0; step /= 2) {
     const int other = __shfl_down_sync(mask, sum, lane + step < rest ? static_cast<unsigned>(step) : 0u);
     if (lane + step < 32 && lane + step < rest) sum += other;
@@ -261,7 +263,8 @@ __global__ void votes(int* y) {
   ok &= __reduce_or_sync(all_lanes, 1u << lane) == ~0u && __reduce_and_sync(all_lanes, ~(1u << lane)) == 0u;
   ok &= __reduce_xor_sync(all_lanes, static_cast<unsigned>(lane)) == 0u;
   ok &= __syncthreads_or(i == 40) == 1 && __syncthreads_and(i != 40) == 0 && __syncthreads_count(i % 4 == 0) == 16;
-  ok &= __shfl_sync(all_lanes, lane, 9, 8) == (lane & 24) + 1 && __shfl_xor_sync(all_lanes, lane, 9, 8) == ((lane ^ 9) > (lane | 7) ? lane : (lane ^ 9));
+  ok &= __shfl_sync(all_lanes, lane, 9, 8) == (lane & 24) + 1;
+  ok &= __shfl_xor_sync(all_lanes, lane, 9, 8) == ((lane ^ 9) > (lane | 7) ? lane : (lane ^ 9));
   ok &= __shfl_up_sync(all_lanes, lane, 3, 8) == (lane % 8 < 3 ? lane : lane - 3);
   ok &= __shfl_down_sync(all_lanes, 1ll << lane, 3, 8) == 1ll << (lane % 8 > 4 ? lane : lane + 3);
   ok &= __half_as_ushort(__shfl_sync(all_lanes, __ushort_as_half(static_cast<unsigned short>(lane)), 7)) == 7;
@@ -271,7 +274,8 @@ __global__ void votes(int* y) {
 
 __global__ void arithmetic(int* y) {
   const float nan = __uint_as_float(0x7fc00000u), infinity = __int_as_float(0x7f800000), a = 1.0f + 0x1p-12f;
-  int ok = __byte_perm(0x33221100u, 0x77665544u, 0x6420) == 0x66442200u && __byte_perm(0x80u, 0u, 0x8881u) == 0xffffff00u;
+  int ok = __byte_perm(0x33221100u, 0x77665544u, 0x6420) == 0x66442200u;
+  ok &= __byte_perm(0x80u, 0u, 0x8881u) == 0xffffff00u;
   ok &= __funnelshift_l(0x80000001u, 1u, 4) == 0x18u && __funnelshift_r(0x80000001u, 1u, 4) == 0x18000000u;
   ok &= __brev(1u) == 0x80000000u && __clz(1) == 31 && __clz(0) == 32 && __ffs(0) == 0 && __ffs(8) == 4;
   ok &= __popc(0xf0f0u) == 8 && __umulhi(~0u, ~0u) == 0xfffffffeu && __mulhi(-1, 1) == -1;
@@ -351,14 +355,17 @@ Outcome one_block(Kernel kernel, unsigned threads, Wanted wanted) {
 template <bool planted>
 std::map<std::string, std::function<Outcome()>> twins() {
   const auto same = [](size_t i) { return i; };
-  const auto first_half = [](auto wanted) { return [=](size_t i) { return i < 16 ? static_cast<double>(wanted(i)) : -1.0; }; };
+  const auto first_half = [](auto wanted) {
+    return [=](size_t i) { return i < 16 ? static_cast<double>(wanted(i)) : -1.0; };
+  };
+  const auto each_warp_reversed = [](size_t i) { return i / 32 * 64 + 31 - i; };
   return {
       {"missing barrier", [] { return one_block(reverse<planted>, 96, [](size_t i) { return 95 - i; }); }},
       {"missing second barrier",
        [] { return one_block(rounds<planted>, 96, [](size_t i) { return 4 * ((i + 32) % 96) + 6; }); }},
-      {"missing syncwarp", [] { return one_block(reverse_warp<planted>, 96, [](size_t i) { return i / 32 * 64 + 31 - i; }); }},
+      {"missing syncwarp", [=] { return one_block(reverse_warp<planted>, 96, each_warp_reversed); }},
       {"shuffle for syncwarp",
-       [] { return one_block(shuffle_for_syncwarp<planted>, 96, [](size_t i) { return i / 32 * 64 + 31 - i; }); }},
+       [=] { return one_block(shuffle_for_syncwarp<planted>, 96, each_warp_reversed); }},
       {"equal writes",
        [] {
          Arrays<float> a(0, 64);
@@ -382,7 +389,10 @@ std::map<std::string, std::function<Outcome()>> twins() {
       {"read outside the mask",
        [=] { return one_block(read_outside_mask<planted>, 32, first_half([](size_t) { return 3; })); }},
       {"shuffle after return",
-       [=] { return one_block(shuffle_after_return<planted>, 32, first_half([](size_t i) { return i < 15 ? i + 1 : i; })); }},
+       [=] {
+         const auto wanted = [](size_t i) { return i < 15 ? i + 1 : i; };
+         return one_block(shuffle_after_return<planted>, 32, first_half(wanted));
+       }},
       {"masks differ", [=] { return one_block(masks_differ<planted>, 32, same); }},
       {"lanes apart", [=] { return one_block(lanes_apart<planted>, 32, same); }},
       {"missing lanes", [=] { return one_block(missing_lanes<planted>, 48, same); }},
@@ -412,7 +422,8 @@ std::map<std::string, std::function<Outcome()>> twins() {
       {"unwritten",
        [] {
          Arrays<float> a(50, 1);
-         const cudaError_t error = qscale::cuda::launch(unwritten<planted>, 1, 64, 256, nullptr, a.x.get(), a.y.get(), 50);
+         const cudaError_t error =
+             qscale::cuda::launch(unwritten<planted>, 1, 64, 256, nullptr, a.x.get(), a.y.get(), 50);
          return outcome(error, a.y.get(), 1, [](size_t) { return 50 * 49 / 2; });
        }},
       {"blocks race",
@@ -436,7 +447,7 @@ Outcome sum_of(dim3 grid, dim3 block, size_t count) {
   Arrays<int> a(count, 1);
   *a.y.get() = 0;
   const cudaError_t error =
-      qscale::cuda::launch(block_sum, grid, block, 32 * sizeof(int), nullptr, a.x.get(), a.y.get(), static_cast<int>(count));
+      qscale::cuda::launch(block_sum, grid, block, 128, nullptr, a.x.get(), a.y.get(), static_cast<int>(count));
   return outcome(error, a.y.get(), 1, [count](size_t) { return count * (count - 1) / 2; });
 }
 
@@ -450,8 +461,9 @@ Outcome scanned() {
 Outcome transposed(size_t rows, size_t columns) {
   Arrays<float> a(rows * columns, rows * columns);
   const dim3 grid(static_cast<unsigned>(columns + 31) / 32, static_cast<unsigned>(rows + 31) / 32);
-  const cudaError_t error = qscale::cuda::launch(transpose, grid, dim3(32, 8), 32 * 33 * 4, nullptr, a.x.get(), a.y.get(),
-                                                 static_cast<int>(rows), static_cast<int>(columns));
+  const cudaError_t error =
+      qscale::cuda::launch(transpose, grid, dim3(32, 8), 32 * 33 * 4, nullptr, a.x.get(), a.y.get(),
+                           static_cast<int>(rows), static_cast<int>(columns));
   return outcome(error, a.y.get(), rows * columns, [=](size_t i) { return i % rows * columns + i / rows; });
 }
 
@@ -471,17 +483,20 @@ const std::map<std::string, std::function<Outcome()>> correct{
     {"arithmetic",
      [] {
        Arrays<int> a(0, 1);
-       return outcome(qscale::cuda::launch(arithmetic, 1, 1, 0, nullptr, a.y.get()), a.y.get(), 1, [](size_t) { return 1; });
+       const cudaError_t error = qscale::cuda::launch(arithmetic, 1, 1, 0, nullptr, a.y.get());
+       return outcome(error, a.y.get(), 1, [](size_t) { return 1; });
      }},
     {"atomics",
      [] {
        Arrays<int> a(0, 1);
-       return outcome(qscale::cuda::launch(atomics, 1, 1, 8, nullptr, a.y.get()), a.y.get(), 1, [](size_t) { return 1; });
+       const cudaError_t error = qscale::cuda::launch(atomics, 1, 1, 8, nullptr, a.y.get());
+       return outcome(error, a.y.get(), 1, [](size_t) { return 1; });
      }},
     {"votes",
      [] {
        Arrays<int> a(0, 64);
-       return outcome(qscale::cuda::launch(votes, 1, 64, 0, nullptr, a.y.get()), a.y.get(), 64, [](size_t) { return 1; });
+       const cudaError_t error = qscale::cuda::launch(votes, 1, 64, 0, nullptr, a.y.get());
+       return outcome(error, a.y.get(), 64, [](size_t) { return 1; });
      }},
 };
 

@@ -1,5 +1,6 @@
 // Floats to FP8, FP6 and FP4 codes, to nearest, ties to even. The device's NaN in FP8 is 0x7f whatever its sign, as PTX
-// says (on the host the toolkit keeps the sign, and bits of the payload in E5M2); FP6 and FP4 have none and take +largest.
+// says (the toolkit's host code keeps the sign, and in E5M2 some payload); FP6 and FP4 have none and take +largest. No
+// device has confirmed it.
 #pragma once
 
 #include "cuda_runtime.h"
@@ -21,7 +22,8 @@ inline unsigned magnitude_code(float magnitude, int mantissa_bits, int min_expon
 }
 
 // Codes of a format without NaN or infinity, with the sign above the magnitude.
-inline unsigned char saturated_code(float x, int mantissa_bits, int min_exponent, unsigned largest, cudaRoundMode rounding) {
+inline unsigned char saturated_code(float x, int mantissa_bits, int min_exponent, unsigned largest,
+                                    cudaRoundMode rounding) {
   if (rounding != cudaRoundNearest) fail("only cudaRoundNearest is emulated", {"__nv_cvt", __FILE__, __LINE__});
   if (std::isnan(x)) return static_cast<unsigned char>(largest);
   const unsigned code = magnitude_code(fabsf(x), mantissa_bits, min_exponent);
@@ -37,7 +39,8 @@ inline __nv_fp8_storage_t __nv_cvt_float_to_fp8(float x, __nv_saturation_t satur
   const unsigned code = emulator::magnitude_code(fabsf(x), e4m3 ? 3 : 2, e4m3 ? -6 : -14);
   return static_cast<unsigned char>((code > largest ? beyond : code) | (std::signbit(x) ? 0x80u : 0u));
 }
-inline __nv_fp8x2_storage_t __nv_cvt_float2_to_fp8x2(float2 x, __nv_saturation_t saturate, __nv_fp8_interpretation_t kind) {
+inline __nv_fp8x2_storage_t __nv_cvt_float2_to_fp8x2(float2 x, __nv_saturation_t saturate,
+                                                     __nv_fp8_interpretation_t kind) {
   return static_cast<unsigned short>(__nv_cvt_float_to_fp8(x.y, saturate, kind) << 8 |
                                      __nv_cvt_float_to_fp8(x.x, saturate, kind));
 }

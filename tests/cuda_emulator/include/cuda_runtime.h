@@ -11,10 +11,11 @@
 // and undefined behaviour; "thread" data races, also those that leave the result alone, between threads without
 // a barrier between them and between blocks. Shared memory starts as junk that the seed chooses.
 //
-// Stricter than a device: a thread that returned, or never was, counts as missing from barriers and masks; one
-// site a collective; __activemask() names the caller alone, which is all that CUDA promises. More lenient: blocks run one
-// at a time, so one cannot wait for another; atomics are strong enough to spin on. Not seen: a race between two blocks that
-// run an even number of blocks apart (other seeds run them otherwise), memory order weaker than that of the barriers.
+// Stricter than a device: a thread that returned, or never was, counts as missing from barriers and masks; a collective
+// has one site; shuffles, votes and reductions order no memory (CUDA promises that of __syncwarp alone); __activemask()
+// names the caller alone. More lenient: blocks run one at a time, so one cannot wait for another; a thread that spins
+// on an atomic lets others run. Not seen: a race between blocks that run an even number of blocks apart (other seeds run
+// them otherwise), stale data that a device may read, NaN bits of plain float arithmetic, which are the CPU's.
 #pragma once
 
 #include <cmath>

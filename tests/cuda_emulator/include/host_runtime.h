@@ -68,7 +68,8 @@ struct cudaLaunchConfig_t {
 
 // Runs the grid to its end. Every thread gets its own copy of the arguments.
 template <class... Parameters, class... Arguments>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... arguments) {
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments&&... arguments) {
   using Call = std::pair<void (*)(Parameters...), std::tuple<std::decay_t<Parameters>...>>;
   const Call call{kernel, {std::forward<Arguments>(arguments)...}};
   emulator::Launch launch{};

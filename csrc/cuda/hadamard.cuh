@@ -124,14 +124,14 @@ __device__ __forceinline__ void store_quad(const Hadamard& job, const float* v, 
 
 // A block of `warps` segments to each thread block: what a thread then has of it, before the scale.
 template <class T, int values, int each>
-__device__ __forceinline__ void wide_block(const Hadamard& job, const Exchange<T, values, each>& exchange,
+__device__ __forceinline__ void wide_block(const Hadamard& job, const Exchange<T, values, each>& exchange, float* shared,
                                            float (&v)[values]) {
   constexpr int packs = kLanes * kPacksHeld<T, values>;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kLanes, warp = thread / kLanes;
   const int64_t segment = (static_cast<int64_t>(blockIdx.x) * exchange.warps + warp) * packs;
   load_segment<T>(job, segment, segment + packs, lane, v);
   within_segment<T>(v, kLanes * values, lane);
-  exchange.run(v, dynamic_shared<float>(), thread);
+  exchange.run(v, shared, thread);
 }
 
 template <class T, int values, int warps, int each>
@@ -141,7 +141,7 @@ __global__ void __launch_bounds__(warps* kLanes) wide_blocks(const __grid_consta
   const int thread = static_cast<int>(threadIdx.x);
   const int64_t block = blockIdx.x;
   float v[values];
-  wide_block(job, exchange, v);
+  wide_block(job, exchange, dynamic_shared<float>(), v);
   const uint32_t start = job.flips == nullptr ? 0 : place_in_flips(block, job.period / n) * n;
 #pragma unroll
   for (int quad = 0; quad < exchange.kQuads; ++quad) {

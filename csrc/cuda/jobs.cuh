@@ -29,7 +29,7 @@ __device__ __forceinline__ Ends joined_parts(const Parts& parts) {
   const int thread = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x);
   for (int i = thread; i < parts.count; i += threads) ends = joined(ends, parts.each[i]);
   ends = over_lanes(ends, kWarp);
-  __shared__ Ends found[kWarp];
+  Ends* found = shared().parts;
   if (thread % kWarp == 0) found[thread / kWarp] = ends;
   __syncthreads();
   const int lane = thread % kWarp;

@@ -44,8 +44,8 @@ cudaError_t run_narrow(const Job<Element>& job, const Shape& shape, const Output
   const int left = static_cast<int>(shape.count - packs * kPack<T>);
   const int log_packs = is_power_of_two(in_group) ? log2_of(in_group) : -1;
   const unsigned blocks = blocks_for(packs > 0 ? packs : 1, kThreads * kAtOnce);
-  return launch(narrow_groups<T, Way, output, kAtOnce>, dim3(blocks), dim3(kThreads), 0, stream, job, out, log_packs,
-                in_group, packs, left);
+  return launch(narrow_groups<T, Way, output, kAtOnce>, dim3(blocks), dim3(kThreads), sizeof(Shared), stream, job, out,
+                log_packs, in_group, packs, left);
 }
 
 template <class T, class Way, Output output, class Element>
@@ -54,8 +54,8 @@ cudaError_t run_wide(const Job<Element>& job, const Shape& shape, const Outputs&
   const bool by_warps = packs <= kWarp * kPacksEach;
   const unsigned needed = blocks_for(packs, kPacksEach), team = by_warps ? kWarp : blocks_for(needed, kWarp) * kWarp;
   const unsigned teams = by_warps ? kTeams : 1;
-  return launch(wide_groups<T, Way, output, kPacksEach>, dim3(blocks_for(shape.groups, teams)), dim3(team, teams), 0,
-                stream, job, out, packs, shape.groups);
+  return launch(wide_groups<T, Way, output, kPacksEach>, dim3(blocks_for(shape.groups, teams)), dim3(team, teams),
+                sizeof(Shared), stream, job, out, packs, shape.groups);
 }
 
 template <class T, Output output, class Element>
@@ -67,8 +67,8 @@ cudaError_t run_any(const Job<Element>& job, const Shape& shape, const Outputs& 
   const int64_t groups = groups_of(pieces.layout, shape.count / job.layout.axis);
   const bool by_warps = pieces.layout.group * pieces.layout.block_rows <= for_a_warp;
   const unsigned team = by_warps ? kWarp : kThreads, teams = by_warps ? kTeams : 1;
-  return launch(any_groups<T, Plain<Element>, output>, dim3(blocks_for(groups, teams)), dim3(team, teams), 0, stream,
-                pieces, out, groups, in_pieces);
+  return launch(any_groups<T, Plain<Element>, output>, dim3(blocks_for(groups, teams)), dim3(team, teams),
+                sizeof(Shared), stream, pieces, out, groups, in_pieces);
 }
 
 template <class T, class Way, class Element>

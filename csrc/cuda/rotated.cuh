@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(kSegmentWarps* kLanes)
   const int thread = static_cast<int>(threadIdx.x), group = 1 << log_group;
   const int64_t start = static_cast<int64_t>(blockIdx.x) * rotation.inner;
   float v[values];
-  wide_block(rotation, exchange, v);
+  wide_block(rotation, exchange, reinterpret_cast<float*>(&shared() + 1), v);
 #pragma unroll
   for (int quad = 0; quad < exchange.kQuads; ++quad) round_quad<T>(v + quad * 4, rotation.scale);
   if (group > kLanes) {

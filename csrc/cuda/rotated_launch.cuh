@@ -31,12 +31,12 @@ cudaError_t run_rotated(const Hadamard& rotation, const Job<Element>& job, cudaS
   if (rotation.inner <= kLongestShortRotated) {
     const int64_t packs = rotation.blocks * rotation.inner / kPack<T>;
     const unsigned grid = blocks_for(packs, kSegmentWarps * kLanes * kPacksHeld<T, kRotatedValues>);
-    return launch(short_rotated<T, Way, kRotatedValues>, dim3(grid), dim3(kSegmentWarps * kLanes), 0, stream, rotation,
-                  job, packs, log2_of(job.layout.group / kPack<T>));
+    return launch(short_rotated<T, Way, kRotatedValues>, dim3(grid), dim3(kSegmentWarps * kLanes), sizeof(Shared), stream,
+                  rotation, job, packs, log2_of(job.layout.group / kPack<T>));
   }
   const unsigned warps = static_cast<unsigned>(rotation.inner / kLongestShortRotated);
   return launch(wide_rotated<T, Way, kRotatedValues>, dim3(static_cast<unsigned>(rotation.blocks)), dim3(warps * kLanes),
-                warps * Exchange<T, kRotatedValues, 4>::kBytesOfWarp, stream, rotation, job,
+                sizeof(Shared) + warps * Exchange<T, kRotatedValues, 4>::kBytesOfWarp, stream, rotation, job,
                 log2_of(job.layout.group / 4));
 }
 

@@ -10,6 +10,14 @@ namespace qscale::cuda {
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
+// The start of a block's dynamic shared memory: what its threads leave there for each other.
+struct Shared {
+  Ends parts[kWarp];
+  alignas(16) unsigned char team[kWarp * 2 * sizeof(float)];  // one Reduced of each warp
+  float bins[96];                                             // of a codebook
+};
+__device__ __forceinline__ Shared& shared() { return *dynamic_shared<Shared>(); }
+
 // The larger number, or NaN where either is one.
 __device__ __forceinline__ float larger(float a, float b) {
 #if defined(__CUDA_ARCH__)
@@ -63,7 +71,8 @@ template <class Reduced>
 __device__ __forceinline__ Reduced over_team(Reduced v) {
   v = over_lanes(v, kWarp);
   if (blockDim.x == kWarp) return v;
-  __shared__ Reduced found[kWarp];
+  static_assert(sizeof(Reduced) * kWarp <= sizeof(Shared::team));
+  Reduced* found = reinterpret_cast<Reduced*>(shared().team);
   const int warps = static_cast<int>(blockDim.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
   __syncthreads();  // what was found before has been read
   if (lane == 0) found[threadIdx.x / kWarp] = v;

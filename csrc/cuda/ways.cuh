@@ -111,7 +111,8 @@ struct QuickCodebook {
   const float* bins;  // shared: midpoints, values below, values above
 
   __device__ __forceinline__ explicit QuickCodebook(const Codebook& table) {
-    __shared__ float copied[3 * kBins];
+    static_assert(sizeof(Shared::bins) == 3 * kBins * sizeof(float));
+    float* copied = shared().bins;
     const int threads = static_cast<int>(blockDim.x * blockDim.y);
     for (int i = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x); i < 3 * kBins; i += threads) {
       copied[i] = i < kBins ? table.midpoint[i] : i < 2 * kBins ? table.below[i - kBins] : table.above[i - 2 * kBins];

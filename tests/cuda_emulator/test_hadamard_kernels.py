@@ -37,4 +37,5 @@ def test_rotated_kernels_when_threads_run_in_any_order_then_bits_are_exact(data,
 
 
 def test_rotated_kernels_when_run_under_a_sanitizer_then_no_error_and_bits_are_exact():
-    run("rotated_kernels", "address", ["-O0", "-DQSCALE_INTS_ALONE"], "3", "11")  # one element is quicker built
+    quickly_built = ["-O0", "-DQSCALE_INTS_ALONE"]
+    run("rotated_kernels", "address", quickly_built, "3", "11")

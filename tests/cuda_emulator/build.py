@@ -19,7 +19,8 @@ CSRC = HERE.parents[1] / "csrc"
 CACHE = HERE.parents[1] / "build" / "cuda_emulator"
 
 COMMON = (
-    *("-std=c++17", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"),
+    *("-std=c++17", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"),
+    "-Wno-unknown-pragmas",
     *(f"-I{CSRC}", f"-I{HERE / 'include'}"),
 )
 KINDS = {

@@ -218,8 +218,7 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
             for name, parameter in model.named_parameters():
                 if f"{name}.step" in moments:
                     optimizer.state[parameter] = {
-                        key: moments[f"{name}.{key}"].to("cpu" if key == "step" else parameter.device)
-                        for key in _MOMENTS
+                        key: moments[f"{name}.{key}"].to(parameter.device) for key in _MOMENTS
                     }
         return _position(state)
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:

@@ -224,7 +224,7 @@ class ShardedRanks(AcceleratedRanks):
         from torch.distributed.device_mesh import init_device_mesh
 
         plugin = FullyShardedDataParallelPlugin()  # of what the launch put into the environment
-        _check_fsdp(plugin, self.accelerator.mixed_precision)
+        _check_fsdp(plugin, self.accelerator)
         self._reshard = bool(plugin.reshard_after_forward)
         self._mesh = init_device_mesh(self._device.type, (self.world,))
 
@@ -262,23 +262,32 @@ class ShardedRanks(AcceleratedRanks):
         return float(self.whole(nn.utils.clip_grad_norm_(parameters, most)))
 
 
-def _check_fsdp(plugin: Any, mixed_precision: str) -> None:
+def _check_fsdp(plugin: Any, accelerator: Any) -> None:
     """Refuse what would be left out or would change numbers."""
+    from torch.distributed.fsdp import CPUOffloadPolicy
+
     if plugin.fsdp_version != 2:
         raise ConfigError("FSDP of version 1 is not supported: launch with --fsdp_version 2")
+    state, wrap = accelerator.state, getattr(plugin.auto_wrap_policy, "__name__", "")
     refused = {
-        "--fsdp_offload_params": bool(getattr(plugin.cpu_offload, "pin_memory", plugin.cpu_offload is True)),
+        "--fsdp_offload_params": isinstance(plugin.cpu_offload, CPUOffloadPolicy),
+        "--fsdp_ignored_modules": plugin.ignored_modules is not None,
+        "--fsdp_auto_wrap_policy SIZE_BASED_WRAP": wrap == "size_based_auto_wrap_policy",
+        "--fsdp_transformer_layer_cls_to_wrap": plugin.transformer_cls_names_to_wrap is not None,
+        "--use_parallelism_config": getattr(state, "parallelism_config", None) is not None,
         "--fsdp_activation_checkpointing": plugin.activation_checkpointing,
-        "--mixed_precision": mixed_precision != "no",
+        "--mixed_precision": accelerator.mixed_precision != "no",
+        "--dynamo_backend": str(getattr(state.dynamo_plugin.backend, "value", "NO")).upper() != "NO",
     }
     instead = {
         "--fsdp_activation_checkpointing": "; qscale train has --checkpoint-activations",
         "--mixed_precision": "; qscale train has --precision",
+        "--dynamo_backend": "; qscale train has --compile",
     }
     for option, given in refused.items():
         if given:
             raise ConfigError(
-                f"accelerate launch {option} is not supported with FSDP here: leave it out"
+                f"accelerate launch {option}: not supported with FSDP here, leave it out"
                 f"{instead.get(option, '')}"
             )
 

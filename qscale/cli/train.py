@@ -106,7 +106,8 @@ def command(
     from there, and finished runs are not run again. Where --out holds the same ladder, the tokens, recipes
     and modes given are added to it.
 
-    Several processes train each model together where accelerate starts them (DDP):
+    Several processes train each model together where accelerate starts them: DDP, or with --use_fsdp
+    --fsdp_version 2 each with a part of the model (FSDP). The files are those of one process.
 
     \b
     Examples:

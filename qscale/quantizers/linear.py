@@ -25,6 +25,8 @@ class QuantLinear(nn.Linear):
     torch does not count as a change, is seen after the next ``train()`` or ``eval()``.
     """
 
+    #: Whether evaluation keeps the quantized weight; not where weights are gathered for one pass at a time.
+    keeps_folded = True
     weight_quantizer: nn.Module | None
     input_quantizer: nn.Module | None
 
@@ -69,9 +71,11 @@ class QuantLinear(nn.Linear):
         """The quantized weight of evaluation; a change of what it is made of makes it anew."""
         tensors = (self.weight, *quantizer.parameters())
         key = tuple((t.data_ptr(), t._version) for t in tensors)
-        if self._folded is None or self._folded[0] != key:
-            self._folded = (key, quantizer(self.weight))
-        return self._folded[1]
+        if self._folded is not None and self._folded[0] == key:
+            return self._folded[1]
+        made: Tensor = quantizer(self.weight)
+        self._folded = (key, made) if self.keeps_folded else None
+        return made
 
     def train(self, mode: bool = True) -> QuantLinear:
         """As every module; the kept weight is let go."""

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from qscale.formats import QuantSpec
 from qscale.models.ladder import ModelShape
 from qscale.quantizers import QuantLinear
+from qscale.training.ranks import Ranks
 
 _SAME_CODE = 1e-5  # relative difference of two values of a grid that are one
 _MOMENTUM = 0.01  # of the moving average of oscillations
@@ -48,17 +50,23 @@ class LayerDiagnostics:
 
 
 def diagnose(
-    model: nn.Module, tokens: Tensor, shape: ModelShape, oscillations: Oscillations | None = None
+    model: nn.Module,
+    tokens: Tensor,
+    shape: ModelShape,
+    oscillations: Oscillations | None = None,
+    ranks: Ranks | None = None,
 ) -> list[LayerDiagnostics]:
-    """Run one forward pass and look at every linear layer of the blocks.
+    """Run one forward pass and look at every linear layer of the blocks as it ends, its weight being there.
 
-    Nothing of the model changes: no gradient, no parameter, no state of a random quantizer.
+    Nothing of the model changes: no gradient, no parameter, no state of a random quantizer. Of several
+    processes all have to call it; all find the same.
 
     Args:
         model: With or without quantized layers.
         tokens: ``(sequences, context)``.
         shape: Names the roles.
         oscillations: Whose averages are taken along.
+        ranks: The processes that train the model.
 
     Example:
         >>> from qscale.models.families import build
@@ -71,15 +79,28 @@ def diagnose(
         >>> first.layer, first.role, first.input_relmse, 0.005 < first.weight_relmse < 0.02
         ('model.layers.0.self_attn.q_proj', 'qkv', None, True)
     """
-    inputs: dict[str, Tensor] = {}
-    layers = dict(_linears(model))
-    handles = [layer.register_forward_pre_hook(_keep(inputs, name)) for name, layer in layers.items()]
+    ranks, layers = ranks or Ranks(), dict(_linears(model))
+    gradients = {
+        name: None if layer.weight.grad is None else float(ranks.whole(layer.weight.grad).norm())
+        for name, layer in layers.items()
+    }
+    found: dict[str, LayerDiagnostics] = {}
+
+    def look_at(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(layer: nn.Module, given: tuple[Tensor, ...], _: Tensor) -> None:
+            assert isinstance(layer, nn.Linear)
+            rate = None if oscillations is None else oscillations.rate(name)
+            found[name] = _layer(name, layer, given[0], shape.role(name), gradients[name], rate)
+
+        return hook
+
+    handles = [layer.register_forward_hook(look_at(name)) for name, layer in layers.items()]
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
             model(input_ids=tokens, use_cache=False)
-        return [_layer(name, layer, inputs[name], shape, oscillations) for name, layer in layers.items()]
+        return [found[name] for name in layers]
     finally:
         for handle in handles:
             handle.remove()
@@ -103,15 +124,13 @@ def _linears(model: nn.Module) -> Iterable[tuple[str, nn.Linear]]:
             yield name, module
 
 
-def _keep(inputs: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    def hook(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-        inputs[name] = given[0].detach()
-
-    return hook
-
-
 def _layer(
-    name: str, layer: nn.Linear, x: Tensor, shape: ModelShape, oscillations: Oscillations | None
+    name: str,
+    layer: nn.Linear,
+    x: Tensor,
+    role: str | None,
+    gradient_norm: float | None,
+    oscillation: float | None,
 ) -> LayerDiagnostics:
     quantizers: tuple[nn.Module | None, nn.Module | None] = (None, None)
     if isinstance(layer, QuantLinear):
@@ -121,10 +140,9 @@ def _layer(
     centred = flat - flat.mean()
     variance = float(centred.square().mean())
     median = float(x.abs().flatten()[:_MOST_SAMPLED].median())
-    gradient = layer.weight.grad
     return LayerDiagnostics(
         layer=name,
-        role=shape.role(name),
+        role=role,
         elements=layer.weight.numel(),
         weight_relmse=of_weight[0],
         weight_sqnr=_decibels(of_weight[0]),
@@ -134,8 +152,8 @@ def _layer(
         input_clipped=of_input[1],
         input_kurtosis=float(centred.pow(4).mean()) / variance**2 if variance > 0 else 0.0,
         input_peak=float(x.abs().max()) / median if median > 0 else 0.0,
-        gradient_norm=None if gradient is None else float(gradient.norm()),
-        oscillation=None if oscillations is None else oscillations.rate(name),
+        gradient_norm=gradient_norm,
+        oscillation=oscillation,
     )
 
 
@@ -169,7 +187,8 @@ class Oscillations:
 
     Of the event "the quantized value moved against its last move" a moving average over steps is kept for
     each weight, momentum 0.01; a layer's rate is the mean over its weights. Values are compared relative to
-    the largest of their group, so that a scale that drifts moves no code.
+    the largest of their group, so that a scale that drifts moves no code. Of several processes all have to
+    update theirs, and each keeps four numbers a weight, of all weights.
 
     Source: OFQ, ICML 2023 (its definition; behaviour on language models unverified).
 
@@ -177,7 +196,8 @@ class Oscillations:
         >>> # after each optimizer step:  meter.update()
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, ranks: Ranks | None = None) -> None:
+        self.ranks = ranks or Ranks()
         self.layers: dict[str, QuantLinear] = {}
         self.groups: dict[str, int | None] = {}  #: elements in a group of weights; None: a row
         for name, layer in model.named_modules():
@@ -195,7 +215,10 @@ class Oscillations:
             quantizer = layer.weight_quantizer
             assert quantizer is not None
             training = quantizer.training
-            q = quantizer.eval()(layer.weight)  # random rounding would draw, and count the draw
+            learned = {name: self.ranks.whole(p) for name, p in quantizer.named_parameters()}
+            weight = self.ranks.whole(layer.weight)
+            # random rounding would draw, and count the draw
+            q = functional_call(quantizer.eval(), learned, (weight,))
             quantizer.train(training)
             code = q / _group_absmax(q, self.groups[name])
             if name not in self._last:

@@ -20,6 +20,7 @@ from qscale.data.corpus import Corpus
 from qscale.errors import ConfigError, CorpusError
 from qscale.models.families import build
 from qscale.models.surgery import quantize_model
+from qscale.quantizers.quantizer import LazyQuantizer
 from qscale.training import checkpoint, paths
 from qscale.training.config import RunConfig
 from qscale.training.curve import Curve
@@ -60,7 +61,8 @@ class Training:
                 f"corpus {config.corpus!r} has changed: its sha256 is {self.corpus.sha256[:12]}, the run was "
                 f"planned with {config.corpus_sha256[:12]}; plan the study again"
             )
-        self.model = build(config.model, context=config.context, seed=config.init_seed).to(self.how.device)
+        model = build(config.model, context=config.context, seed=config.init_seed)
+        self.model = model.to(self.how.ranks.builds_on(self.how.device))
         if self.how.checkpoint_activations:
             _recompute_activations(self.model)
         self.optimizer = make_optimizer(config, self.model)
@@ -102,9 +104,9 @@ class Training:
             return True
         config, how, ranks = self.config, self.how, self.how.ranks
         batches = TrainingBatches(self.corpus.train, config.context, config.data_seed)
-        parameters = list(self.model.parameters())
         stepper, optimizer = self._prepared()
-        meter = Oscillations(self.model) if how.oscillations else None
+        parameters = list(self.model.parameters())
+        meter = Oscillations(self.model, ranks) if how.oscillations else None
         saved_at = emitted_at = time.monotonic()
         emitted_step = self.step
         with ExitStack() as files:
@@ -121,8 +123,10 @@ class Training:
                     batches.batch(self.step, config.batch_sequences, rank=ranks.rank, ranks=ranks.world)
                 ).to(how.device)
                 nats = ranks.mean(gradients(stepper, tokens, config, ranks))
-                if layers is not None and (self.step + 1) % how.diagnose_every == 0:
-                    layers.write(*self._rows(self.step + 1, self.look(meter)))
+                if how.diagnose_every and (self.step + 1) % how.diagnose_every == 0:
+                    found = self.look(meter)
+                    if layers is not None:
+                        layers.write(*self._rows(self.step + 1, found))
                 gradient = ranks.clip(parameters, config.gradient_clip or math.inf)
                 self.monitor.see(self.step, nats, gradient)
                 optimizer.step()
@@ -155,9 +159,9 @@ class Training:
     def _prepared(self) -> tuple[nn.Module, torch.optim.Optimizer]:
         """What computes the loss and what makes the step: made once, though a trunk has several stretches."""
         if self._stepper is None:
+            stepper, optimizer = self.how.ranks.prepare(self.model, self.optimizer)
             if self.how.ranks.world > 1:
                 self._start_quantizers()
-            stepper, optimizer = self.how.ranks.prepare(self.model, self.optimizer)
             if self.config.compiled:
                 stepper = torch.compile(stepper)  # type: ignore[assignment]
             self._stepper = (stepper, optimizer)
@@ -166,11 +170,16 @@ class Training:
     @torch.no_grad()
     def _start_quantizers(self) -> None:
         """Let learned scales start from the whole next batch, as in one process: shares differ by process."""
+        lazy = (module for module in self.model.modules() if isinstance(module, LazyQuantizer))
+        if all(bool(quantizer.started) for quantizer in lazy):
+            return
         config = self.config
         batches = TrainingBatches(self.corpus.train, config.context, config.data_seed)
         rows = batches.batch(self.step, config.batch_sequences)
+        first = torch.from_numpy(rows[:, :-1]).chunk(config.accumulation)[0]
         self.model.eval()
-        self.model(input_ids=torch.from_numpy(rows[:, :-1]).to(self.how.device), use_cache=False)
+        with self.how.ranks.starting(self.model):
+            self.model(input_ids=first.to(self.how.device), use_cache=False)
         self.model.train()
 
     def look(self, meter: Oscillations | None = None) -> list[LayerDiagnostics]:
@@ -179,7 +188,7 @@ class Training:
         count = min(_DIAGNOSED, config.eval_windows)
         rows = evaluation_sequences(self.corpus.validation, config.context, count)
         tokens = torch.from_numpy(rows[:, :-1]).to(self.how.device)
-        return diagnose(self.model, tokens, config.model, meter)
+        return diagnose(self.model, tokens, config.model, meter, self.how.ranks)
 
     def write_diagnostics(self, found: Sequence[LayerDiagnostics]) -> None:
         """Those of the end of the run, behind the ones of the way."""
@@ -192,14 +201,12 @@ class Training:
 
     def save(self, folder: Path) -> None:
         """A checkpoint that training can go on from; of several processes the first writes it."""
-        if self.how.ranks.is_main:
-            checkpoint.save(folder, self.model, self.optimizer, self._position)
+        checkpoint.save(folder, self.model, self.optimizer, self._position, self.how.ranks)
         self.how.ranks.tell(None)  # the others may read it next: they wait until it is there
 
     def _save_rolling(self) -> None:
-        if self.how.ranks.is_main:
-            folder = paths.checkpoints(self.folder)
-            checkpoint.save_rolling(folder, self.model, self.optimizer, self._position)
+        folder = paths.checkpoints(self.folder)
+        checkpoint.save_rolling(folder, self.model, self.optimizer, self._position, self.how.ranks)
         self.how.ranks.tell(None)
 
     @property

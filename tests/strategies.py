@@ -60,6 +60,7 @@ def recipes(draw):
         quantizer=draw(st.sampled_from(["absmax", "lsq", "clip(0.9)/lac", "absmax/absmax"])),
         kv=draw(st.sampled_from([None, "int4:g32"])),
         keep=draw(st.sampled_from([None, "first", "first+last"])),
+        anneal=draw(st.sampled_from([None, "0.1", "0.25:0.007"])),
     )
 
 

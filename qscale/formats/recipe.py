@@ -9,6 +9,7 @@ from typing import Any
 
 from qscale.errors import SpecError
 from qscale.formats import presets
+from qscale.formats.annealing import Anneal
 from qscale.formats.methods import check_served, parse_methods
 from qscale.formats.rotations import Rotation
 from qscale.formats.spec import QuantSpec
@@ -16,7 +17,15 @@ from qscale.formats.spec import QuantSpec
 #: Overrides name the operand of a layer: ``down_proj.input``, ``q_proj.weight``.
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*\.(weight|input)")
 _SHORT = re.compile(r"w(\d+)a(\d+)(?::(.+))?")
-_PARTS = {"weight": "w", "input": "a", "rotation": "rot", "quantizer": "q", "kv": "kv", "keep": "keep"}
+_PARTS = {
+    "weight": "w",
+    "input": "a",
+    "rotation": "rot",
+    "quantizer": "q",
+    "kv": "kv",
+    "keep": "keep",
+    "anneal": "anneal",
+}
 #: What linear layers of a block do, whatever a family calls them; an override may name one.
 ROLES = ("qkv", "o", "fc1", "fc2")
 _KEEPS = ("first", "last", "first+last")
@@ -32,9 +41,10 @@ class Recipe:
     ``quest-w4a4``. Further parts: ``q=lsq``, or ``q=absmax/lac`` for weight and input, the quantizers of
     ``qscale.formats.methods``; ``rot=hadamard:128``, ``rot=hadamard:full:signs``; ``kv=int4:g32`` for
     keys and values before attention; ``keep=first``, ``last`` or ``first+last``, blocks that stay
-    unquantized; and overrides: ``down_proj.input=int8:g128`` for the layers whose name ends so,
-    ``fc2.input=int8:g128`` for a role (``qkv``, ``o``, ``fc1``, ``fc2``). ``str`` gives the shortest text
-    without names, and ``Recipe.parse(str(r)) == r``.
+    unquantized; ``anneal=0.1``, the last part of a run's steps, in which only StatsQ weights near a rounding
+    boundary move (``anneal=0.1:0.007`` with a radius); and overrides: ``down_proj.input=int8:g128`` for the
+    layers whose name ends so, ``fc2.input=int8:g128`` for a role (``qkv``, ``o``, ``fc1``, ``fc2``). ``str``
+    gives the shortest text without names, and ``Recipe.parse(str(r)) == r``.
 
     Raises:
         SpecError: The text or one of its parts cannot be read, or nothing is quantized.
@@ -52,6 +62,7 @@ class Recipe:
     quantizer: str = "absmax"  #: of both operands, or ``weight/input``
     kv: QuantSpec | None = None  #: keys, after the rotary embedding, and values
     keep: str | None = None  #: blocks that stay unquantized: ``first``, ``last`` or ``first+last``
+    anneal: str | None = None  #: ``formats.annealing.Anneal``: for training alone, the model is the same
 
     def __post_init__(self) -> None:
         for name in ("weight", "input", "kv"):
@@ -65,6 +76,8 @@ class Recipe:
         object.__setattr__(self, "quantizer", "/".join(methods))
         if self.rotation is not None:
             object.__setattr__(self, "rotation", str(Rotation.parse(self.rotation)))
+        if self.anneal is not None:
+            object.__setattr__(self, "anneal", str(Anneal.parse(self.anneal)))
         if self.keep is not None and self.keep not in _KEEPS:
             raise SpecError(f"keep={self.keep!r}: the blocks to keep are {', '.join(_KEEPS)}")
         if self.kv is not None and self.kv.strategy == "channel":
@@ -119,6 +132,8 @@ class Recipe:
             parts.append(f"kv={self.kv}")
         if self.keep is not None:
             parts.append(f"keep={self.keep}")
+        if self.anneal is not None:
+            parts.append(f"anneal={self.anneal}")
         parts += [f"{key}={'none' if spec is None else spec}" for key, spec in self.overrides.items()]
         return ",".join(parts)
 
@@ -159,7 +174,7 @@ class Recipe:
         kept = {key: spec for key, spec in self.overrides.items() if key.endswith(f".{operand}")}
         if operand == "weight":
             return replace(self, input=None, overrides=kept)
-        return replace(self, weight=None, overrides=kept)
+        return replace(self, weight=None, overrides=kept, anneal=None)
 
     def without_input_of(self, role: str) -> Recipe:
         """This recipe with the inputs of one role unquantized: the rest of what it costs is not theirs.
@@ -195,6 +210,20 @@ class Recipe:
                     check_served(self.quantizer_for(operand), operand, spec)
         if self.kv is not None:
             check_served("absmax", "input", self.kv)
+        if self.anneal is not None:
+            self._check_anneal()
+
+    def _check_anneal(self) -> None:
+        weights = (self.weight, *(v for k, v in self.overrides.items() if k.endswith(".weight")))
+        if self.quantizer_for("weight") != "statsq" or not any(weights):
+            raise SpecError(
+                f"anneal={self.anneal}: annealing needs weights of quantizer 'statsq'; add q=statsq/absmax"
+            )
+        if self.rotation is not None:
+            raise SpecError(
+                f"anneal={self.anneal} with rot={self.rotation}: rounding boundaries lie in the rotated "
+                "basis, weights that are frozen do not; leave one out"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with every field, specs as text."""
@@ -206,6 +235,7 @@ class Recipe:
             "quantizer": self.quantizer,
             "kv": None if self.kv is None else str(self.kv),
             "keep": self.keep,
+            "anneal": self.anneal,
         }
 
     @classmethod

@@ -155,11 +155,12 @@ class Recipe:
         """The spec of one operand (``weight`` or ``input``) of a layer, overrides applied.
 
         ``layer`` is the dotted name of the module; an override names its last parts, or its ``role``, one of
-        ``ROLES``. One that names the layer wins over one that names the role.
+        ``ROLES``. One that names the layer wins over one that names the role, and of two the one that names
+        more of it: ``layers.2.mlp.down_proj`` over ``down_proj``.
         """
-        for key, spec in self.overrides.items():
-            if f".{layer}.{operand}".endswith(f".{key}"):
-                return spec
+        naming = [key for key in self.overrides if f".{layer}.{operand}".endswith(f".{key}")]
+        if naming:
+            return self.overrides[max(naming, key=len)]
         if f"{role}.{operand}" in self.overrides:
             return self.overrides[f"{role}.{operand}"]
         chosen: QuantSpec | None = getattr(self, operand)
@@ -176,13 +177,15 @@ class Recipe:
             return replace(self, input=None, overrides=kept)
         return replace(self, weight=None, overrides=kept, anneal=None)
 
-    def without_input_of(self, role: str) -> Recipe:
-        """This recipe with the inputs of one role unquantized: the rest of what it costs is not theirs.
+    def without_input_of(self, part: str) -> Recipe:
+        """This recipe with the inputs of one role, or one layer, unquantized: what it costs less is theirs.
 
         >>> str(Recipe.parse("w4a4:g32").without_input_of("fc2"))
         'w4a4:g32,fc2.input=none'
+        >>> str(Recipe.parse("w4a4:g32").without_input_of("layers.2.mlp.down_proj"))
+        'w4a4:g32,layers.2.mlp.down_proj.input=none'
         """
-        return replace(self, overrides={**self.overrides, f"{role}.input": None})
+        return replace(self, overrides={**self.overrides, f"{part}.input": None})
 
     def quantizer_for(self, operand: str) -> str:
         """The quantizer of one operand (``weight`` or ``input``) as text, such as ``clip(0.9)``."""

@@ -143,6 +143,18 @@ class ModelShape:
         """The linear layers of one block."""
         yield from family_of(self.family).linears(self)
 
+    def layers(self) -> Iterator[tuple[str, Linear]]:
+        """The linear layers of all blocks, each with its name from the list of blocks down.
+
+        Example:
+            >>> [name for name, _ in shape_of("tiny-20k").layers()][-1]
+            'layers.1.mlp.down_proj'
+        """
+        blocks = family_of(self.family).blocks.rpartition(".")[2]
+        for block in range(self.num_layers):
+            for linear in self.linears():
+                yield f"{blocks}.{block}.{linear.name}", linear
+
     def role(self, layer: str) -> Role:
         """What a linear layer does in its block, by its dotted name: ``qkv``, ``o``, ``fc1`` or ``fc2``.
 

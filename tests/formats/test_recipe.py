@@ -50,6 +50,12 @@ def test_override_wins_for_the_layers_it_names():
     assert str(recipe.spec_for("model.layers.0.mlp.up_down_proj", "input")) == "int4:g32"
 
 
+def test_of_two_overrides_of_a_layer_the_one_that_names_more_wins():
+    recipe = Recipe.parse("w4a4:g32,down_proj.input=int8:g32,layers.2.mlp.down_proj.input=none")
+    assert recipe.spec_for("model.layers.2.mlp.down_proj", "input") is None
+    assert str(recipe.spec_for("model.layers.12.mlp.down_proj", "input")) == "int8:g32"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -205,6 +205,8 @@ class ModelShape:
         weighted = total = 0
         for linear in self.linears():
             spec = recipe.spec_for(linear.name, operand, linear.role)
+            if recipe.qkr is not None and operand == "weight" and linear.name.endswith(("q_proj", "k_proj")):
+                spec = recipe.qkr  # of their product, whose rows are as long
             if spec is None:
                 continue
             if spec.strategy == "tensor":

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from qscale.errors import ConfigError
 from qscale.formats import Recipe
 from qscale.formats.annealing import Anneal
+from qscale.models.families import FAMILIES, family_of
 from qscale.models.ladder import ModelShape
 
 #: Raised by one whenever the same configuration starts to give other numbers.
@@ -138,9 +139,15 @@ class RunConfig:
             raise ConfigError("; ".join(problems))
         if self.recipe is not None:
             object.__setattr__(self, "recipe", str(Recipe.parse(self.recipe)))
-            self._check_recipe()
+            self._check_recipe(Recipe.parse(self.recipe))
 
-    def _check_recipe(self) -> None:
+    def _check_recipe(self, recipe: Recipe) -> None:
+        if recipe.qkr is not None and family_of(self.model.family).rotary:
+            able = ", ".join(name for name, family in FAMILIES.items() if not family.rotary)
+            raise ConfigError(
+                f"recipe {self.recipe!r}: rotary positions of {self.model.family} stand between W_q and W_k, "
+                f"so qkr cannot be; leave it out, or use a family without them: {able}"
+            )
         begins = self.annealing_step
         if begins is not None and begins < self.branch_step:
             raise ConfigError(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from qscale.formats import QuantSpec
 from qscale.models.ladder import ModelShape
-from qscale.quantizers import QuantLinear
+from qscale.quantizers import QuantLinear, QueryKey
 
 _SAME_CODE = 1e-5  # relative difference of two values of a grid that are one
 _MOMENTUM = 0.01  # of the moving average of oscillations
@@ -26,6 +26,9 @@ class LayerDiagnostics:
     ``relmse`` is ``E[(q - x)^2] / E[x^2]``, in the rotated basis where the recipe rotates, and SQNR is
     ``-10 log10`` of it, in dB. ``clipped`` is the share of elements whose gradient the quantizer stops.
     ``kurtosis`` is ``E[(x - mean)^4] / sd^4`` of the plain input (3 for a normal one).
+
+    Where queries and keys are reparameterised, ``query_key`` stands for both projections: its weight is the
+    product, its input that of the queries, its elements and its gradient are those of the two projections.
     """
 
     layer: str
@@ -97,9 +100,13 @@ def relmse(found: Iterable[LayerDiagnostics]) -> tuple[float | None, float | Non
     return means[0], means[1]
 
 
-def _linears(model: nn.Module) -> Iterable[tuple[str, nn.Linear]]:
+def _linears(model: nn.Module) -> Iterable[tuple[str, nn.Linear | QueryKey]]:
+    """Those of the blocks; of projections that are one product, the product."""
+    products = [module for module in model.modules() if isinstance(module, QueryKey)]
+    within = {id(linear) for product in products for linear in (product.query, product.key)}
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and any(part.isdigit() for part in name.split(".")):
+        in_block = any(part.isdigit() for part in name.split("."))
+        if in_block and isinstance(module, (nn.Linear, QueryKey)) and id(module) not in within:
             yield name, module
 
 
@@ -111,21 +118,23 @@ def _keep(inputs: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Te
 
 
 def _layer(
-    name: str, layer: nn.Linear, x: Tensor, shape: ModelShape, oscillations: Oscillations | None
+    name: str, layer: nn.Linear | QueryKey, x: Tensor, shape: ModelShape, oscillations: Oscillations | None
 ) -> LayerDiagnostics:
     quantizers: tuple[nn.Module | None, nn.Module | None] = (None, None)
-    if isinstance(layer, QuantLinear):
+    if isinstance(layer, (QuantLinear, QueryKey)):
         quantizers = (layer.weight_quantizer, layer.input_quantizer)
+    product = isinstance(layer, QueryKey)
+    weights = [layer.query.weight, layer.key.weight] if isinstance(layer, QueryKey) else [layer.weight]
+    gradients = [float(weight.grad.norm()) for weight in weights if weight.grad is not None]
     of_weight, of_input = _error(quantizers[0], layer.weight.detach()), _error(quantizers[1], x)
     flat = x.flatten().double()
     centred = flat - flat.mean()
     variance = float(centred.square().mean())
     median = float(x.abs().flatten()[:_MOST_SAMPLED].median())
-    gradient = layer.weight.grad
     return LayerDiagnostics(
         layer=name,
-        role=shape.role(name),
-        elements=layer.weight.numel(),
+        role="qkv" if product else shape.role(name),
+        elements=sum(weight.numel() for weight in weights),
         weight_relmse=of_weight[0],
         weight_sqnr=_decibels(of_weight[0]),
         weight_clipped=of_weight[1],
@@ -134,7 +143,7 @@ def _layer(
         input_clipped=of_input[1],
         input_kurtosis=float(centred.pow(4).mean()) / variance**2 if variance > 0 else 0.0,
         input_peak=float(x.abs().max()) / median if median > 0 else 0.0,
-        gradient_norm=None if gradient is None else float(gradient.norm()),
+        gradient_norm=math.hypot(*gradients) if gradients else None,
         oscillation=None if oscillations is None else oscillations.rate(name),
     )
 
@@ -178,11 +187,11 @@ class Oscillations:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.layers: dict[str, QuantLinear] = {}
+        self.layers: dict[str, QuantLinear | QueryKey] = {}
         self.groups: dict[str, int | None] = {}  #: elements in a group of weights; None: a row
         for name, layer in model.named_modules():
             spec = getattr(getattr(layer, "weight_quantizer", None), "spec", None)
-            if isinstance(layer, QuantLinear) and isinstance(spec, QuantSpec):
+            if isinstance(layer, (QuantLinear, QueryKey)) and isinstance(spec, QuantSpec):
                 self.layers[name], self.groups[name] = layer, spec.group_size
         self._last: dict[str, Tensor] = {}
         self._moved: dict[str, Tensor] = {}

@@ -72,8 +72,8 @@ _ROWS = (
     Preset(name="ofq-w4a4", recipe="w4a4:{span},q=statsq/lsq", meaning="OFQ: StatsQ weights, LSQ inputs"),
     Preset(
         name="ofq-cga-w4a4",
-        recipe="w4a4:{span},q=statsq/lsq,anneal=0.1",
-        meaning="OFQ, annealed by confidence over the last tenth of the steps (our choice of part)",
+        recipe="w4a4:{span},q=statsq/lsq,anneal=0.02",
+        meaning="OFQ, annealed by confidence over the last 2 % of the steps (our choice of part)",
     ),
     Preset(
         name="ofq-qkr-w4a4",

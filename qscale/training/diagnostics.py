@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from qscale.formats import QuantSpec
 from qscale.models.ladder import ModelShape
-from qscale.quantizers import QuantLinear
+from qscale.quantizers import QuantLinear, QueryKey
 from qscale.training.ranks import Ranks
 
 _SAME_CODE = 1e-5  # relative difference of two values of a grid that are one
@@ -28,6 +28,9 @@ class LayerDiagnostics:
     ``relmse`` is ``E[(q - x)^2] / E[x^2]``, in the rotated basis where the recipe rotates, and SQNR is
     ``-10 log10`` of it, in dB. ``clipped`` is the share of elements whose gradient the quantizer stops.
     ``kurtosis`` is ``E[(x - mean)^4] / sd^4`` of the plain input (3 for a normal one).
+
+    Where queries and keys are reparameterised, ``query_key`` stands for both projections: its weight is the
+    product, its input that of the queries, its elements and its gradient are those of the two projections.
     """
 
     layer: str
@@ -80,17 +83,15 @@ def diagnose(
         ('model.layers.0.self_attn.q_proj', 'qkv', None, True)
     """
     ranks, layers = ranks or Ranks(), dict(_linears(model))
-    gradients = {
-        name: None if layer.weight.grad is None else float(ranks.whole(layer.weight.grad).norm())
-        for name, layer in layers.items()
-    }
+    gradients = {name: _gradient_norm(layer, ranks) for name, layer in layers.items()}
+    roles = {name: "qkv" if isinstance(x, QueryKey) else shape.role(name) for name, x in layers.items()}
     found: dict[str, LayerDiagnostics] = {}
 
     def look_at(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(layer: nn.Module, given: tuple[Tensor, ...], _: Tensor) -> None:
-            assert isinstance(layer, nn.Linear)
+            assert isinstance(layer, (nn.Linear, QueryKey))
             rate = None if oscillations is None else oscillations.rate(name)
-            found[name] = _layer(name, layer, given[0], shape.role(name), gradients[name], rate)
+            found[name] = _layer(name, layer, given[0], roles[name], gradients[name], rate)
 
         return hook
 
@@ -118,22 +119,35 @@ def relmse(found: Iterable[LayerDiagnostics]) -> tuple[float | None, float | Non
     return means[0], means[1]
 
 
-def _linears(model: nn.Module) -> Iterable[tuple[str, nn.Linear]]:
+def _linears(model: nn.Module) -> Iterable[tuple[str, nn.Linear | QueryKey]]:
+    """Those of the blocks; of projections that are one product, the product."""
+    products = [module for module in model.modules() if isinstance(module, QueryKey)]
+    within = {id(linear) for product in products for linear in (product.query, product.key)}
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and any(part.isdigit() for part in name.split(".")):
+        in_block = any(part.isdigit() for part in name.split("."))
+        if in_block and isinstance(module, (nn.Linear, QueryKey)) and id(module) not in within:
             yield name, module
+
+
+def _weights(layer: nn.Linear | QueryKey) -> list[nn.Parameter]:
+    return [layer.query.weight, layer.key.weight] if isinstance(layer, QueryKey) else [layer.weight]
+
+
+def _gradient_norm(layer: nn.Linear | QueryKey, ranks: Ranks) -> float | None:
+    norms = [float(ranks.whole(w.grad).norm()) for w in _weights(layer) if w.grad is not None]
+    return math.hypot(*norms) if norms else None
 
 
 def _layer(
     name: str,
-    layer: nn.Linear,
+    layer: nn.Linear | QueryKey,
     x: Tensor,
     role: str | None,
     gradient_norm: float | None,
     oscillation: float | None,
 ) -> LayerDiagnostics:
     quantizers: tuple[nn.Module | None, nn.Module | None] = (None, None)
-    if isinstance(layer, QuantLinear):
+    if isinstance(layer, (QuantLinear, QueryKey)):
         quantizers = (layer.weight_quantizer, layer.input_quantizer)
     of_weight, of_input = _error(quantizers[0], layer.weight.detach()), _error(quantizers[1], x)
     flat = x.flatten().double()
@@ -143,7 +157,7 @@ def _layer(
     return LayerDiagnostics(
         layer=name,
         role=role,
-        elements=layer.weight.numel(),
+        elements=sum(weight.numel() for weight in _weights(layer)),
         weight_relmse=of_weight[0],
         weight_sqnr=_decibels(of_weight[0]),
         weight_clipped=of_weight[1],
@@ -198,11 +212,11 @@ class Oscillations:
 
     def __init__(self, model: nn.Module, ranks: Ranks | None = None) -> None:
         self.ranks = ranks or Ranks()
-        self.layers: dict[str, QuantLinear] = {}
+        self.layers: dict[str, QuantLinear | QueryKey] = {}
         self.groups: dict[str, int | None] = {}  #: elements in a group of weights; None: a row
         for name, layer in model.named_modules():
             spec = getattr(getattr(layer, "weight_quantizer", None), "spec", None)
-            if isinstance(layer, QuantLinear) and isinstance(spec, QuantSpec):
+            if isinstance(layer, (QuantLinear, QueryKey)) and isinstance(spec, QuantSpec):
                 self.layers[name], self.groups[name] = layer, spec.group_size
         self._last: dict[str, Tensor] = {}
         self._moved: dict[str, Tensor] = {}

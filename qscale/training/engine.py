@@ -18,8 +18,11 @@ from qscale.data import tokenizer
 from qscale.data.batches import TrainingBatches, evaluation_sequences
 from qscale.data.corpus import Corpus
 from qscale.errors import ConfigError, CorpusError
+from qscale.formats import Recipe
+from qscale.formats.annealing import Anneal
 from qscale.models.families import build
 from qscale.models.surgery import quantize_model
+from qscale.quantizers import Annealing
 from qscale.quantizers.quantizer import LazyQuantizer
 from qscale.training import checkpoint, paths
 from qscale.training.config import RunConfig
@@ -51,6 +54,7 @@ class Training:
     monitor: Monitor = field(default_factory=Monitor)
     model: nn.Module = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
+    annealing: Annealing | None = field(init=False, default=None)
     _stepper: tuple[nn.Module, torch.optim.Optimizer] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -71,7 +75,8 @@ class Training:
         """Quantize the model's layers; the optimizer learns what their quantizers have to learn.
 
         Raises:
-            ConfigError: Activations would be computed again with other random words.
+            ConfigError: Activations would be computed again with other random words, or the recipe anneals
+                weights that are not there, or that FSDP divides.
         """
         if recipe is None:
             return
@@ -84,6 +89,12 @@ class Training:
                 "leave --checkpoint-activations out"
             )
         add_learned(self.optimizer, (p for p in self.model.parameters() if p not in before))
+        if (anneal := Recipe.parse(recipe).anneal) is not None:
+            if self.how.ranks.shards:
+                raise ConfigError(
+                    f"recipe {recipe!r} anneals whole weights: launch with DDP, or leave anneal= out"
+                )
+            self.annealing = Annealing(self.model, Anneal.parse(anneal).radius)
 
     def restore(self, candidates: Sequence[Path]) -> bool:
         """Go on from the newest whole checkpoint; False where there is none."""
@@ -119,10 +130,13 @@ class Training:
                 began = time.monotonic()
                 lr = rate(config, self.step)
                 set_rate(optimizer, lr)
+                annealing = self._annealing_now()
                 tokens = torch.from_numpy(
                     batches.batch(self.step, config.batch_sequences, rank=ranks.rank, ranks=ranks.world)
                 ).to(how.device)
                 nats = ranks.mean(gradients(stepper, tokens, config, ranks))
+                if annealing is not None:
+                    annealing.mask_gradients()
                 if how.diagnose_every and (self.step + 1) % how.diagnose_every == 0:
                     found = self.look(meter)
                     if layers is not None:
@@ -130,6 +144,8 @@ class Training:
                 gradient = ranks.clip(parameters, config.gradient_clip or math.inf)
                 self.monitor.see(self.step, nats, gradient)
                 optimizer.step()
+                if annealing is not None:
+                    annealing.restore()
                 optimizer.zero_grad(set_to_none=True)
                 self.step += 1
                 if meter is not None:
@@ -155,6 +171,17 @@ class Training:
                     if stop:
                         return False
         return True
+
+    def _annealing_now(self) -> Annealing | None:
+        """What freezes weights in the step to come; None before its time."""
+        begins = None if self.annealing is None else self.config.annealing_step
+        if begins is None or self.step < begins:
+            return None
+        assert self.annealing is not None
+        if not self.annealing.begun:
+            self.annealing.begin(settled=self.step > begins)  # by a checkpoint from within
+            self.how.emit({"event": "annealing", "step": self.step, "free": self.annealing.free_fraction})
+        return self.annealing
 
     def _prepared(self) -> tuple[nn.Module, torch.optim.Optimizer]:
         """What computes the loss and what makes the step: made once, though a trunk has several stretches."""

@@ -27,6 +27,7 @@ class Ranks:
 
     rank = 0
     world = 1
+    shards = False  #: whether each process has a part of the model alone
 
     def device(self, asked: str) -> str:
         """Where this process computes, of the device that was asked for."""
@@ -215,6 +216,8 @@ class ShardedRanks(AcceleratedRanks):
         ConfigError: As for :class:`AcceleratedRanks`; or FSDP of version 1, or an option that would change
             numbers or is not supported.
     """
+
+    shards = True
 
     def __init__(
         self, device: str, trackers: tuple[str, ...] = (), folder: Path | None = None, name: str = "qscale"

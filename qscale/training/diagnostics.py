@@ -129,7 +129,7 @@ def _linears(model: nn.Module) -> Iterable[tuple[str, nn.Linear | QueryKey]]:
             yield name, module
 
 
-def _weights(layer: nn.Linear | QueryKey) -> list[nn.Parameter]:
+def _weights(layer: nn.Linear | QueryKey) -> list[Tensor]:
     return [layer.query.weight, layer.key.weight] if isinstance(layer, QueryKey) else [layer.weight]
 
 

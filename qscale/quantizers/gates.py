@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from qscale.formats import QuantSpec
-from qscale.kernels import fake_quant
 from qscale.kernels.backends import on_reference
 from qscale.kernels.fake_quantize import plan, scale_shape
 from qscale.kernels.ops import implementation
@@ -31,13 +30,8 @@ class ScaledRounding:
         gradient_scale: float = 1.0,
         zero_point: float | None = None,
     ) -> None:
-        self.text, self.gate, self.gradient_scale, self.zero_point = (
-            str(spec),
-            gate,
-            gradient_scale,
-            zero_point,
-        )
-        self.op, self.arguments, _, _ = plan(self.text)
+        self.gate, self.gradient_scale, self.zero_point = GATES[gate], gradient_scale, zero_point
+        self.op, self.arguments, _, _ = plan(str(spec))
         self._zeros: dict[torch.device, Tensor] = {}
 
     def __call__(self, x: Tensor, scale: Tensor) -> Tensor:
@@ -48,25 +42,15 @@ class ScaledRounding:
     def gradient(self, grad: Tensor, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """Of ``x``, and of the scale of each group, ``(..., groups)``, not yet times ``gradient_scale``."""
         run = implementation(self.op, "_gradient", on_reference("fake_quant", x))
-        of_x, sums, _ = run(grad, x, scale, self._zero(scale), GATES[self.gate], 0.0, *self.arguments)
+        of_x, sums, _ = run(grad, x, scale, self._zero(scale), self.gate, 0.0, *self.arguments)
         return of_x, sums.view(scale_shape(x.shape, *self.arguments[-4:-2]))
-
-    def traced(self, x: Tensor, scale: Tensor) -> Tensor:
-        """``x`` rounded, with a gradient that torch.compile can follow."""
-        zero = None if self.zero_point is None else torch.full_like(scale, self.zero_point)
-        return fake_quant(
-            x,
-            self.text,
-            scale=scale,
-            zero_point=zero,
-            gradient=self.gate,
-            gradient_scale=self.gradient_scale,
-        )
 
     def _zero(self, scale: Tensor) -> Tensor | None:
         """The zero point as the ops take it: one number is that of all groups."""
         if self.zero_point is None:
             return None
+        if torch.compiler.is_compiling():  # a tensor of the graph is not to be kept
+            return scale.new_full((1,), self.zero_point)
         if scale.device not in self._zeros:
             self._zeros[scale.device] = scale.new_full((1,), self.zero_point)
         return self._zeros[scale.device]

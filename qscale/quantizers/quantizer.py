@@ -76,12 +76,6 @@ class ScaledQuantizer(Quantizer):
         """The parameter's gradient, from that of the scale of each group, ``(..., groups)``."""
         return None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Fake-quantize ``x``, groups along its last axis."""
-        if torch.compiler.is_compiling():
-            return self.rounding.traced(x, self.scales(x)[0])
-        return super().forward(x)
-
     def rounded(self, x: Tensor) -> tuple[Tensor, Scales]:
         scales = self.scales(x)
         return self.rounding(x, scales[0]), scales

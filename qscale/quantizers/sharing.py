@@ -30,9 +30,8 @@ class Shared(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, or give what was made of it for the layer before."""
-        if torch.compiler.is_compiling():
-            return self.quantizer(x)  # type: ignore[no-any-return]
-        key = (x._version, torch.is_grad_enabled(), self.training)
+        version = 0 if torch.compiler.is_compiling() else x._version
+        key = (version, torch.is_grad_enabled(), self.training)
         if x is not self._seen or key != self._key or self._result is None:
             self._seen, self._key, self._left = x, key, self.users
             self._result = self.quantizer(x)

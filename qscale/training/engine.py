@@ -155,7 +155,7 @@ class Training:
     def _prepared(self) -> tuple[nn.Module, torch.optim.Optimizer]:
         """What computes the loss and what makes the step: made once, though a trunk has several stretches."""
         if self._stepper is None:
-            if self.how.ranks.world > 1:
+            if self.how.ranks.world > 1 or self.config.compiled:
                 self._start_quantizers()
             stepper, optimizer = self.how.ranks.prepare(self.model, self.optimizer)
             if self.config.compiled:
@@ -165,7 +165,10 @@ class Training:
 
     @torch.no_grad()
     def _start_quantizers(self) -> None:
-        """Let learned scales start from the whole next batch, as in one process: shares differ by process."""
+        """Let learned scales start from the whole next batch, as in one process: shares differ by process.
+
+        And a start in the middle of a compiled graph would break it in two.
+        """
         config = self.config
         batches = TrainingBatches(self.corpus.train, config.context, config.data_seed)
         rows = batches.batch(self.step, config.batch_sequences)

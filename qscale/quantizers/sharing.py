@@ -16,7 +16,8 @@ class Shared(nn.Module):
     ``users`` layers hold this module. The result for the tensor seen last is given again while it is the same
     object, unchanged, and is let go once each of them has had it; for another tensor, or with gradients
     turned on or off, it is computed anew. So layers that turn out to have different inputs get what is right
-    for each.
+    for each. In a graph that torch.compile traces tensors have no versions: there a write into ``x`` between
+    two layers is not seen.
     """
 
     def __init__(self, quantizer: nn.Module, users: int) -> None:

@@ -187,7 +187,7 @@ class Training:
         """What computes the loss and what makes the step: made once, though a trunk has several stretches."""
         if self._stepper is None:
             stepper, optimizer = self.how.ranks.prepare(self.model, self.optimizer)
-            if self.how.ranks.world > 1:
+            if self.how.ranks.world > 1 or self.config.compiled:
                 self._start_quantizers()
             if self.config.compiled:
                 stepper = torch.compile(stepper)  # type: ignore[assignment]
@@ -196,9 +196,12 @@ class Training:
 
     @torch.no_grad()
     def _start_quantizers(self) -> None:
-        """Let learned scales start from the whole next batch, as in one process: shares differ by process."""
-        lazy = (module for module in self.model.modules() if isinstance(module, LazyQuantizer))
-        if all(bool(quantizer.started) for quantizer in lazy):
+        """Let learned scales start from the whole next batch, as in one process: shares differ by process.
+
+        And a start in the middle of a compiled graph would break it in two.
+        """
+        lazy = [module for module in self.model.modules() if isinstance(module, LazyQuantizer)]
+        if all([quantizer.has_started() for quantizer in lazy]):
             return
         config = self.config
         batches = TrainingBatches(self.corpus.train, config.context, config.data_seed)

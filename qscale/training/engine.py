@@ -201,7 +201,8 @@ class Training:
         And a start in the middle of a compiled graph would break it in two.
         """
         lazy = [module for module in self.model.modules() if isinstance(module, LazyQuantizer)]
-        if all([quantizer.has_started() for quantizer in lazy]):
+        started = [quantizer.has_started() for quantizer in lazy]  # asked of each: a graph reads no buffers
+        if all(started):
             return
         config = self.config
         batches = TrainingBatches(self.corpus.train, config.context, config.data_seed)

@@ -67,8 +67,11 @@ def test_bfloat16_trains_nearly_as_float32(config, corpus, tmp_path, recipe):
     assert losses[1] == pytest.approx(losses[0], abs=0.1)
 
 
-def test_recomputed_activations_change_no_bit(config, corpus, tmp_path):
-    run = config(mode="scratch", recipe="w4a4:g16")
+@pytest.mark.parametrize(
+    "recipe", ["w4a4:g16", "lsq-w4a4:g16", "quest-w4a4", "w4a4:g16,q=statsq/lac,rot=hadamard:16"]
+)
+def test_recomputed_activations_change_no_bit(config, corpus, tmp_path, recipe):
+    run = config(mode="scratch", recipe=recipe)
     plain = weights_after(run, corpus, tmp_path / "a")
     again = weights_after(run, corpus, tmp_path / "b", how=How(checkpoint_activations=True))
     assert most_apart(plain, again) == 0

@@ -52,14 +52,26 @@ def recipes(draw):
     assume(weight or inputs)
     assume(weight is None or weight.strategy != "token")
     assume(inputs is None or inputs.strategy != "channel")
+    kv, qkr, rotation = draw(
+        st.sampled_from(
+            [
+                (None, None, None),
+                ("int4:g32", None, "hadamard:128"),
+                (None, "int4:g32", None),
+                (None, None, "hadamard:full:signs"),
+            ]
+        )
+    )
     return Recipe(
         weight=weight,
         input=inputs,
         overrides={"down_proj.input": override} if draw(st.booleans()) else {},
-        rotation=draw(st.sampled_from([None, "hadamard:128", "hadamard:full:signs"])),
+        rotation=rotation,
         quantizer=draw(st.sampled_from(["absmax", "lsq", "clip(0.9)/lac", "absmax/absmax"])),
-        kv=draw(st.sampled_from([None, "int4:g32"])),
+        kv=kv,
+        qkr=qkr,
         keep=draw(st.sampled_from([None, "first", "first+last"])),
+        anneal=draw(st.sampled_from([None, "0.1", "0.25:0.007"])),
     )
 
 

@@ -46,4 +46,22 @@ inline torch::stable::Tensor uninitialized_like(const torch::stable::Tensor& x) 
   return torch::stable::new_empty(x, x.sizes());
 }
 
+// Elements from a row to the next where all rows, whatever dimensions count them, are as far apart; 0 where they are
+// not, or where the elements of a row have gaps.
+inline int64_t row_stride_of(const torch::stable::Tensor& x) {
+  const int64_t dimensions = x.dim();
+  if (x.is_contiguous()) return dimensions == 0 ? 1 : x.size(dimensions - 1);
+  if (dimensions < 2 || x.stride(dimensions - 1) != 1) return 0;
+  const int64_t stride = x.stride(dimensions - 2);
+  int64_t wanted = stride * x.size(dimensions - 2);
+  for (int64_t d = dimensions - 3; d >= 0; wanted *= x.size(d), --d) {
+    if (x.size(d) != 1 && x.stride(d) != wanted) return 0;
+  }
+  return stride >= x.size(dimensions - 1) ? stride : 0;
+}
+
+inline torch::stable::Tensor in_rows(const torch::stable::Tensor& x) {
+  return row_stride_of(x) > 0 ? x : torch::stable::contiguous(x);
+}
+
 }  // namespace qscale::cuda

@@ -1,33 +1,15 @@
 // The fake_quant ops on CUDA tensors: launches on the caller's stream, without waiting, and registration. What may be
 // asked is in fake_quant_ops.h.
-#include "bindings/cuda_device.h"
+#include "bindings/cuda_rotation.h"
 #include "bindings/fake_quant_ops.h"
 #include "cuda/launch.h"
+#include "cuda/rotated.h"
 
 namespace {
 
 using namespace qscale;
-using cuda::check_launched;
-using cuda::Job;
-using cuda::Launches;
-using cuda::OnDevice;
+using namespace qscale::cuda;
 using cuda::uninitialized_like;
-
-// Elements from a row to the next where all rows, whatever dimensions count them, are as far apart; 0 where they are
-// not, or where the elements of a row have gaps.
-int64_t row_stride_of(const Tensor& x) {
-  const int64_t dimensions = x.dim();
-  if (x.is_contiguous()) return dimensions == 0 ? 1 : x.size(dimensions - 1);
-  if (dimensions < 2 || x.stride(dimensions - 1) != 1) return 0;
-  const int64_t stride = x.stride(dimensions - 2);
-  int64_t wanted = stride * x.size(dimensions - 2);
-  for (int64_t d = dimensions - 3; d >= 0; wanted *= x.size(d), --d) {
-    if (x.size(d) != 1 && x.stride(d) != wanted) return 0;
-  }
-  return stride >= x.size(dimensions - 1) ? stride : 0;
-}
-
-Tensor in_rows(const Tensor& x) { return row_stride_of(x) > 0 ? x : torch::stable::contiguous(x); }
 
 // A job, and what must live until it is launched.
 template <class Family>
@@ -103,9 +85,25 @@ void fake_quant_out(const Tensor& x, const Format<typename Family::Element>& for
   run<Family>(in_rows(x), out.mutable_data_ptr(), format, options);
 }
 
+// In one pass where the kernels can, else rotated and then quantized in place.
 template <class Family>
-Tensor rotated(const Tensor&, int64_t, const std::optional<Tensor>&, const Format<typename Family::Element>&, const Options&) {
-  STD_TORCH_CHECK(false, "TODO");
+Tensor rotated(const Tensor& x, int64_t block, const std::optional<Tensor>& signs,
+               const Format<typename Family::Element>& format, const Options& options) {
+  using Rotated = cuda::Rotated<typename Family::Element>;
+  const Tensor source = in_rows(x);
+  Tensor y = uninitialized_like(source);
+  const OnDevice device(source);
+  const CudaRotation rotation(source, y.mutable_data_ptr(), block, signs, false, device.stream());
+  Asked<Family> asked(y, format, options);
+  if (x.numel() == 0) return y;
+  asked.job.y = y.mutable_data_ptr();
+  if (Rotated::serves(asked.dtype, rotation.job, asked.job) && options.tensor_level == 0) {
+    check_launched(Family::name, Rotated::values(asked.dtype, rotation.job, asked.job, device.stream()));
+  } else {
+    rotation.run(device.stream());
+    run<Family>(y, y.mutable_data_ptr(), format, options);
+  }
+  return y;
 }
 
 template <class Family>

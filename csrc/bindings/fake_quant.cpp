@@ -6,6 +6,7 @@
 #include <mutex>
 #include <numeric>
 #include <string>
+#include <vector>
 
 #include "bindings/rotation.h"
 #include "cpu/kernels.h"
@@ -169,6 +170,7 @@ std::tuple<Tensor, Tensor, Tensor> scales(const Tensor& x, const Format<typename
       tensor_scale = tensor_scale_of(absmax_of(source, dtype), format.largest);
     }
     job.scaling.tensor_scale = tensor_scale;
+    job.layout = without_rows(job.layout, source.numel());
     const auto work = kernels_of(Family{})[static_cast<int>(dtype)].scales;
     float* scale_data = static_cast<float*>(scale.mutable_data_ptr());
     float* zero_data = static_cast<float*>(zero.mutable_data_ptr());
@@ -179,34 +181,59 @@ std::tuple<Tensor, Tensor, Tensor> scales(const Tensor& x, const Format<typename
   return {scale, zero, level};
 }
 
-// A job under scales that are there already.
+// Scales or zero points of the caller, one for each group: fewer are repeated, as those are that all rows have in common.
+struct PerGroup {
+  const float* data = nullptr;
+  std::vector<float> repeated;
+
+  PerGroup(const char* op, const char* what, const Tensor& t, int64_t groups) {
+    const int64_t count = t.numel();
+    const bool fits = count == groups || (count > 0 && groups % count == 0);
+    STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float && fits && t.is_contiguous(), op, ": ", what, " has dtype ",
+                    torch::headeronly::toString(t.scalar_type()), " and ", count,
+                    " elements; wanted contiguous float32, one for each of ", groups, " groups, or a divisor of that");
+    data = static_cast<const float*>(t.const_data_ptr());
+    if (count == groups) return;
+    repeated.resize(static_cast<size_t>(groups));
+    for (int64_t at = 0; at < groups; at += count) std::copy_n(data, count, repeated.data() + at);
+    data = repeated.data();
+  }
+};
+
+// A job under scales that are there already; it points into them.
 template <class Family>
-FakeQuant<typename Family::Element> given_job(const Tensor& x, const Tensor& scale,
-                                              const std::optional<Tensor>& zero_point,
-                                              const Format<typename Family::Element>& format, const Options& options) {
-  auto job = job_of(Family::name, x, format, options);
-  const int64_t groups = groups_of(x, job.layout);
-  const auto check = [&](const char* what, const Tensor& t) {
-    STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float && t.numel() == groups && t.is_contiguous(), Family::name, ": ",
-                    what, " has dtype ", torch::headeronly::toString(t.scalar_type()), " and ", t.numel(),
-                    " elements; wanted contiguous float32, one for each of ", groups, " groups");
-    return static_cast<const float*>(t.const_data_ptr());
-  };
-  job.scale = check("scale", scale);
-  if (zero_point) job.zero_point = check("zero_point", *zero_point);
-  return job;
-}
+struct Given {
+  FakeQuant<typename Family::Element> job;
+  int64_t groups;
+  PerGroup scale;
+  std::optional<PerGroup> zero_point;
+
+  Given(const Tensor& x, const Tensor& scales, const std::optional<Tensor>& zero_points,
+        const Format<typename Family::Element>& format, const Options& options)
+      : job(job_of(Family::name, x, format, options)),
+        groups(groups_of(x, job.layout)),
+        scale(Family::name, "scale", scales, groups) {
+    job.scale = scale.data;
+    if (zero_points) job.zero_point = zero_point.emplace(Family::name, "zero_point", *zero_points, groups).data;
+    job.layout = without_rows(job.layout, x.numel());
+  }
+  Given(const Given&) = delete;
+
+  template <class Run>
+  void over(const Run& run) const {
+    over_groups(groups, job.layout.group * job.layout.block_rows, run);
+  }
+};
 
 template <class Family>
 Tensor given(const Tensor& x, const Tensor& scale, const std::optional<Tensor>& zero_point,
              const Format<typename Family::Element>& format, const Options& options) {
   const Tensor source = as_contiguous(x);
-  auto job = given_job<Family>(source, scale, zero_point, format, options);
+  Given<Family> given(source, scale, zero_point, format, options);
   Tensor y = uninitialized_like(source);
-  job.y = y.mutable_data_ptr();
+  given.job.y = y.mutable_data_ptr();
   const auto work = kernels_of(Family{})[static_cast<int>(dtype_of(Family::name, x))].fake_quant;
-  over_groups(groups_of(source, job.layout), job.layout.group * job.layout.block_rows,
-              [&](int64_t first, int64_t last) { work(job, first, last); });
+  given.over([&](int64_t first, int64_t last) { work(given.job, first, last); });
   return y;
 }
 
@@ -214,12 +241,11 @@ template <class Family>
 Tensor codes(const Tensor& x, const Tensor& scale, const std::optional<Tensor>& zero_point,
              const Format<typename Family::Element>& format, const Options& options) {
   const Tensor source = as_contiguous(x);
-  auto job = given_job<Family>(source, scale, zero_point, format, options);
+  Given<Family> given(source, scale, zero_point, format, options);
   Tensor y = torch::stable::new_empty(source, source.sizes(), ScalarType::Byte);
-  job.y = y.mutable_data_ptr();
+  given.job.y = y.mutable_data_ptr();
   const auto work = kernels_of(Family{})[static_cast<int>(dtype_of(Family::name, x))].codes;
-  over_groups(groups_of(source, job.layout), job.layout.group * job.layout.block_rows,
-              [&](int64_t first, int64_t last) { work(job, first, last); });
+  given.over([&](int64_t first, int64_t last) { work(given.job, first, last); });
   return y;
 }
 
@@ -229,10 +255,9 @@ std::tuple<Tensor, Tensor, Tensor> gradient(const Tensor& grad, const Tensor& x,
                                             const Format<typename Family::Element>& format, const Options& options) {
   check_gradient(Family::name, grad, x, gate);
   const Tensor source = as_contiguous(x), upstream = as_contiguous(grad);
-  const auto job = given_job<Family>(source, scale, zero_point, format, options);
-  const int64_t groups = groups_of(source, job.layout);
-  Tensor grad_x = uninitialized_like(source), grad_scale = floats_like(x, {groups});
-  Tensor grad_zero = floats_like(x, {zero_point ? groups : 0});
+  const Given<Family> given(source, scale, zero_point, format, options);
+  Tensor grad_x = uninitialized_like(source), grad_scale = floats_like(x, {given.groups});
+  Tensor grad_zero = floats_like(x, {zero_point ? given.groups : 0});
   const Gradient out{upstream.const_data_ptr(),
                      grad_x.mutable_data_ptr(),
                      static_cast<float*>(grad_scale.mutable_data_ptr()),
@@ -240,8 +265,7 @@ std::tuple<Tensor, Tensor, Tensor> gradient(const Tensor& grad, const Tensor& x,
                      static_cast<Gate>(gate),
                      static_cast<float>(trust)};
   const auto work = kernels_of(Family{})[static_cast<int>(dtype_of(Family::name, x))].gradient;
-  over_groups(groups, job.layout.group * job.layout.block_rows,
-              [&](int64_t first, int64_t last) { work(job, first, last, out); });
+  given.over([&](int64_t first, int64_t last) { work(given.job, first, last, out); });
   return {grad_x, grad_scale, grad_zero};
 }
 

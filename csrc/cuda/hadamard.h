@@ -36,9 +36,8 @@ std::vector<uint32_t> sign_words(const float* matrix, int64_t base);
 // How many flips `signs` signs make: they are repeated, so that sixteen bytes never run past the end.
 int64_t flips_of_signs(DType dtype, int64_t signs);
 
-// The sign bits of float32 signs, in words of the dtype. `wrong` becomes 1 where a sign is neither 1 nor -1, else it is
-// left alone.
-cudaError_t find_flips(DType dtype, const float* signs, int64_t count, void* flips, int* wrong, cudaStream_t stream);
+// The sign bits of float32 signs, in words of the dtype.
+cudaError_t find_flips(DType dtype, const float* signs, int64_t count, void* flips, cudaStream_t stream);
 
 // Floats of device memory that a transform needs beside x and y: none, but for blocks longer than shared memory.
 int64_t hadamard_workspace(DType dtype, const Hadamard& job);

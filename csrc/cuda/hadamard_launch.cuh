@@ -113,13 +113,12 @@ cudaError_t run_hadamard(const Hadamard& job, float* workspace, cudaStream_t str
 
 template <class Word>
 __global__ void __launch_bounds__(256)
-    make_flips(const float* signs, int64_t count, Word* flips, int64_t made, int* wrong) {
+    make_flips(const float* signs, int64_t count, Word* flips, int64_t made) {
   constexpr int down = 8 * (sizeof(float) - sizeof(Word));
   const int64_t at = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (at >= made) return;
   const uint32_t bits = bits_of(signs[at % count]);
   flips[at] = static_cast<Word>((bits & 0x80000000u) >> down);
-  if ((bits & 0x7fffffffu) != 0x3f800000u) atomicOr(wrong, 1);
 }
 
 std::vector<uint32_t> sign_words(const float* matrix, int64_t base) {
@@ -136,15 +135,13 @@ int64_t flips_of_signs(DType dtype, int64_t signs) {
   return std::lcm(signs, static_cast<int64_t>(dtype == DType::float32 ? kPack<float> : kPack<Half>));
 }
 
-cudaError_t find_flips(DType dtype, const float* signs, int64_t count, void* flips, int* wrong, cudaStream_t stream) {
+cudaError_t find_flips(DType dtype, const float* signs, int64_t count, void* flips, cudaStream_t stream) {
   const int64_t made = flips_of_signs(dtype, count);
   const dim3 grid(blocks_for(made, 256)), threads(256);
   if (dtype == DType::float32) {
-    return launch(make_flips<uint32_t>, grid, threads, 0, stream, signs, count, static_cast<uint32_t*>(flips), made,
-                  wrong);
+    return launch(make_flips<uint32_t>, grid, threads, 0, stream, signs, count, static_cast<uint32_t*>(flips), made);
   }
-  return launch(make_flips<uint16_t>, grid, threads, 0, stream, signs, count, static_cast<uint16_t*>(flips), made,
-                wrong);
+  return launch(make_flips<uint16_t>, grid, threads, 0, stream, signs, count, static_cast<uint16_t*>(flips), made);
 }
 
 int64_t hadamard_workspace(DType dtype, const Hadamard& job) {

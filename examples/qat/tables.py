@@ -1,6 +1,7 @@
 """The tables of docs/qat.md from the studies beside this file:
 
-for study in trends modes formats early; do qscale sweep run examples/qat/$study.yaml --out runs/$study; done
+studies="trends modes formats early layers annealing products"
+for study in $studies; do qscale sweep run examples/qat/$study.yaml --out runs/$study; done
 python examples/qat/tables.py runs
 """
 
@@ -66,9 +67,9 @@ def modes(rows: list[Row]) -> None:
     table(["mode", "W4A4", "W4A16", "W16A4", "R", "additivity", "s.d. of W4A4 over seeds"], lines)
 
 
-def formats(rows: list[Row], base: str = "w4a4:g32") -> None:
+def formats(rows: list[Row], base: str = "w4a4:g32", title: str = "Formats") -> None:
     """Each recipe, and its difference from the first on the same seeds."""
-    print("Formats\n")
+    print(f"{title}\n")
     deltas: dict[str, dict[int, float]] = defaultdict(dict)
     for row in rows:
         deltas[row["recipe"]][row["seed"]] = row["delta"]
@@ -76,7 +77,7 @@ def formats(rows: list[Row], base: str = "w4a4:g32") -> None:
     for recipe, values in deltas.items():
         apart = [value - deltas[base][seed] for seed, value in values.items()]
         lines.append([f"`{recipe}`", _mean(list(values.values())), "" if recipe == base else _mean(apart)])
-    table(["recipe", "delta", "less that of `w4a4:g32`"], lines)
+    table(["recipe", "delta", f"less that of `{base}`"], lines)
 
 
 def early(rows: list[Row]) -> None:
@@ -91,6 +92,27 @@ def early(rows: list[Row]) -> None:
     table(["D", "D/N", "W4A4, G = 32"], lines)
 
 
+def layers(rows: list[Row]) -> None:
+    """Single layers, the costliest first."""
+    print("Layers\n")
+    (found,) = decompose(rows)
+    lines = [
+        [f"`{name}`", shown(cost), f"{100 * cost.value / found.both.value:.0f} %"]
+        for name, cost in found.layers.items()
+    ]
+    table(["input of", "less without it", "of delta"], lines)
+
+
+def annealing(rows: list[Row]) -> None:
+    """OFQ, annealed for longer and longer."""
+    formats(rows, "w4a4:g32,q=statsq/lsq", "Annealing")
+
+
+def products(rows: list[Row]) -> None:
+    """With the product of query and key weights."""
+    formats(rows, "w4a4:g32", "Products")
+
+
 def _mean(values: list[float]) -> str:
     error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
     return shown(Mean(fmean(values), error))
@@ -98,6 +120,6 @@ def _mean(values: list[float]) -> str:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    for draw in (trends, modes, formats, early):
+    for draw in (trends, modes, formats, early, layers, annealing, products):
         if (folder / draw.__name__).is_dir():
             draw(observations(folder / draw.__name__))

@@ -202,10 +202,11 @@ def _plan_table(totals: dict[str, Any]) -> str:
 @_FOLDER
 @_JSON
 def decompose(folder: Path, as_json: bool) -> None:
-    """Take deltas apart: weights against inputs, and what the inputs of each kind of layer cost.
+    """Take deltas apart: weights against inputs, and what the inputs of layers cost.
 
-    Needs the runs that the key `decompose: [operands, inputs]` of a study file adds. Standard errors are
-    between seeds, or of the evaluation where there is one seed.
+    Needs the runs that the key `decompose: [operands, inputs, layers]` of a study file adds: each recipe's
+    weights and inputs alone, without the inputs of one kind of layer, and without those of one layer. Single
+    layers are ranked. Standard errors are between seeds, or of the evaluation where there is one seed.
     """
     from qscale.sweep import decomposition, table
     from qscale.units import short_count
@@ -215,7 +216,9 @@ def decompose(folder: Path, as_json: bool) -> None:
         click.echo(json.dumps([each.to_json() for each in found], indent=2))
         return
     if not found:
-        click.echo("no recipe has its parts beside it: add decompose: [operands, inputs] to the study file")
+        click.echo(
+            "no recipe has its parts beside it: add decompose: [operands, inputs, layers] to the study file"
+        )
         return
 
     def shown(mean: decomposition.Mean | None, digits: int = 4) -> str:
@@ -233,3 +236,9 @@ def decompose(folder: Path, as_json: bool) -> None:
             click.echo(f"  additivity   {shown(each.additivity, 2)}   (delta / (weights + inputs))")
         for role, mean in each.inputs.items():
             click.echo(f"  {role + ' input':<12} {shown(mean)}   (less without it)")
+        if each.layers:
+            width = max(map(len, each.layers))
+            click.echo(f"  {'rank':<4} {'input of':<{width}} less without it     of delta")
+        for rank, (layer, mean) in enumerate(each.layers.items(), 1):
+            part = 100 * mean.value / each.both.value if each.both.value else float("nan")
+            click.echo(f"  {rank:>4} {layer:<{width}} {shown(mean)} {part:>8.1f} %")

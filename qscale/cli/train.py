@@ -106,12 +106,14 @@ def command(
     from there, and finished runs are not run again. Where --out holds the same ladder, the tokens, recipes
     and modes given are added to it.
 
-    Several processes train each model together where accelerate starts them (DDP):
+    Several processes train each model together where accelerate starts them: DDP, or with --use_fsdp
+    --fsdp_version 2 each with a part of the model (FSDP). The files are those of one process.
 
     \b
     Examples:
       accelerate launch --num_processes 8 -m qscale train --size paper-145m --tokens 10B --out runs/145M
       qscale train --size tiny-82k --tokens 2M --recipe quest-w4a4 --mode scratch --out runs/quest
+      qscale train --tokens 2M --recipe ofq-w4a4:g32,anneal=0.02 --out runs/annealed
       qscale train --tokens 2M --recipe mxfp4 --mode finetune --finetune-fraction 0.1 --out runs/tuned
     """
     from qscale.cli import _progress

@@ -70,6 +70,16 @@ _ROWS = (
         meaning="learned clips for both operands",
     ),
     Preset(name="ofq-w4a4", recipe="w4a4:{span},q=statsq/lsq", meaning="OFQ: StatsQ weights, LSQ inputs"),
+    Preset(
+        name="ofq-cga-w4a4",
+        recipe="w4a4:{span},q=statsq/lsq,anneal=0.02",
+        meaning="OFQ, annealed by confidence over the last 2 % of the steps (our choice of part)",
+    ),
+    Preset(
+        name="ofq-qkr-w4a4",
+        recipe="w4a4:{span},q=statsq/lsq,qkr=int4:{span}",
+        meaning="OFQ with query-key reparameterisation, for families without rotary positions",
+    ),
     Preset(name="paretoq-w2a16", recipe="w2a16:channel:full,q=seq", meaning="ParetoQ at 2 bits"),
     Preset(name="paretoq-w1.58a16", recipe="w2a16:channel,q=seq", meaning="ParetoQ, ternary"),
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 from qscale.errors import SpecError
 from qscale.formats import presets
+from qscale.formats.annealing import Anneal
 from qscale.formats.methods import check_served, parse_methods
 from qscale.formats.rotations import Rotation
 from qscale.formats.spec import QuantSpec
@@ -16,7 +17,16 @@ from qscale.formats.spec import QuantSpec
 #: Overrides name the operand of a layer: ``down_proj.input``, ``q_proj.weight``.
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*\.(weight|input)")
 _SHORT = re.compile(r"w(\d+)a(\d+)(?::(.+))?")
-_PARTS = {"weight": "w", "input": "a", "rotation": "rot", "quantizer": "q", "kv": "kv", "keep": "keep"}
+_PARTS = {
+    "weight": "w",
+    "input": "a",
+    "rotation": "rot",
+    "quantizer": "q",
+    "kv": "kv",
+    "qkr": "qkr",
+    "keep": "keep",
+    "anneal": "anneal",
+}
 #: What linear layers of a block do, whatever a family calls them; an override may name one.
 ROLES = ("qkv", "o", "fc1", "fc2")
 _KEEPS = ("first", "last", "first+last")
@@ -31,10 +41,12 @@ class Recipe:
     ``w=int4:g128,a=int8:token``, or a ready-made name of ``qscale.formats.presets`` such as
     ``quest-w4a4``. Further parts: ``q=lsq``, or ``q=absmax/lac`` for weight and input, the quantizers of
     ``qscale.formats.methods``; ``rot=hadamard:128``, ``rot=hadamard:full:signs``; ``kv=int4:g32`` for
-    keys and values before attention; ``keep=first``, ``last`` or ``first+last``, blocks that stay
-    unquantized; and overrides: ``down_proj.input=int8:g128`` for the layers whose name ends so,
-    ``fc2.input=int8:g128`` for a role (``qkv``, ``o``, ``fc1``, ``fc2``). ``str`` gives the shortest text
-    without names, and ``Recipe.parse(str(r)) == r``.
+    keys and values before attention; ``qkr=int4:g32`` for the product of the weights of queries and keys, in
+    place of each; ``keep=first``, ``last`` or ``first+last``, blocks that stay unquantized; ``anneal=0.1``,
+    the last part of a run's steps, in which only StatsQ weights near a rounding boundary move
+    (``anneal=0.1:0.007`` with a radius); and overrides: ``down_proj.input=int8:g128`` for the layers whose
+    name ends so, ``fc2.input=int8:g128`` for a role (``qkv``, ``o``, ``fc1``, ``fc2``). ``str`` gives the
+    shortest text without names, and ``Recipe.parse(str(r)) == r``.
 
     Raises:
         SpecError: The text or one of its parts cannot be read, or nothing is quantized.
@@ -51,10 +63,12 @@ class Recipe:
     rotation: str | None = None
     quantizer: str = "absmax"  #: of both operands, or ``weight/input``
     kv: QuantSpec | None = None  #: keys, after the rotary embedding, and values
+    qkr: QuantSpec | None = None  #: each head's ``W_q^T W_k``, by the quantizer of weights
     keep: str | None = None  #: blocks that stay unquantized: ``first``, ``last`` or ``first+last``
+    anneal: str | None = None  #: ``formats.annealing.Anneal``: for training alone, the model is the same
 
     def __post_init__(self) -> None:
-        for name in ("weight", "input", "kv"):
+        for name in ("weight", "input", "kv", "qkr"):
             object.__setattr__(self, name, _spec(getattr(self, name)))
         overrides = {key: _spec(value) for key, value in sorted(dict(self.overrides).items())}
         object.__setattr__(self, "overrides", overrides)
@@ -65,16 +79,30 @@ class Recipe:
         object.__setattr__(self, "quantizer", "/".join(methods))
         if self.rotation is not None:
             object.__setattr__(self, "rotation", str(Rotation.parse(self.rotation)))
+        if self.anneal is not None:
+            object.__setattr__(self, "anneal", str(Anneal.parse(self.anneal)))
         if self.keep is not None and self.keep not in _KEEPS:
             raise SpecError(f"keep={self.keep!r}: the blocks to keep are {', '.join(_KEEPS)}")
         if self.kv is not None and self.kv.strategy == "channel":
             raise SpecError(f"kv {self.kv}: keys and values have tokens, not channels; use token")
-        if (self.weight, self.input, self.kv) == (None, None, None) and not any(overrides.values()):
+        if self.qkr is not None:
+            self._check_qkr(self.qkr)
+        if (self.weight, self.input, self.kv, self.qkr) == (None,) * 4 and not any(overrides.values()):
             raise SpecError("a recipe quantizes something: give weight, input or an override")
         if self.weight is not None and self.weight.strategy == "token":
             raise SpecError(f"weight {self.weight}: a weight has channels, not tokens; use channel")
         if self.input is not None and self.input.strategy == "channel":
             raise SpecError(f"input {self.input}: an input has tokens, not channels; use token")
+
+    def _check_qkr(self, spec: QuantSpec) -> None:
+        if spec.strategy == "token":
+            raise SpecError(f"qkr {spec}: a product of weights has rows, not tokens; use channel")
+        if self.kv is not None:
+            raise SpecError(
+                f"qkr={spec} with kv={self.kv}: there are no keys, inputs are multiplied with inputs"
+            )
+        if self.rotation is not None:
+            raise SpecError(f"qkr={spec} with rot={self.rotation}: the product is not rotated; leave one out")
 
     def __hash__(self) -> int:
         return hash(str(self))
@@ -117,8 +145,12 @@ class Recipe:
             parts.append(f"{_PARTS['quantizer']}={self.quantizer}")
         if self.kv is not None:
             parts.append(f"kv={self.kv}")
+        if self.qkr is not None:
+            parts.append(f"qkr={self.qkr}")
         if self.keep is not None:
             parts.append(f"keep={self.keep}")
+        if self.anneal is not None:
+            parts.append(f"anneal={self.anneal}")
         parts += [f"{key}={'none' if spec is None else spec}" for key, spec in self.overrides.items()]
         return ",".join(parts)
 
@@ -140,11 +172,12 @@ class Recipe:
         """The spec of one operand (``weight`` or ``input``) of a layer, overrides applied.
 
         ``layer`` is the dotted name of the module; an override names its last parts, or its ``role``, one of
-        ``ROLES``. One that names the layer wins over one that names the role.
+        ``ROLES``. One that names the layer wins over one that names the role, and of two the one that names
+        more of it: ``layers.2.mlp.down_proj`` over ``down_proj``.
         """
-        for key, spec in self.overrides.items():
-            if f".{layer}.{operand}".endswith(f".{key}"):
-                return spec
+        naming = [key for key in self.overrides if f".{layer}.{operand}".endswith(f".{key}")]
+        if naming:
+            return self.overrides[max(naming, key=len)]
         if f"{role}.{operand}" in self.overrides:
             return self.overrides[f"{role}.{operand}"]
         chosen: QuantSpec | None = getattr(self, operand)
@@ -159,15 +192,17 @@ class Recipe:
         kept = {key: spec for key, spec in self.overrides.items() if key.endswith(f".{operand}")}
         if operand == "weight":
             return replace(self, input=None, overrides=kept)
-        return replace(self, weight=None, overrides=kept)
+        return replace(self, weight=None, overrides=kept, qkr=None, anneal=None)
 
-    def without_input_of(self, role: str) -> Recipe:
-        """This recipe with the inputs of one role unquantized: the rest of what it costs is not theirs.
+    def without_input_of(self, part: str) -> Recipe:
+        """This recipe with the inputs of one role, or one layer, unquantized: what it costs less is theirs.
 
         >>> str(Recipe.parse("w4a4:g32").without_input_of("fc2"))
         'w4a4:g32,fc2.input=none'
+        >>> str(Recipe.parse("w4a4:g32").without_input_of("layers.2.mlp.down_proj"))
+        'w4a4:g32,layers.2.mlp.down_proj.input=none'
         """
-        return replace(self, overrides={**self.overrides, f"{role}.input": None})
+        return replace(self, overrides={**self.overrides, f"{part}.input": None})
 
     def quantizer_for(self, operand: str) -> str:
         """The quantizer of one operand (``weight`` or ``input``) as text, such as ``clip(0.9)``."""
@@ -195,6 +230,22 @@ class Recipe:
                     check_served(self.quantizer_for(operand), operand, spec)
         if self.kv is not None:
             check_served("absmax", "input", self.kv)
+        if self.qkr is not None:
+            check_served(self.quantizer_for("weight"), "weight", self.qkr)
+        if self.anneal is not None:
+            self._check_anneal()
+
+    def _check_anneal(self) -> None:
+        weights = (self.weight, *(v for k, v in self.overrides.items() if k.endswith(".weight")))
+        if self.quantizer_for("weight") != "statsq" or not any(weights):
+            raise SpecError(
+                f"anneal={self.anneal}: annealing needs weights of quantizer 'statsq'; add q=statsq/absmax"
+            )
+        if self.rotation is not None:
+            raise SpecError(
+                f"anneal={self.anneal} with rot={self.rotation}: rounding boundaries lie in the rotated "
+                "basis, weights that are frozen do not; leave one out"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with every field, specs as text."""
@@ -205,7 +256,9 @@ class Recipe:
             "rotation": self.rotation,
             "quantizer": self.quantizer,
             "kv": None if self.kv is None else str(self.kv),
+            "qkr": None if self.qkr is None else str(self.qkr),
             "keep": self.keep,
+            "anneal": self.anneal,
         }
 
     @classmethod

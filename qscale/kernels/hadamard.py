@@ -27,6 +27,7 @@ _SCHEMAS = (
     f"hadamard_reference{_ARGUMENTS} -> Tensor",
     f"hadamard_out{_ARGUMENTS[:-1]}, Tensor(a!) out) -> ()",
     "keep_hadamard_matrix(Tensor matrix) -> ()",
+    "keep_cuda_hadamard_matrix(Tensor matrix) -> ()",
 )
 _LIBRARY: Any = torch.library.Library("qscale", "FRAGMENT")  # type: ignore[no-untyped-call]
 for _schema in _SCHEMAS:
@@ -92,14 +93,20 @@ def _register() -> None:
     _LIBRARY.impl("hadamard", _with_gradient, "Autograd")
     for name in ("hadamard_forward", "hadamard_reference", "hadamard_out"):
         _LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
-    # The compiled kernels take the matrices that Python makes; the reference, there without them, needs none.
-    _LIBRARY.impl("keep_hadamard_matrix", _nothing, "CompositeExplicitAutograd")
+    for name in ("keep_hadamard_matrix", "keep_cuda_hadamard_matrix"):
+        _LIBRARY.impl(name, _nothing, "CompositeExplicitAutograd")
+
+
+def keep_base_matrices() -> None:
+    """Give compiled kernels the matrices that Python makes; the reference needs none."""
     for order in BASES[1:]:
         matrix = torch.tensor(base_matrix(order), dtype=torch.float32)
         torch.ops.qscale.keep_hadamard_matrix(matrix)
+        torch.ops.qscale.keep_cuda_hadamard_matrix(matrix)
 
 
 _register()
+keep_base_matrices()
 
 
 @lru_cache(maxsize=1024)

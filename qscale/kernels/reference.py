@@ -325,13 +325,16 @@ class Groups:
         return self._split(mask) > 0
 
     def given(self, scale: Tensor, zero_point: Tensor | None, element: Element) -> tuple[Tensor, Tensor]:
-        """The caller's scales and zero points, one beside each group."""
+        """The caller's scales and zero points, one beside each group; fewer are repeated."""
         for what, t in (("scale", scale), ("zero_point", zero_point)):
-            fits = t is None or (t.dtype == torch.float32 and t.numel() == self.count and t.is_contiguous())
-            if t is not None and not fits:
+            if t is None:
+                continue
+            count = t.numel()
+            fits = count == self.count or (count > 0 and self.count % count == 0)
+            if t.dtype != torch.float32 or not fits or not t.is_contiguous():
                 raise RuntimeError(
-                    f"{self.op}: {what} has dtype {t.dtype} and {t.numel()} elements; "
-                    f"wanted contiguous float32, one for each of {self.count} groups"
+                    f"{self.op}: {what} has dtype {t.dtype} and {count} elements; wanted contiguous float32, "
+                    f"one for each of {self.count} groups, or a divisor of that"
                 )
         if self.count == 0:
             return scale, scale
@@ -344,7 +347,8 @@ class Groups:
 
     def beside(self, one_each: Tensor) -> Tensor:
         """What there is one of for each group, in the place of its elements."""
-        return one_each.reshape(self.values.shape[0], self.values.shape[1], 1, self.values.shape[3], 1)
+        each = one_each.reshape(-1).repeat(self.count // one_each.numel())
+        return each.view(self.values.shape[0], self.values.shape[1], 1, self.values.shape[3], 1)
 
     def words(self, o: Options) -> Tensor | None:
         """A random word for each element, by its place in the tensor; None where none are needed."""

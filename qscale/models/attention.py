@@ -37,12 +37,8 @@ def quantize_keys_and_values(model: nn.Module, spec: QuantSpec, attentions: dict
         ConfigError: The model does not look its attention function up by name, or another than ``sdpa``.
         SpecError: The spec has no kernel.
     """
+    check_sdpa(model, f"kv={spec}")
     config = getattr(model, "config", None)
-    chosen = getattr(config, "_attn_implementation", None)
-    if chosen not in ("sdpa", NAME):
-        raise ConfigError(
-            f"kv={spec}: the attention of {type(model).__name__} is {chosen!r}; build the model with 'sdpa'"
-        )
     for name, module in attentions.items():
         if getattr(module, "config", None) is not config:
             raise ConfigError(f"kv={spec}: {name} does not look up its attention in the model's config")
@@ -57,6 +53,19 @@ def quantize_keys_and_values(model: nn.Module, spec: QuantSpec, attentions: dict
         module.kv_quantizers.train(module.training)
     _register()
     setattr(config, "_attn_implementation", NAME)  # noqa: B010 - any object that has it
+
+
+def check_sdpa(model: nn.Module, what: str) -> None:
+    """Raise where a model's attention is not ``sdpa``; ``what`` needs it.
+
+    Raises:
+        ConfigError: As said.
+    """
+    chosen = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    if chosen not in ("sdpa", NAME):
+        raise ConfigError(
+            f"{what}: the attention of {type(model).__name__} is {chosen!r}; build the model with 'sdpa'"
+        )
 
 
 def _register() -> None:

@@ -143,6 +143,18 @@ class ModelShape:
         """The linear layers of one block."""
         yield from family_of(self.family).linears(self)
 
+    def layers(self) -> Iterator[tuple[str, Linear]]:
+        """The linear layers of all blocks, each with its name from the list of blocks down.
+
+        Example:
+            >>> [name for name, _ in shape_of("tiny-20k").layers()][-1]
+            'layers.1.mlp.down_proj'
+        """
+        blocks = family_of(self.family).blocks.rpartition(".")[2]
+        for block in range(self.num_layers):
+            for linear in self.linears():
+                yield f"{blocks}.{block}.{linear.name}", linear
+
     def role(self, layer: str) -> Role:
         """What a linear layer does in its block, by its dotted name: ``qkv``, ``o``, ``fc1`` or ``fc2``.
 
@@ -193,6 +205,8 @@ class ModelShape:
         weighted = total = 0
         for linear in self.linears():
             spec = recipe.spec_for(linear.name, operand, linear.role)
+            if recipe.qkr is not None and operand == "weight" and linear.name.endswith(("q_proj", "k_proj")):
+                spec = recipe.qkr  # of their product, whose rows are as long
             if spec is None:
                 continue
             if spec.strategy == "tensor":

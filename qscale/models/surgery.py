@@ -13,6 +13,7 @@ from qscale.formats.recipe import ROLES
 from qscale.formats.rotations import Rotation
 from qscale.kernels.hadamard_matrices import decompose
 from qscale.models.attention import quantize_keys_and_values
+from qscale.models.query_key import find_attentions, reparameterize
 from qscale.quantizers import Quantizer, QuantLinear, Rotated, Shared, make_quantizer, signs_of
 
 Roles = Mapping[str, str] | Callable[[str], str | None]
@@ -60,6 +61,9 @@ def quantize_model(model: nn.Module, recipe: Recipe | str, roles: Roles | None =
     block asked for where it divides ``in_features`` and has a transform, else the largest power of two that
     divides it; random signs are a function of the layers' names.
 
+    With ``qkr`` the weights of queries and keys are quantized as one product a head, in an attention module
+    of our own (:class:`qscale.models.query_key.QueryKeyAttention`); inputs and values are as without it.
+
     Args:
         model: A causal language model of transformers, or any with linear layers in a ``ModuleList``.
         recipe: Or its text.
@@ -67,8 +71,8 @@ def quantize_model(model: nn.Module, recipe: Recipe | str, roles: Roles | None =
             function that may give None. None goes by the usual names (``q_proj``, ``down_proj``, ...).
 
     Raises:
-        ConfigError: An override names a layer or role that is not there, the recipe touches no layer, or
-            keys and values cannot be reached.
+        ConfigError: An override names a layer or role that is not there, the recipe touches no layer, keys
+            and values cannot be reached, or queries and keys cannot be reparameterised.
         SpecError: A quantizer does not serve what it is given, or a width cannot be rotated.
     """
     recipe = Recipe.parse(recipe)
@@ -81,22 +85,28 @@ def quantize_model(model: nn.Module, recipe: Recipe | str, roles: Roles | None =
     named = {name: _role(name, roles) for name in linears}
     _check_overrides(recipe, named)
     kept = recipe.kept_blocks(1 + max((b for n in linears if (b := _block(n)) is not None), default=-1))
+    attentions = (
+        [] if recipe.qkr is None else [n for n in find_attentions(model, recipe.qkr) if _block(n) not in kept]
+    )
+    products = {f"{name}.{part}" for name in attentions for part in ("q_proj", "k_proj")}
+    _check_product_overrides(recipe, products)
     layers = [
         _Layer(
             name,
             linear,
             named[name],
-            recipe.spec_for(name, "weight", named[name]),
+            None if name in products else recipe.spec_for(name, "weight", named[name]),
             recipe.spec_for(name, "input", named[name]),
         )
         for name, linear in linears.items()
         if _block(name) not in kept
     ]
     quantized = [layer for layer in layers if layer.weight is not None or layer.input is not None]
-    if not quantized and recipe.kv is None:
+    if not quantized and not attentions and recipe.kv is None:
         raise ConfigError(f"recipe {str(recipe)!r} touches no linear layer of the blocks")
     for group in _groups(quantized):
         _replace(model, recipe, group)
+    reparameterize(model, recipe, attentions)
     if recipe.kv is not None:
         parents = dict.fromkeys(layer.parent for layer in layers if layer.role == "qkv")
         if not parents:
@@ -126,6 +136,15 @@ def _check_overrides(recipe: Recipe, named: Mapping[str, str | None]) -> None:
             raise ConfigError(
                 f"recipe {str(recipe)!r}: override {key!r} names no linear layer of the blocks, nor a role "
                 f"of one ({', '.join(ROLES)})"
+            )
+
+
+def _check_product_overrides(recipe: Recipe, products: set[str]) -> None:
+    for key in recipe.overrides:
+        if any(f".{name}.weight".endswith(f".{key}") for name in products):
+            raise ConfigError(
+                f"recipe {str(recipe)!r}: override {key!r} would do nothing, as qkr={recipe.qkr} quantizes "
+                "the product of the weights of queries and keys"
             )
 
 

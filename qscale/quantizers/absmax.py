@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qscale.formats import QuantSpec
 from qscale.kernels import fake_quant
-from qscale.quantizers.quantizer import Quantizer
+from qscale.quantizers.quantizer import Quantizer, Scales
 
 
 class Absmax(Quantizer):
@@ -22,6 +22,15 @@ class Absmax(Quantizer):
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantize ``x``, groups along its last axis."""
         return fake_quant(x, self.text)
+
+    def rounded(self, x: Tensor) -> tuple[Tensor, Scales]:
+        return fake_quant(x, self.text), ()
+
+    def again(self, x: Tensor, scales: Scales) -> Tensor:  # noqa: ARG002
+        return fake_quant(x, self.text)
+
+    def gradient(self, grad: Tensor, x: Tensor, scales: Scales) -> tuple[Tensor, None]:  # noqa: ARG002
+        return grad, None
 
 
 class StochasticAbsmax(Quantizer):

@@ -25,6 +25,8 @@ class QuantLinear(nn.Linear):
     torch does not count as a change, is seen after the next ``train()`` or ``eval()``.
     """
 
+    #: Whether evaluation keeps the quantized weight; not where weights are gathered for one pass at a time.
+    keeps_folded = True
     weight_quantizer: nn.Module | None
     input_quantizer: nn.Module | None
 
@@ -51,27 +53,26 @@ class QuantLinear(nn.Linear):
         quantizer = self.weight_quantizer
         if quantizer is not None and not (torch.is_grad_enabled() or self.training):
             return functional.linear(x, self._kept(quantizer), self.bias)
+        by_hand = not torch.compiler.is_compiling() and torch.is_grad_enabled()
+        if by_hand and torch.is_autocast_enabled(x.device.type):
+            by_hand = False  # it rounds operands: backward would make others again
+        if by_hand and quantizer is not None and quantizer.repeats:
+            call = (x, self.weight, self.bias, quantizer.learned, maker_of(x), quantizer)
+            return _Product.apply(*call)  # type: ignore[no-untyped-call,no-any-return]
         weight = self.weight if quantizer is None else quantizer(self.weight)
-        if torch.compiler.is_compiling() or not (weight.requires_grad or x.requires_grad):
-            return functional.linear(x, weight, self.bias)
-        if torch.is_autocast_enabled(
-            x.device.type
-        ):  # which rounds operands: backward would make others again
-            return functional.linear(x, weight, self.bias)
-        made_by = maker_of(x), maker_of(weight)
-        again = quantizer if made_by[1] is None and getattr(quantizer, "repeats", False) else None
-        if made_by == (None, None) and again is None:
-            return functional.linear(x, weight, self.bias)
-        call = (x, weight, self.bias, *made_by, again, self.weight)
-        return _Product.apply(*call)  # type: ignore[no-untyped-call,no-any-return]
+        if by_hand and (maker := maker_of(x)) is not None:
+            return _Product.apply(x, weight, self.bias, None, maker, None)  # type: ignore[no-untyped-call,no-any-return]
+        return functional.linear(x, weight, self.bias)
 
     def _kept(self, quantizer: nn.Module) -> Tensor:
         """The quantized weight of evaluation; a change of what it is made of makes it anew."""
         tensors = (self.weight, *quantizer.parameters())
         key = tuple((t.data_ptr(), t._version) for t in tensors)
-        if self._folded is None or self._folded[0] != key:
-            self._folded = (key, quantizer(self.weight))
-        return self._folded[1]
+        if self._folded is not None and self._folded[0] == key:
+            return self._folded[1]
+        made: Tensor = quantizer(self.weight)
+        self._folded = (key, made) if self.keeps_folded else None
+        return made
 
     def train(self, mode: bool = True) -> QuantLinear:
         """As every module; the kept weight is let go."""
@@ -83,7 +84,7 @@ class QuantLinear(nn.Linear):
 
 
 class _Product(torch.autograd.Function):
-    """``x W^T + b``. An operand that can be made again is not saved: by its node, W also by ``quantizer``."""
+    """``x Q(W)^T + b``, W quantized here or before. Of what can be made again nothing is saved."""
 
     @staticmethod
     def forward(
@@ -91,35 +92,34 @@ class _Product(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
+        learned: Tensor | None,
         x_made_by: Any,
-        weight_made_by: Any,
-        quantizer: nn.Module | None,
-        plain: Tensor,
+        quantizer: Any,
     ) -> Tensor:
-        ctx.made_by, ctx.quantizer = (x_made_by, weight_made_by), quantizer
-        ctx.state = _versions(quantizer)
-        kept = weight if quantizer is None else plain  # torch checks that it does not change
-        ctx.save_for_backward(x if x_made_by is None else None, kept if weight_made_by is None else None)
-        return functional.linear(x, weight, bias)
+        made, scales = weight, ()
+        if quantizer is not None:
+            made, scales = quantizer.rounded(quantizer.basis(weight))
+        ctx.save_for_backward(x if x_made_by is None else None, weight, learned, *scales)
+        ctx.x_made_by, ctx.quantizer = x_made_by, quantizer
+        return functional.linear(x, made, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (x, weight), (x_made_by, weight_made_by) = ctx.saved_tensors, ctx.made_by
-        if _versions(ctx.quantizer) != ctx.state:
-            raise RuntimeError("a parameter of a weight quantizer was changed in place before backward")
-        wants_x, wants_weight, wants_bias, *_ = ctx.needs_input_grad
-        of_x = of_weight = of_bias = None
+        x, weight, _, *scales = ctx.saved_tensors  # torch checks that the parameter has not changed
+        quantizer = ctx.quantizer
+        wants_x, wants_weight, wants_bias, wants_learned, *_ = ctx.needs_input_grad
+        of_x = of_weight = of_bias = of_learned = None
         flat = grad.reshape(-1, grad.shape[-1])
+        basis = weight if quantizer is None else quantizer.basis(weight)
         if wants_x:
-            made = made_again(weight, weight_made_by) if ctx.quantizer is None else ctx.quantizer(weight)
+            made = basis if quantizer is None else quantizer.again(basis, scales)
             of_x = (flat @ made).view(*grad.shape[:-1], made.shape[1])
-        if wants_weight:
-            of_weight = flat.t() @ made_again(x, x_made_by).reshape(flat.shape[0], -1)
+        if wants_weight or wants_learned:
+            of_weight = flat.t() @ made_again(x, ctx.x_made_by).reshape(flat.shape[0], -1)
+            if quantizer is not None:
+                of_weight, of_learned = quantizer.gradient(of_weight, basis, scales)
+                of_weight = quantizer.from_basis(of_weight)
         if wants_bias:
             of_bias = flat.sum(0)
-        return of_x, of_weight, of_bias, *[None] * 4
-
-
-def _versions(quantizer: nn.Module | None) -> list[int]:
-    return [] if quantizer is None else [p._version for p in quantizer.parameters()]
+        return of_x, of_weight, of_bias, of_learned, None, None

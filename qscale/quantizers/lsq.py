@@ -11,13 +11,13 @@ from qscale.formats import QuantSpec
 from qscale.kernels.fake_quantize import values_end
 from qscale.quantizers.gates import ScaledRounding
 from qscale.quantizers.groups import group_count, group_means
-from qscale.quantizers.quantizer import LazyQuantizer
+from qscale.quantizers.quantizer import LazyQuantizer, ScaledQuantizer, Scales
 
 #: Scales below are held up: ParetoQ, models/utils_quant.py.
 FLOOR = 1e-5
 
 
-class LSQ(LazyQuantizer):
+class LSQ(LazyQuantizer, ScaledQuantizer):
     """Learned step sizes: ``y = clamp(round(x / alpha), Qn, Qp) * alpha``.
 
     Backward: ``dx = g`` where ``Qn <= x / alpha <= Qp``, else 0; ``dalpha`` is the sum over the group of
@@ -53,7 +53,18 @@ class LSQ(LazyQuantizer):
         start = 2 * means / math.sqrt(self.largest)
         self.alpha.copy_(start.clamp(min=FLOOR).flatten())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Fake-quantize ``x``, groups along its last axis."""
+    @property
+    def learned(self) -> Tensor:
+        """alpha."""
+        return self.alpha
+
+    def scales(self, x: Tensor) -> Scales:
+        """alpha above its floor, ``(groups,)`` or ``(rows, groups)``."""
         self.ensure_started(x)
-        return self.rounding(x, self.alpha.clamp(min=FLOOR).view(self.groups))
+        return (self.alpha.clamp(min=FLOOR).view(self.groups),)
+
+    def of_learned(self, sums: Tensor, scales: Scales) -> Tensor:  # noqa: ARG002
+        if sums.shape != self.groups:
+            sums = sums.sum_to_size(self.groups)
+        of_alpha = sums.mul_(self.rounding.gradient_scale).to(self.alpha.dtype).flatten()
+        return torch.where(self.alpha >= FLOOR, of_alpha, 0.0)

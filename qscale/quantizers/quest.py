@@ -6,14 +6,14 @@ from torch import Tensor
 
 from qscale.formats import QuantSpec
 from qscale.kernels.dialects.quest import GAUSSIAN_SCALES
-from qscale.quantizers.centred import CentredGrid
+from qscale.quantizers.centred import centred_rounding
 from qscale.quantizers.groups import group_rms
-from qscale.quantizers.quantizer import Quantizer
+from qscale.quantizers.quantizer import ScaledQuantizer, Scales
 
 _EPS = 1e-8
 
 
-class Quest(Quantizer):
+class Quest(ScaledQuantizer):
     """Scale each group by its root mean square, round to ``2**b`` levels without zero.
 
     ``std = sqrt(mean(x**2))``, ``scale = T[b] * std + 1e-8``, ``step = 2 * scale / (2**b - 1)``,
@@ -32,11 +32,11 @@ class Quest(Quantizer):
 
     def __init__(self, spec: QuantSpec) -> None:
         super().__init__(spec)
-        self.grid = CentredGrid(spec)
+        self.rounding = centred_rounding(spec)
         self.optimum = GAUSSIAN_SCALES[spec.num_bits]
         self.steps = 2**spec.num_bits - 1
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Fake-quantize ``x``, groups along its last axis."""
+    def scales(self, x: Tensor) -> Scales:
+        """The step of each group, ``(..., groups)``; it has no gradient."""
         clip = group_rms(x.detach(), self.spec).mul_(self.optimum)
-        return self.grid(x, clip.add_(_EPS).mul_(2 / self.steps))
+        return (clip.add_(_EPS).mul_(2 / self.steps),)

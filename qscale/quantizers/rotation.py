@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from qscale.formats import QuantSpec
 from qscale.kernels import hadamard, rotate_fake_quant
 from qscale.quantizers.absmax import Absmax
-from qscale.quantizers.quantizer import Quantizer
+from qscale.quantizers.quantizer import Quantizer, Scales
 
 
 class Rotated(nn.Module):
@@ -42,11 +40,31 @@ class Rotated(nn.Module):
         """Rotate and fake-quantize ``x``."""
         if isinstance(self.quantizer, Absmax):  # both in one pass
             return rotate_fake_quant(x, self.quantizer.text, self.block, self.signs)
-        if x.is_leaf and x.requires_grad and not torch.compiler.is_compiling():  # a weight, kept anyway
-            x = _Rotated.apply(x, self.block, self.signs)  # type: ignore[no-untyped-call]
-        else:
-            x = hadamard(x, self.block, self.signs)
+        x = self.basis(x)
         return x if self.quantizer is None else self.quantizer(x)
+
+    @property
+    def learned(self) -> Tensor | None:
+        """The quantizer's parameter."""
+        return None if self.quantizer is None else self.quantizer.learned
+
+    def basis(self, x: Tensor) -> Tensor:
+        """``x`` rotated."""
+        return hadamard(x, self.block, self.signs)
+
+    def from_basis(self, grad: Tensor) -> Tensor:
+        """``grad`` rotated back."""
+        return hadamard(grad, self.block, self.signs, transpose=True)
+
+    def rounded(self, x: Tensor) -> tuple[Tensor, Scales]:
+        """As the quantizer does it to what is rotated; so the two below."""
+        return (x, ()) if self.quantizer is None else self.quantizer.rounded(x)
+
+    def again(self, x: Tensor, scales: Scales) -> Tensor:
+        return x if self.quantizer is None else self.quantizer.again(x, scales)
+
+    def gradient(self, grad: Tensor, x: Tensor, scales: Scales) -> tuple[Tensor, Tensor | None]:
+        return (grad, None) if self.quantizer is None else self.quantizer.gradient(grad, x, scales)
 
     @property
     def spec(self) -> QuantSpec | None:
@@ -55,30 +73,6 @@ class Rotated(nn.Module):
 
     def extra_repr(self) -> str:
         return f"block={self.block}{', signs' if self.signs is not None else ''}"
-
-
-class _Rotated(torch.autograd.Function):
-    """``hadamard`` of what is kept anyway: saves it, and can make the result again."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, block: int, signs: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, signs)
-        ctx.block, ctx.made, ctx.make_again = block, None, _rotate_again
-        return hadamard(x, block, signs)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        ctx.made = None
-        return hadamard(grad, ctx.block, ctx.saved_tensors[1], transpose=True), None, None
-
-
-def _rotate_again(node: Any) -> Tensor:
-    if node.made is None:
-        x, signs = node.saved_tensors
-        node.made = hadamard(x, node.block, signs)
-    made: Tensor = node.made
-    return made
 
 
 def signs_of(name: str, width: int) -> Tensor:

@@ -11,7 +11,7 @@ from qscale.kernels.fake_quantize import plan, scale_shape
 from qscale.kernels.ops import implementation
 from qscale.quantizers.gates import ScaledRounding
 from qscale.quantizers.groups import group_count
-from qscale.quantizers.quantizer import Quantizer
+from qscale.quantizers.quantizer import ScaledQuantizer, Scales
 
 
 @torch.no_grad()
@@ -23,7 +23,7 @@ def absmax_scales(x: Tensor, text: str) -> Tensor:
     return scale.view(scale_shape(x.shape, *arguments[-4:-2]))
 
 
-class Clip(Quantizer):
+class Clip(ScaledQuantizer):
     """Scale each group by a fixed part of its largest magnitude: ``s = ratio * max|x| / M``.
 
     The gradient passes where the rounded code is in range. ``ratio`` 1 gives the bits of absmax. QuaRot and
@@ -35,16 +35,35 @@ class Clip(Quantizer):
         self.rounding = ScaledRounding(spec, "clipped")
         self.ratio = ratio
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Fake-quantize ``x``, groups along its last axis."""
-        scale = absmax_scales(x, self.text) * self.ratio
-        return self.rounding(x, scale)
+    def scales(self, x: Tensor) -> Scales:
+        """``ratio * max|x| / M``, ``(..., groups)``; they have no gradient."""
+        return (absmax_scales(x, self.text) * self.ratio,)
 
     def extra_repr(self) -> str:
         return f"{self.text}, ratio={self.ratio:g}"
 
 
-class LWC(Quantizer):
+class _LearnedClip(ScaledQuantizer):
+    """Absmax scales times gamma, ``groups`` in shape."""
+
+    groups: tuple[int, ...]
+    gamma: nn.Parameter
+
+    @property
+    def learned(self) -> Tensor:
+        """gamma."""
+        return self.gamma
+
+    def scales(self, x: Tensor) -> Scales:
+        """``gamma * max|x| / M``, and this without gamma, ``(..., groups)``."""
+        absmax = absmax_scales(x, self.text)
+        return self.gamma.view(self.groups) * absmax, absmax
+
+    def of_learned(self, sums: Tensor, scales: Scales) -> Tensor:
+        return (sums * scales[1]).sum_to_size(self.groups).flatten().to(self.gamma.dtype)
+
+
+class LWC(_LearnedClip):
     """Learned weight clipping: ``s = gamma * max|W| / M`` with one gamma for each weight group.
 
     The gradient passes to W where the rounded code is in range; the one of the scale goes to gamma, and
@@ -63,13 +82,8 @@ class LWC(Quantizer):
         rows = torch.Size(self.groups).numel()
         self.gamma = nn.Parameter(torch.ones(rows))  # of one dimension: not decayed
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Fake-quantize the weight ``x``."""
-        scale = self.gamma.view(self.groups) * absmax_scales(x, self.text)
-        return self.rounding(x, scale)
 
-
-class LAC(Quantizer):
+class LAC(_LearnedClip):
     """Learned activation clipping: ``s = gamma * max|X| / M``, one gamma a group index, for all tokens.
 
     Otherwise as :class:`LWC`.
@@ -82,9 +96,5 @@ class LAC(Quantizer):
     def __init__(self, spec: QuantSpec, features: int) -> None:
         super().__init__(spec)
         self.rounding = ScaledRounding(spec, "clipped")
-        self.gamma = nn.Parameter(torch.ones(group_count(spec, features)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Fake-quantize ``x``, ``(..., features)``."""
-        scale = self.gamma * absmax_scales(x, self.text)
-        return self.rounding(x, scale)
+        self.groups = (group_count(spec, features),)
+        self.gamma = nn.Parameter(torch.ones(self.groups))

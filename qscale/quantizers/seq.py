@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from qscale.formats import QuantSpec
 from qscale.quantizers.groups import group_absmax, group_count, grouped, spread
 from qscale.quantizers.lsq import FLOOR
-from qscale.quantizers.quantizer import LazyQuantizer
+from qscale.quantizers.quantizer import LazyQuantizer, Scales
 
 _LIMIT = 0.99
 
@@ -48,36 +46,29 @@ class SEQ(LazyQuantizer):
         """``alpha = max|W|``."""
         self.alpha.copy_(group_absmax(x, self.spec).clamp(min=FLOOR).flatten())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Fake-quantize the weight ``x``."""
+    @property
+    def learned(self) -> Tensor:
+        """alpha."""
+        return self.alpha
+
+    def rounded(self, x: Tensor) -> tuple[Tensor, Scales]:
         self.ensure_started(x)
-        alpha = self.alpha.clamp(min=FLOOR).view(self.groups)
-        call = (x, alpha, self.spec, self.levels, self.shift, self.gradient_scale)
-        return _Stretched.apply(*call)  # type: ignore[no-untyped-call,no-any-return]
+        scales = (self.alpha.clamp(min=FLOOR).view(self.groups),)
+        return self.again(x, scales), scales
 
+    def again(self, x: Tensor, scales: Scales) -> Tensor:
+        scale = spread(scales[0], self.spec, x.shape[-1])
+        return self._codes(x / scale).mul_(scale).to(x.dtype)
 
-def _rounded(ratio: Tensor, levels: float, shift: float) -> Tensor:
-    return ratio.clamp(-_LIMIT, _LIMIT).mul_(levels).sub_(shift).round_().add_(shift).div_(levels)
-
-
-class _Stretched(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, alpha: Tensor, spec: QuantSpec, levels: float, shift: float, factor: float
-    ) -> Tensor:
-        ctx.save_for_backward(x, alpha)
-        ctx.arguments = (spec, levels, shift, factor)
-        scale = spread(alpha, spec, x.shape[-1])
-        return _rounded(x / scale, levels, shift).mul_(scale).to(x.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, alpha = ctx.saved_tensors
-        spec, levels, shift, factor = ctx.arguments
-        ratio = x / spread(alpha, spec, x.shape[-1])
+    def gradient(self, grad: Tensor, x: Tensor, scales: Scales) -> tuple[Tensor, Tensor]:
+        ratio = x / spread(scales[0], self.spec, x.shape[-1])
         inside = ratio.abs() <= _LIMIT
-        beyond = ratio.sign() * ((levels - shift) / levels)
-        slope = torch.where(inside, _rounded(ratio, levels, shift) - ratio, beyond)
-        products = grouped(grad * slope, spec.group_length(x.shape[-1]))
-        return grad * inside, products.sum(-1, dtype=torch.float32) * factor, *[None] * 4
+        beyond = ratio.sign() * ((self.levels - self.shift) / self.levels)
+        slope = torch.where(inside, self._codes(ratio) - ratio, beyond)
+        products = grouped(grad * slope, self.spec.group_length(x.shape[-1]))
+        of_alpha = (products.sum(-1, dtype=torch.float32) * self.gradient_scale).flatten()
+        return grad * inside, torch.where(self.alpha >= FLOOR, of_alpha, 0.0).to(self.alpha.dtype)
+
+    def _codes(self, ratio: Tensor) -> Tensor:
+        held = ratio.clamp(-_LIMIT, _LIMIT)
+        return held.mul_(self.levels).sub_(self.shift).round_().add_(self.shift).div_(self.levels)

@@ -16,7 +16,8 @@ class Shared(nn.Module):
     ``users`` layers hold this module. The result for the tensor seen last is given again while it is the same
     object, unchanged, and is let go once each of them has had it; for another tensor, or with gradients
     turned on or off, it is computed anew. So layers that turn out to have different inputs get what is right
-    for each.
+    for each. In a graph that torch.compile traces tensors have no versions: there a write into ``x`` between
+    two layers is not seen.
     """
 
     def __init__(self, quantizer: nn.Module, users: int) -> None:
@@ -30,9 +31,8 @@ class Shared(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, or give what was made of it for the layer before."""
-        if torch.compiler.is_compiling():
-            return self.quantizer(x)  # type: ignore[no-any-return]
-        key = (x._version, torch.is_grad_enabled(), self.training)
+        version = 0 if torch.compiler.is_compiling() else x._version
+        key = (version, torch.is_grad_enabled(), self.training)
         if x is not self._seen or key != self._key or self._result is None:
             self._seen, self._key, self._left = x, key, self.users
             self._result = self.quantizer(x)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from qscale.formats import QuantSpec
-from qscale.quantizers.centred import CentredGrid, OpenRounding
+from qscale.quantizers.centred import centred_rounding
 from qscale.quantizers.groups import group_means
-from qscale.quantizers.quantizer import Quantizer
+from qscale.quantizers.quantizer import ScaledQuantizer, Scales
 
 
-class StatsQ(Quantizer):
+class StatsQ(ScaledQuantizer):
     """Scale each weight group by twice its mean magnitude; the gradient passes straight through.
 
     ``s = 2 mean|W|``, detached, ``w = clip(W / s, -1, 1 - 1e-6)``, ``n = 2**(b-1)``,
@@ -23,14 +23,16 @@ class StatsQ(Quantizer):
 
     def __init__(self, spec: QuantSpec) -> None:
         super().__init__(spec)
-        self.grid = CentredGrid(spec)
+        self.rounding = centred_rounding(spec)
         self.half_levels = 2 ** (spec.num_bits - 1)
 
     def scale(self, weight: Tensor) -> Tensor:
         """``2 mean|W|`` of each group, ``(..., groups)``."""
         return 2 * group_means(weight.detach().abs(), self.spec)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Fake-quantize the weight ``x``."""
-        step = self.scale(x) / self.half_levels
-        return OpenRounding.apply(x, step, self.grid)  # type: ignore[no-untyped-call,no-any-return]
+    def scales(self, x: Tensor) -> Scales:
+        """The step of each group, ``(..., groups)``; it has no gradient."""
+        return (self.scale(x) / self.half_levels,)
+
+    def gradient(self, grad: Tensor, x: Tensor, scales: Scales) -> tuple[Tensor, None]:  # noqa: ARG002
+        return grad, None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from statistics import fmean, stdev
 from typing import Any
 
@@ -31,7 +32,8 @@ class Decomposition:
 
     ``ratio`` is ``delta_input / delta_weight``; ``additivity`` is ``delta_both / (delta_weight +
     delta_input)``: in arXiv:2505.14302 about .906. ``inputs`` has for each role how much less the recipe
-    costs with that role's inputs unquantized.
+    costs with that role's inputs unquantized, ``layers`` the same for single layers, by the names that
+    overrides have for them, the costliest first. Those of several do not add up.
     """
 
     recipe: str
@@ -46,6 +48,7 @@ class Decomposition:
     ratio: Mean | None
     additivity: Mean | None
     inputs: Mapping[str, Mean]
+    layers: Mapping[str, Mean]
 
     def to_json(self) -> dict[str, Any]:
         """Every field."""
@@ -82,10 +85,11 @@ def _decomposition(
 ) -> Decomposition | None:
     weight = recipes.get(str(recipe.only("weight")), {})
     inputs = recipes.get(str(recipe.only("input")), {})
-    rests = {role: str(recipe.without_input_of(role)) for role in ROLES}
-    without = {role: recipes.get(rest, {}) for role, rest in rests.items() if rest != str(recipe)}
-    if not (weight or inputs or any(without.values())):
+    without = {part: rest for text, rest in recipes.items() if (part := _left_out(recipe, text)) is not None}
+    less = {part: _mean([runs, rest], _fall) for part, rest in without.items() if runs.keys() & rest.keys()}
+    if not (weight or inputs or less):
         return None
+    layers = sorted(less.keys() - set(ROLES), key=lambda part: (-less[part].value, part))
     first = next(iter(runs.values()))
     return Decomposition(
         recipe=str(recipe),
@@ -101,10 +105,22 @@ def _decomposition(
         additivity=_mean([runs, weight, inputs], lambda both, w, a: both / (w + a))
         if weight and inputs
         else None,
-        inputs={
-            role: _mean([runs, rest], lambda both, one: both - one) for role, rest in without.items() if rest
-        },
+        inputs={role: less[role] for role in ROLES if role in less},
+        layers={layer: less[layer] for layer in layers},
     )
+
+
+def _left_out(recipe: Recipe, text: str) -> str | None:
+    """The role or layer whose inputs alone are what another recipe does not quantize; None of any other."""
+    other = _parsed(text)
+    changed = other.overrides.items() - recipe.overrides.items()
+    if len(changed) != 1:
+        return None
+    part, _, operand = next(iter(changed))[0].rpartition(".")
+    return part if operand == "input" and recipe.without_input_of(part) == other else None
+
+
+_parsed = lru_cache(maxsize=1024)(Recipe.parse)
 
 
 def _fall(both: float, rest: float) -> float:

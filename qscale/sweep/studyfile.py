@@ -38,8 +38,9 @@ KEYS = (
     "workers",
 )
 STUDY_MODES = ("cooldown", "scratch", "finetune")
-#: What ``decompose`` adds to each recipe: its weights and its inputs alone; one role's inputs left out.
-DECOMPOSITIONS = ("operands", "inputs")
+#: What ``decompose`` adds to each recipe: its weights and its inputs alone; the inputs of one role left out;
+#: the input of one layer left out.
+DECOMPOSITIONS = ("operands", "inputs", "layers")
 CORPORA = ("python", "file:PATH", "hf:NAME")
 
 #: Fields of RunConfig that ``training`` may set, and the type of each.
@@ -292,10 +293,10 @@ class Reader:
                 for name in names
                 for text in ([f"{name}:{span}" for span in groups[size]] if name in bare else [name])
             ]
-            found[size] = self.decomposed(self.each("recipes", texts, _recipe)) if texts else ()
+            found[size] = self.decomposed(self.each("recipes", texts, _recipe), sizes[size]) if texts else ()
         return found
 
-    def decomposed(self, recipes: list[str]) -> tuple[str, ...]:
+    def decomposed(self, recipes: list[str], shape: ModelShape) -> tuple[str, ...]:
         """The recipes, and behind each what the key ``decompose`` asks to take it apart with."""
         asked = self.each("decompose", self.data["decompose"], str) if "decompose" in self.data else []
         asked = [name for name in asked if self.known("decomposition", name, DECOMPOSITIONS)]
@@ -309,6 +310,9 @@ class Reader:
                 found |= dict.fromkeys(str(recipe.only(operand)) for operand in ("weight", "input"))
             if "inputs" in asked:
                 found |= dict.fromkeys(str(recipe.without_input_of(role)) for role in ROLES)
+            if "layers" in asked:
+                names = _layers_with_inputs(shape, recipe)
+                found |= dict.fromkeys(str(recipe.without_input_of(name)) for name in names)
         return tuple(found)
 
     def fractions(self) -> tuple[float, ...]:
@@ -393,6 +397,15 @@ def _span(value: object) -> str:
     raise ConfigError(
         f"{short_repr(value)} is not a positive group size; write 32, or channel for a whole row"
     )
+
+
+def _layers_with_inputs(shape: ModelShape, recipe: Recipe) -> Iterable[str]:
+    """The layers of all blocks whose input the recipe quantizes."""
+    kept = recipe.kept_blocks(shape.num_layers)
+    for name, linear in shape.layers():
+        block = int(name.split(".")[1])
+        if block not in kept and recipe.spec_for(name, "input", linear.role) is not None:
+            yield name
 
 
 def _is_bare(name: str) -> bool:

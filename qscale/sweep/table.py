@@ -108,7 +108,7 @@ def rounding_error(recipe: str, record: Record) -> float | None:
     the run. None where layers differ, scales are not those of absmax, or a format's error is not known.
     """
     parsed = Recipe.parse(recipe)
-    if parsed.overrides or parsed.kv or parsed.keep or parsed.quantizer != "absmax":
+    if parsed.overrides or parsed.kv or parsed.qkr or parsed.keep or parsed.quantizer != "absmax":
         return None
     try:
         errors = [_relmse(parsed.weight, record.G_weight), _relmse(parsed.input, record.G_input)]

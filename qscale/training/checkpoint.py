@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from qscale.errors import StoreError
+from qscale.training.ranks import Ranks
 
 _KEPT = 2
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -32,26 +33,37 @@ class Position:
     monitor: tuple[int, float, float] = (0, 0.0, math.inf)  #: the fields of ``Monitor``
 
 
-def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> None:
+def save(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    position: Position,
+    ranks: Ranks | None = None,
+) -> None:
     """Write a checkpoint under a temporary name beside ``folder``, sync it, then rename it.
+
+    Of several processes all have to call it and the first writes: whole tensors, under the names and in the
+    files of one process.
 
     Raises:
         StoreError: The disk is full or the folder cannot be written; nothing of an older one is lost.
     """
+    ranks = ranks or Ranks()
+    weights = ranks.gathered(_state(model).items())
+    moments = ranks.gathered(
+        (f"{name}.{key}", optimizer.state[p][key])
+        for name, p in model.named_parameters()
+        if p in optimizer.state
+        for key in _MOMENTS
+    )
+    if not ranks.is_main:
+        return
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed here
             shutil.rmtree(leftover, ignore_errors=True)
         temporary.mkdir(parents=True)
-        parameters = dict(model.named_parameters())
-        weights = {name: p.detach().contiguous() for name, p in _state(model).items()}
         save_file(weights, temporary / "model.safetensors")
-        moments = {
-            f"{name}.{key}": optimizer.state[p][key].contiguous()
-            for name, p in parameters.items()
-            if p in optimizer.state
-            for key in _MOMENTS
-        }
         save_file(moments, temporary / "optimizer.safetensors")
         (temporary / "state.json").write_text(json.dumps(_position_json(position)))
         for path in temporary.iterdir():
@@ -81,17 +93,23 @@ def _position(data: dict[str, Any]) -> Position:
     return Position(step=int(data["step"]), seconds=float(data["seconds"]), monitor=monitor)
 
 
-def save_weights(folder: Path, model: nn.Module) -> None:
+def save_weights(folder: Path, model: nn.Module, ranks: Ranks | None = None) -> None:
     """Write the weights of a model that has been trained, as ``folder/model.safetensors``, whole or not.
+
+    Of several processes all have to call it and the first writes.
 
     Raises:
         StoreError: The disk is full or the folder cannot be written.
     """
+    ranks = ranks or Ranks()
+    weights = ranks.gathered(model.named_parameters())
+    if not ranks.is_main:
+        return
     target = folder / "model.safetensors"
     temporary = folder / f".model.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: p.detach().contiguous() for name, p in model.named_parameters()}, temporary)
+        save_file(weights, temporary)
         sync(temporary)
         temporary.replace(target)
         sync(folder)
@@ -139,10 +157,17 @@ def sync(path: Path) -> None:
 
 
 def save_rolling(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    position: Position,
+    ranks: Ranks | None = None,
 ) -> None:
-    """Write ``folder/step-<n>`` and keep the newest two by the time they were written."""
-    save(folder / f"step-{position.step:08d}", model, optimizer, position)
+    """Write ``folder/step-<n>`` and keep the two written last; otherwise as :func:`save`."""
+    ranks = ranks or Ranks()
+    save(folder / f"step-{position.step:08d}", model, optimizer, position, ranks)
+    if not ranks.is_main:
+        return
     for old in sorted(saved(folder), key=lambda path: path.stat().st_mtime_ns)[:-_KEPT]:
         shutil.rmtree(old)
 
@@ -193,8 +218,7 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
             for name, parameter in model.named_parameters():
                 if f"{name}.step" in moments:
                     optimizer.state[parameter] = {
-                        key: moments[f"{name}.{key}"].to("cpu" if key == "step" else parameter.device)
-                        for key in _MOMENTS
+                        key: moments[f"{name}.{key}"].to(parameter.device) for key in _MOMENTS
                     }
         return _position(state)
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from qscale.errors import ConfigError
 from qscale.formats import Recipe
+from qscale.formats.annealing import Anneal
+from qscale.models.families import FAMILIES, family_of
 from qscale.models.ladder import ModelShape
 
 #: Raised by one whenever the same configuration starts to give other numbers.
@@ -137,6 +139,21 @@ class RunConfig:
             raise ConfigError("; ".join(problems))
         if self.recipe is not None:
             object.__setattr__(self, "recipe", str(Recipe.parse(self.recipe)))
+            self._check_recipe(Recipe.parse(self.recipe))
+
+    def _check_recipe(self, recipe: Recipe) -> None:
+        if recipe.qkr is not None and family_of(self.model.family).rotary:
+            able = ", ".join(name for name, family in FAMILIES.items() if not family.rotary)
+            raise ConfigError(
+                f"recipe {self.recipe!r}: rotary positions of {self.model.family} stand between W_q and W_k, "
+                f"so qkr cannot be; leave it out, or use a family without them: {able}"
+            )
+        begins = self.annealing_step
+        if begins is not None and begins < self.branch_step:
+            raise ConfigError(
+                f"recipe {self.recipe!r}: annealing would begin at step {begins} of {self.steps}, before the "
+                f"run is one of its own at step {self.branch_step} (mode {self.mode!r}); anneal less"
+            )
 
     def _phase_problems(self) -> list[str]:
         """What is wrong with the fields of later schedules and phases."""
@@ -184,9 +201,22 @@ class RunConfig:
         return self.steps - max(1, round(self.cooldown_fraction * self.steps))
 
     @property
+    def annealing_step(self) -> int | None:
+        """The first step in which weights are frozen; None where the recipe does not anneal."""
+        anneal = None if self.recipe is None else Recipe.parse(self.recipe).anneal
+        if anneal is None:
+            return None
+        return self.steps - max(1, round(Anneal.parse(anneal).fraction * self.steps))
+
+    @property
     def trunk_recipe(self) -> str | None:
-        """The recipe that is already on in the trunk: that of a ``scratch`` run, else none."""
-        return self.recipe if self.mode == "scratch" else None
+        """The recipe that is already on in the trunk: that of a ``scratch`` run, else none.
+
+        A trunk does not anneal: runs that do share it with those that do not.
+        """
+        if self.recipe is None or self.mode != "scratch":
+            return None
+        return str(replace(Recipe.parse(self.recipe), anneal=None))
 
     @property
     def run_id(self) -> str:

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from qscale.formats import QuantSpec
 from qscale.models.ladder import ModelShape
-from qscale.quantizers import QuantLinear
+from qscale.quantizers import QuantLinear, QueryKey
+from qscale.training.ranks import Ranks
 
 _SAME_CODE = 1e-5  # relative difference of two values of a grid that are one
 _MOMENTUM = 0.01  # of the moving average of oscillations
@@ -26,6 +28,9 @@ class LayerDiagnostics:
     ``relmse`` is ``E[(q - x)^2] / E[x^2]``, in the rotated basis where the recipe rotates, and SQNR is
     ``-10 log10`` of it, in dB. ``clipped`` is the share of elements whose gradient the quantizer stops.
     ``kurtosis`` is ``E[(x - mean)^4] / sd^4`` of the plain input (3 for a normal one).
+
+    Where queries and keys are reparameterised, ``query_key`` stands for both projections: its weight is the
+    product, its input that of the queries, its elements and its gradient are those of the two projections.
     """
 
     layer: str
@@ -48,17 +53,23 @@ class LayerDiagnostics:
 
 
 def diagnose(
-    model: nn.Module, tokens: Tensor, shape: ModelShape, oscillations: Oscillations | None = None
+    model: nn.Module,
+    tokens: Tensor,
+    shape: ModelShape,
+    oscillations: Oscillations | None = None,
+    ranks: Ranks | None = None,
 ) -> list[LayerDiagnostics]:
-    """Run one forward pass and look at every linear layer of the blocks.
+    """Run one forward pass and look at every linear layer of the blocks as it ends, its weight being there.
 
-    Nothing of the model changes: no gradient, no parameter, no state of a random quantizer.
+    Nothing of the model changes: no gradient, no parameter, no state of a random quantizer. Of several
+    processes all have to call it; all find the same.
 
     Args:
         model: With or without quantized layers.
         tokens: ``(sequences, context)``.
         shape: Names the roles.
         oscillations: Whose averages are taken along.
+        ranks: The processes that train the model.
 
     Example:
         >>> from qscale.models.families import build
@@ -71,15 +82,26 @@ def diagnose(
         >>> first.layer, first.role, first.input_relmse, 0.005 < first.weight_relmse < 0.02
         ('model.layers.0.self_attn.q_proj', 'qkv', None, True)
     """
-    inputs: dict[str, Tensor] = {}
-    layers = dict(_linears(model))
-    handles = [layer.register_forward_pre_hook(_keep(inputs, name)) for name, layer in layers.items()]
+    ranks, layers = ranks or Ranks(), dict(_linears(model))
+    gradients = {name: _gradient_norm(layer, ranks) for name, layer in layers.items()}
+    roles = {name: "qkv" if isinstance(x, QueryKey) else shape.role(name) for name, x in layers.items()}
+    found: dict[str, LayerDiagnostics] = {}
+
+    def look_at(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(layer: nn.Module, given: tuple[Tensor, ...], _: Tensor) -> None:
+            assert isinstance(layer, (nn.Linear, QueryKey))
+            rate = None if oscillations is None else oscillations.rate(name)
+            found[name] = _layer(name, layer, given[0], roles[name], gradients[name], rate)
+
+        return hook
+
+    handles = [layer.register_forward_hook(look_at(name)) for name, layer in layers.items()]
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
             model(input_ids=tokens, use_cache=False)
-        return [_layer(name, layer, inputs[name], shape, oscillations) for name, layer in layers.items()]
+        return [found[name] for name in layers]
     finally:
         for handle in handles:
             handle.remove()
@@ -97,35 +119,45 @@ def relmse(found: Iterable[LayerDiagnostics]) -> tuple[float | None, float | Non
     return means[0], means[1]
 
 
-def _linears(model: nn.Module) -> Iterable[tuple[str, nn.Linear]]:
+def _linears(model: nn.Module) -> Iterable[tuple[str, nn.Linear | QueryKey]]:
+    """Those of the blocks; of projections that are one product, the product."""
+    products = [module for module in model.modules() if isinstance(module, QueryKey)]
+    within = {id(linear) for product in products for linear in (product.query, product.key)}
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and any(part.isdigit() for part in name.split(".")):
+        in_block = any(part.isdigit() for part in name.split("."))
+        if in_block and isinstance(module, (nn.Linear, QueryKey)) and id(module) not in within:
             yield name, module
 
 
-def _keep(inputs: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    def hook(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-        inputs[name] = given[0].detach()
+def _weights(layer: nn.Linear | QueryKey) -> list[Tensor]:
+    return [layer.query.weight, layer.key.weight] if isinstance(layer, QueryKey) else [layer.weight]
 
-    return hook
+
+def _gradient_norm(layer: nn.Linear | QueryKey, ranks: Ranks) -> float | None:
+    norms = [float(ranks.whole(w.grad).norm()) for w in _weights(layer) if w.grad is not None]
+    return math.hypot(*norms) if norms else None
 
 
 def _layer(
-    name: str, layer: nn.Linear, x: Tensor, shape: ModelShape, oscillations: Oscillations | None
+    name: str,
+    layer: nn.Linear | QueryKey,
+    x: Tensor,
+    role: str | None,
+    gradient_norm: float | None,
+    oscillation: float | None,
 ) -> LayerDiagnostics:
     quantizers: tuple[nn.Module | None, nn.Module | None] = (None, None)
-    if isinstance(layer, QuantLinear):
+    if isinstance(layer, (QuantLinear, QueryKey)):
         quantizers = (layer.weight_quantizer, layer.input_quantizer)
     of_weight, of_input = _error(quantizers[0], layer.weight.detach()), _error(quantizers[1], x)
     flat = x.flatten().double()
     centred = flat - flat.mean()
     variance = float(centred.square().mean())
     median = float(x.abs().flatten()[:_MOST_SAMPLED].median())
-    gradient = layer.weight.grad
     return LayerDiagnostics(
         layer=name,
-        role=shape.role(name),
-        elements=layer.weight.numel(),
+        role=role,
+        elements=sum(weight.numel() for weight in _weights(layer)),
         weight_relmse=of_weight[0],
         weight_sqnr=_decibels(of_weight[0]),
         weight_clipped=of_weight[1],
@@ -134,8 +166,8 @@ def _layer(
         input_clipped=of_input[1],
         input_kurtosis=float(centred.pow(4).mean()) / variance**2 if variance > 0 else 0.0,
         input_peak=float(x.abs().max()) / median if median > 0 else 0.0,
-        gradient_norm=None if gradient is None else float(gradient.norm()),
-        oscillation=None if oscillations is None else oscillations.rate(name),
+        gradient_norm=gradient_norm,
+        oscillation=oscillation,
     )
 
 
@@ -169,7 +201,8 @@ class Oscillations:
 
     Of the event "the quantized value moved against its last move" a moving average over steps is kept for
     each weight, momentum 0.01; a layer's rate is the mean over its weights. Values are compared relative to
-    the largest of their group, so that a scale that drifts moves no code.
+    the largest of their group, so that a scale that drifts moves no code. Of several processes all have to
+    update theirs, and each keeps four numbers a weight, of all weights.
 
     Source: OFQ, ICML 2023 (its definition; behaviour on language models unverified).
 
@@ -177,12 +210,13 @@ class Oscillations:
         >>> # after each optimizer step:  meter.update()
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.layers: dict[str, QuantLinear] = {}
+    def __init__(self, model: nn.Module, ranks: Ranks | None = None) -> None:
+        self.ranks = ranks or Ranks()
+        self.layers: dict[str, QuantLinear | QueryKey] = {}
         self.groups: dict[str, int | None] = {}  #: elements in a group of weights; None: a row
         for name, layer in model.named_modules():
             spec = getattr(getattr(layer, "weight_quantizer", None), "spec", None)
-            if isinstance(layer, QuantLinear) and isinstance(spec, QuantSpec):
+            if isinstance(layer, (QuantLinear, QueryKey)) and isinstance(spec, QuantSpec):
                 self.layers[name], self.groups[name] = layer, spec.group_size
         self._last: dict[str, Tensor] = {}
         self._moved: dict[str, Tensor] = {}
@@ -195,7 +229,10 @@ class Oscillations:
             quantizer = layer.weight_quantizer
             assert quantizer is not None
             training = quantizer.training
-            q = quantizer.eval()(layer.weight)  # random rounding would draw, and count the draw
+            learned = {name: self.ranks.whole(p) for name, p in quantizer.named_parameters()}
+            weight = self.ranks.whole(layer.weight)
+            # random rounding would draw, and count the draw
+            q = functional_call(quantizer.eval(), learned, (weight,))
             quantizer.train(training)
             code = q / _group_absmax(q, self.groups[name])
             if name not in self._last:

@@ -18,8 +18,12 @@ from qscale.data import tokenizer
 from qscale.data.batches import TrainingBatches, evaluation_sequences
 from qscale.data.corpus import Corpus
 from qscale.errors import ConfigError, CorpusError
+from qscale.formats import Recipe
+from qscale.formats.annealing import Anneal
 from qscale.models.families import build
 from qscale.models.surgery import quantize_model
+from qscale.quantizers import Annealing
+from qscale.quantizers.quantizer import LazyQuantizer
 from qscale.training import checkpoint, paths
 from qscale.training.config import RunConfig
 from qscale.training.curve import Curve
@@ -50,6 +54,7 @@ class Training:
     monitor: Monitor = field(default_factory=Monitor)
     model: nn.Module = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
+    annealing: Annealing | None = field(init=False, default=None)
     _stepper: tuple[nn.Module, torch.optim.Optimizer] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -60,7 +65,8 @@ class Training:
                 f"corpus {config.corpus!r} has changed: its sha256 is {self.corpus.sha256[:12]}, the run was "
                 f"planned with {config.corpus_sha256[:12]}; plan the study again"
             )
-        self.model = build(config.model, context=config.context, seed=config.init_seed).to(self.how.device)
+        model = build(config.model, context=config.context, seed=config.init_seed)
+        self.model = model.to(self.how.ranks.builds_on(self.how.device))
         if self.how.checkpoint_activations:
             _recompute_activations(self.model)
         self.optimizer = make_optimizer(config, self.model)
@@ -69,7 +75,8 @@ class Training:
         """Quantize the model's layers; the optimizer learns what their quantizers have to learn.
 
         Raises:
-            ConfigError: Activations would be computed again with other random words.
+            ConfigError: Activations would be computed again with other random words, or the recipe anneals
+                weights that are not there, or that FSDP divides.
         """
         if recipe is None:
             return
@@ -82,6 +89,12 @@ class Training:
                 "leave --checkpoint-activations out"
             )
         add_learned(self.optimizer, (p for p in self.model.parameters() if p not in before))
+        if (anneal := Recipe.parse(recipe).anneal) is not None:
+            if self.how.ranks.shards:
+                raise ConfigError(
+                    f"recipe {recipe!r} anneals whole weights: launch with DDP, or leave anneal= out"
+                )
+            self.annealing = Annealing(self.model, Anneal.parse(anneal).radius)
 
     def restore(self, candidates: Sequence[Path]) -> bool:
         """Go on from the newest whole checkpoint; False where there is none."""
@@ -102,9 +115,9 @@ class Training:
             return True
         config, how, ranks = self.config, self.how, self.how.ranks
         batches = TrainingBatches(self.corpus.train, config.context, config.data_seed)
-        parameters = list(self.model.parameters())
         stepper, optimizer = self._prepared()
-        meter = Oscillations(self.model) if how.oscillations else None
+        parameters = list(self.model.parameters())
+        meter = Oscillations(self.model, ranks) if how.oscillations else None
         saved_at = emitted_at = time.monotonic()
         emitted_step = self.step
         with ExitStack() as files:
@@ -117,15 +130,22 @@ class Training:
                 began = time.monotonic()
                 lr = rate(config, self.step)
                 set_rate(optimizer, lr)
+                annealing = self._annealing_now()
                 tokens = torch.from_numpy(
                     batches.batch(self.step, config.batch_sequences, rank=ranks.rank, ranks=ranks.world)
                 ).to(how.device)
                 nats = ranks.mean(gradients(stepper, tokens, config, ranks))
-                if layers is not None and (self.step + 1) % how.diagnose_every == 0:
-                    layers.write(*self._rows(self.step + 1, self.look(meter)))
+                if annealing is not None:
+                    annealing.mask_gradients()
+                if how.diagnose_every and (self.step + 1) % how.diagnose_every == 0:
+                    found = self.look(meter)
+                    if layers is not None:
+                        layers.write(*self._rows(self.step + 1, found))
                 gradient = ranks.clip(parameters, config.gradient_clip or math.inf)
                 self.monitor.see(self.step, nats, gradient)
                 optimizer.step()
+                if annealing is not None:
+                    annealing.restore()
                 optimizer.zero_grad(set_to_none=True)
                 self.step += 1
                 if meter is not None:
@@ -152,12 +172,23 @@ class Training:
                         return False
         return True
 
+    def _annealing_now(self) -> Annealing | None:
+        """What freezes weights in the step to come; None before its time."""
+        begins = None if self.annealing is None else self.config.annealing_step
+        if begins is None or self.step < begins:
+            return None
+        assert self.annealing is not None
+        if not self.annealing.begun:
+            self.annealing.begin(settled=self.step > begins)  # by a checkpoint from within
+            self.how.emit({"event": "annealing", "step": self.step, "free": self.annealing.free_fraction})
+        return self.annealing
+
     def _prepared(self) -> tuple[nn.Module, torch.optim.Optimizer]:
         """What computes the loss and what makes the step: made once, though a trunk has several stretches."""
         if self._stepper is None:
-            if self.how.ranks.world > 1:
-                self._start_quantizers()
             stepper, optimizer = self.how.ranks.prepare(self.model, self.optimizer)
+            if self.how.ranks.world > 1 or self.config.compiled:
+                self._start_quantizers()
             if self.config.compiled:
                 stepper = torch.compile(stepper)  # type: ignore[assignment]
             self._stepper = (stepper, optimizer)
@@ -165,12 +196,21 @@ class Training:
 
     @torch.no_grad()
     def _start_quantizers(self) -> None:
-        """Let learned scales start from the whole next batch, as in one process: shares differ by process."""
+        """Let learned scales start from the whole next batch, as in one process: shares differ by process.
+
+        And a start in the middle of a compiled graph would break it in two.
+        """
+        lazy = [module for module in self.model.modules() if isinstance(module, LazyQuantizer)]
+        started = [quantizer.has_started() for quantizer in lazy]  # asked of each: a graph reads no buffers
+        if all(started):
+            return
         config = self.config
         batches = TrainingBatches(self.corpus.train, config.context, config.data_seed)
         rows = batches.batch(self.step, config.batch_sequences)
+        first = torch.from_numpy(rows[:, :-1]).chunk(config.accumulation)[0]
         self.model.eval()
-        self.model(input_ids=torch.from_numpy(rows[:, :-1]).to(self.how.device), use_cache=False)
+        with self.how.ranks.starting(self.model):
+            self.model(input_ids=first.to(self.how.device), use_cache=False)
         self.model.train()
 
     def look(self, meter: Oscillations | None = None) -> list[LayerDiagnostics]:
@@ -179,7 +219,7 @@ class Training:
         count = min(_DIAGNOSED, config.eval_windows)
         rows = evaluation_sequences(self.corpus.validation, config.context, count)
         tokens = torch.from_numpy(rows[:, :-1]).to(self.how.device)
-        return diagnose(self.model, tokens, config.model, meter)
+        return diagnose(self.model, tokens, config.model, meter, self.how.ranks)
 
     def write_diagnostics(self, found: Sequence[LayerDiagnostics]) -> None:
         """Those of the end of the run, behind the ones of the way."""
@@ -192,14 +232,12 @@ class Training:
 
     def save(self, folder: Path) -> None:
         """A checkpoint that training can go on from; of several processes the first writes it."""
-        if self.how.ranks.is_main:
-            checkpoint.save(folder, self.model, self.optimizer, self._position)
+        checkpoint.save(folder, self.model, self.optimizer, self._position, self.how.ranks)
         self.how.ranks.tell(None)  # the others may read it next: they wait until it is there
 
     def _save_rolling(self) -> None:
-        if self.how.ranks.is_main:
-            folder = paths.checkpoints(self.folder)
-            checkpoint.save_rolling(folder, self.model, self.optimizer, self._position)
+        folder = paths.checkpoints(self.folder)
+        checkpoint.save_rolling(folder, self.model, self.optimizer, self._position, self.how.ranks)
         self.how.ranks.tell(None)
 
     @property

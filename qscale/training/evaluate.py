@@ -21,18 +21,23 @@ def sequence_losses(
 ) -> np.ndarray:
     """Mean loss of each sequence in nats per token, float64; ``sequences`` is ``(n, context + 1)``.
 
-    Of several processes each takes every so manyth batch; all get all losses.
+    Of several processes each takes every so manyth batch; all get all losses. Where there is none left for
+    some they take the first again, as parts of a model are gathered by as many passes in every process.
     """
     ranks = ranks or Ranks()
     training, losses = model.training, []
     model.eval()
     order = np.arange(len(sequences))
     own = order[(order // _BATCH) % ranks.world == ranks.rank]
-    for start in range(ranks.rank * _BATCH, len(sequences), _BATCH * ranks.world):
+    for first in range(0, len(sequences), _BATCH * ranks.world):
+        start = first + ranks.rank * _BATCH
+        surplus = start >= len(sequences)
+        start = 0 if surplus else start
         tokens = torch.from_numpy(sequences[start : start + _BATCH]).to(device)
         logits = model(input_ids=tokens[:, :-1], use_cache=False).logits.float()
         nats = functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
-        losses.append(nats.view(len(tokens), -1).double().mean(dim=1).cpu().numpy())
+        if not surplus:
+            losses.append(nats.view(len(tokens), -1).double().mean(dim=1).cpu().numpy())
     model.train(training)
     return ranks.join(np.concatenate(losses or [np.empty(0)]), own)
 

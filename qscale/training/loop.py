@@ -108,11 +108,11 @@ def run_branch(
     how.emit({"event": "eval", "sequences": len(sequences)})
     losses = sequence_losses(training.model, sequences, how.device, how.ranks)
     found = training.look()
+    if config.recipe is None:
+        checkpoint.save_weights(paths.final_weights(folder), training.model, how.ranks)
     if how.ranks.is_main:
         _save_losses(paths.eval_losses(folder), losses)
         training.write_diagnostics(found)
-        if config.recipe is None:
-            checkpoint.save_weights(paths.final_weights(folder), training.model)
         shutil.rmtree(paths.checkpoints(folder), ignore_errors=True)
     delta = None
     if baseline_losses is not None and np.isfinite(losses).all():

@@ -6,8 +6,8 @@ No torch until they train.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,10 +27,15 @@ class Ranks:
 
     rank = 0
     world = 1
+    shards = False  #: whether each process has a part of the model alone
 
     def device(self, asked: str) -> str:
         """Where this process computes, of the device that was asked for."""
         return asked
+
+    def builds_on(self, device: str) -> str:
+        """Where a model is made that then trains on ``device``."""
+        return device
 
     @property
     def is_main(self) -> bool:
@@ -42,6 +47,24 @@ class Ranks:
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
         """What computes the loss and what makes the step."""
         return model, optimizer
+
+    def starting(self, model: nn.Module) -> AbstractContextManager[Any]:
+        """A forward pass, alike in every process, in which quantizers take their first scales."""
+        del model
+        return nullcontext()
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """All of a parameter, a gradient or a moment; every process has to ask, in the same order."""
+        return tensor
+
+    def gathered(self, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+        """Whole tensors by name, in the main process, which writes them; every process has to ask."""
+        found = {}
+        for name, tensor in tensors:
+            value = self.whole(tensor.detach())
+            if self.is_main:
+                found[name] = value.contiguous().cpu()
+        return found
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of this process's share of the loss; those of all are averaged with the last part."""
@@ -79,6 +102,8 @@ class Ranks:
 class AcceleratedRanks(Ranks):
     """The processes of ``accelerate launch``, each with the whole model (DDP); and trackers.
 
+    Those of a launch with FSDP are :class:`ShardedRanks`.
+
     Args:
         device: As torch names it; ``cpu`` goes through gloo.
         trackers: Some of ``tensorboard``, ``wandb``, ``mlflow``; the main process tells them.
@@ -86,7 +111,8 @@ class AcceleratedRanks(Ranks):
         name: Of the run, for the trackers.
 
     Raises:
-        ConfigError: accelerate or a tracker is not installed, or the launch shards models.
+        ConfigError: accelerate or a tracker is not installed, or the launch divides models in a way that is
+            not supported.
     """
 
     def __init__(
@@ -110,10 +136,10 @@ class AcceleratedRanks(Ranks):
         except (ImportError, ValueError) as error:
             raise ConfigError(f"trackers {', '.join(trackers)}: {error}") from error
         kind = str(self.accelerator.distributed_type).rpartition(".")[2]
-        if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if kind in ("DEEPSPEED", "MEGATRON_LM"):
             raise ConfigError(
-                f"{kind} shards a model, whose checkpoints and evaluation need all of it in one place here: "
-                "launch with DDP (accelerate launch --multi_gpu)"
+                f"{kind} is not supported: launch with DDP (accelerate launch --multi_gpu) or with FSDP "
+                "(accelerate launch --use_fsdp --fsdp_version 2)"
             )
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.trackers = trackers
@@ -179,9 +205,104 @@ class AcceleratedRanks(Ranks):
         return device
 
 
+class ShardedRanks(AcceleratedRanks):
+    """The processes of ``accelerate launch --use_fsdp --fsdp_version 2``, each with a part of the model.
+
+    The division is torch's ``fully_shard``, called here and not by accelerate, which leaves it out on CPUs.
+    Of the launch's FSDP options ``fsdp_reshard_after_forward`` is followed; blocks of a model are always
+    gathered one by one. A model is made on the CPU, so that no device has to hold all of it.
+
+    Raises:
+        ConfigError: As for :class:`AcceleratedRanks`; or FSDP of version 1, or an option that would change
+            numbers or is not supported.
+    """
+
+    shards = True
+
+    def __init__(
+        self, device: str, trackers: tuple[str, ...] = (), folder: Path | None = None, name: str = "qscale"
+    ) -> None:
+        super().__init__(device, trackers, folder, name)
+        from accelerate import FullyShardedDataParallelPlugin
+        from torch.distributed.device_mesh import init_device_mesh
+
+        plugin = FullyShardedDataParallelPlugin()  # of what the launch put into the environment
+        _check_fsdp(plugin, self.accelerator)
+        self._reshard = bool(plugin.reshard_after_forward)
+        self._mesh = init_device_mesh(self._device.type, (self.world,))
+
+    def builds_on(self, device: str) -> str:
+        del device
+        return "cpu"
+
+    def prepare(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        from qscale.training import sharding
+
+        sharding.shard(model, optimizer, self._mesh, self._reshard)
+        return model, optimizer
+
+    def starting(self, model: nn.Module) -> AbstractContextManager[Any]:
+        from qscale.training import sharding
+
+        return sharding.starting(model)
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        from qscale.training import sharding
+
+        return sharding.whole(tensor)
+
+    @contextmanager
+    def apart(self, model: Any) -> Iterator[None]:
+        model.set_requires_gradient_sync(False)
+        yield
+        model.set_requires_gradient_sync(True)
+
+    def clip(self, parameters: list[nn.Parameter], most: float) -> float:
+        from torch import nn
+
+        return float(self.whole(nn.utils.clip_grad_norm_(parameters, most)))
+
+
+def _check_fsdp(plugin: Any, accelerator: Any) -> None:
+    """Refuse what would be left out or would change numbers."""
+    from torch.distributed.fsdp import CPUOffloadPolicy
+
+    if plugin.fsdp_version != 2:
+        raise ConfigError("FSDP of version 1 is not supported: launch with --fsdp_version 2")
+    state, wrap = accelerator.state, getattr(plugin.auto_wrap_policy, "__name__", "")
+    refused = {
+        "--fsdp_offload_params": isinstance(plugin.cpu_offload, CPUOffloadPolicy),
+        "--fsdp_ignored_modules": plugin.ignored_modules is not None,
+        "--fsdp_auto_wrap_policy SIZE_BASED_WRAP": wrap == "size_based_auto_wrap_policy",
+        "--fsdp_transformer_layer_cls_to_wrap": plugin.transformer_cls_names_to_wrap is not None,
+        "--use_parallelism_config": getattr(state, "parallelism_config", None) is not None,
+        "--fsdp_activation_checkpointing": plugin.activation_checkpointing,
+        "--mixed_precision": accelerator.mixed_precision != "no",
+        "--dynamo_backend": str(getattr(state.dynamo_plugin.backend, "value", "NO")).upper() != "NO",
+    }
+    instead = {
+        "--fsdp_activation_checkpointing": "; qscale train has --checkpoint-activations",
+        "--mixed_precision": "; qscale train has --precision",
+        "--dynamo_backend": "; qscale train has --compile",
+    }
+    for option, given in refused.items():
+        if given:
+            raise ConfigError(
+                f"accelerate launch {option}: not supported with FSDP here, leave it out"
+                f"{instead.get(option, '')}"
+            )
+
+
+def _asks_for_fsdp() -> bool:
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
+
 @cache
 def ranks_of(device: str, trackers: tuple[str, ...] = (), folder: Path | None = None) -> Ranks:
     """Those of this process: alone unless it was launched with others, or trackers are asked for."""
-    if trackers or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return AcceleratedRanks(device, trackers, folder)
-    return Ranks()
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if several and _asks_for_fsdp():
+        return ShardedRanks(device, trackers, folder)
+    return AcceleratedRanks(device, trackers, folder) if several or trackers else Ranks()

@@ -393,6 +393,52 @@ def test_status_of_a_damaged_corpus_note_says_so(folder):
     assert result.exit_code == 1 and "corpus.json is damaged" in result.stderr
 
 
+def test_layers_of_a_study_are_ranked(folder):
+    text = TEXT.replace("tokens: [8192, 16384]", "tokens: [8192]").replace("[16, 32]", "[16]")
+    board = board_at(folder / "done", text + "decompose: [layers]\n")
+    for job in board.runs.values():
+        recipe = job.config.recipe or ""
+        left = recipe.removesuffix(".input=none").partition(",")[2]
+        delta = {"": 0.08, "layers.1.mlp.down_proj": 0.05, "layers.0.self_attn.q_proj": 0.07}.get(left, 0.079)
+        finish(board.store, job.config, **({"delta": delta} if recipe else {}))
+    shown = call("sweep", "decompose", "done")
+    assert shown.exit_code == 0, shown.output
+    assert "    1 layers.1.mlp.down_proj    0.0300 +- 0.0014     37.5 %\n" in shown.stdout
+    assert "    2 layers.0.self_attn.q_proj 0.0100 +- 0.0014     12.5 %\n" in shown.stdout
+    assert "   14 layers.1.self_attn.v_proj 0.0010 +- 0.0014      1.3 %\n" in shown.stdout
+    assert list(json.loads(call("sweep", "decompose", "done", "--json").stdout)[0]["layers"])[:2] == [
+        "layers.1.mlp.down_proj",
+        "layers.0.self_attn.q_proj",
+    ]
+
+
+def test_train_takes_all_of_ofq_and_its_inputs_are_taken_apart(folder):
+    import torch
+
+    Path("ofq.yaml").write_text("""
+corpus: file:text.txt
+sizes: [tiny-20k-opt]
+tokens: [4096]
+recipes: ['ofq-qkr-w4a4:g32,keep=first,anneal=0.1']
+decompose: [operands, inputs, layers]
+training: {batch_sequences: 2, context: 32, warmup_steps: 2, eval_windows: 8}
+""")
+    threads = torch.get_num_threads()
+    try:
+        refused = call("train", "--tokens", "1M", "--recipe", "w4a4:g32,qkr=int4:g32", "--out", "llama")
+        done = call("train", "ofq.yaml", "--out", "ofq")
+        parts = call("sweep", "decompose", "ofq")
+    finally:
+        torch.set_num_threads(threads)
+    assert refused.exit_code == 2
+    assert "qkr cannot be; leave it out, or use a family without them: opt" in refused.stderr
+    assert done.exit_code == 0, done.output
+    assert "14 of 14 runs done in ofq" in done.stdout  # 1 + 2 + 4 + 6, and the baseline
+    assert parts.exit_code == 0, parts.output
+    for word in ("additivity", "qkv input", "layers.1.self_attn.q_proj", "layers.1.fc2", "    6 "):
+        assert word in parts.stdout, word
+
+
 def test_train_takes_phases_schedules_and_looks_and_takes_deltas_apart(folder):
     import torch
 

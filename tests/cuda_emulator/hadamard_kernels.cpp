@@ -89,12 +89,10 @@ void check(const Shape& shape, Flips flips, Lie lie, Draws& draws) {
   const std::vector<uint32_t> words = cuda::sign_words(matrix.data(), shape.base);
   const int64_t period = signs.empty() ? 0 : cuda::flips_of_signs(dtype_of(T{}), static_cast<int64_t>(signs.size()));
   Memory<T> made_flips(period);
-  int wrong = 0;
   if (!signs.empty()) {
-    check_done(cuda::find_flips(dtype_of(T{}), signs.data(), static_cast<int64_t>(signs.size()), made_flips.get(), &wrong,
+    check_done(cuda::find_flips(dtype_of(T{}), signs.data(), static_cast<int64_t>(signs.size()), made_flips.get(),
                                 nullptr),
                "flips");
-    check_equal(static_cast<uint32_t>(wrong), 0, "signs are right", 0);
   }
   T* y = lie == Lie::in_place ? given.get() : apart.get();
   cuda::Hadamard job{given.get(), y, shape.base, shape.inner, words.data(),
@@ -136,17 +134,6 @@ void check_all(const std::vector<Shape>& shapes, Draws& draws) {
   }
 }
 
-void check_wrong_signs() {
-  context = "wrong signs";
-  for (const float sign : {0.0f, 2.0f, quiet_nan(), -0x1.fffffep-1f}) {
-    const float signs[3] = {1.0f, sign, -1.0f};
-    int wrong = 0;
-    Memory<float> flips(12);
-    check_done(cuda::find_flips(DType::float32, signs, 3, flips.get(), &wrong, nullptr), "flips");
-    check_equal(static_cast<uint32_t>(wrong), 1, "a wrong sign is found", 1);
-  }
-}
-
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -170,7 +157,6 @@ int main(int count, char** arguments) {
   check_all<float>(shapes, draws);
   check_all<BFloat16>(shapes, draws);
   check_all<Half>(shapes, draws);
-  check_wrong_signs();
   std::printf("%d failures\n", failures);
   return failures > 0 ? 1 : 0;
 }

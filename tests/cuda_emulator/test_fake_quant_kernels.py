@@ -1,4 +1,4 @@
-"""The CUDA kernels of fake quantization on the emulator: the scalar arithmetic's bits, and nothing out of bounds."""
+"""The CUDA kernels of fake quantization on the emulator: every bit, and nothing out of bounds."""
 
 from __future__ import annotations
 

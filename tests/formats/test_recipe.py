@@ -50,6 +50,12 @@ def test_override_wins_for_the_layers_it_names():
     assert str(recipe.spec_for("model.layers.0.mlp.up_down_proj", "input")) == "int4:g32"
 
 
+def test_of_two_overrides_of_a_layer_the_one_that_names_more_wins():
+    recipe = Recipe.parse("w4a4:g32,down_proj.input=int8:g32,layers.2.mlp.down_proj.input=none")
+    assert recipe.spec_for("model.layers.2.mlp.down_proj", "input") is None
+    assert str(recipe.spec_for("model.layers.12.mlp.down_proj", "input")) == "int8:g32"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -70,6 +76,10 @@ def test_override_wins_for_the_layers_it_names():
         ("w4a4:g32,rot=hadamard", "use hadamard:128, hadamard:full"),
         ("w4a4:g32,keep=middle", "blocks to keep are first, last, first"),
         ("w4a4:g32,kv=int4:channel", "use token"),
+        ("w4a4:g32,anneal=1", "anneal=1.0: the fraction of the steps lies between 0 and 1"),
+        ("w4a4:g32,anneal=0.1:0.6", "radius lies in"),
+        ("w4a4:g32,anneal=late", "anneal='late' cannot be read: use the last part"),
+        ("w4a4:g32,anneal=0.1:0.1:0.1", "cannot be read"),
         ("lsq-w4a4", "lsq-w4a4 needs a granularity"),
         ("quest-w4a4:g32", "quest-w4a4 takes no granularity"),
         ("chen2025-w4a4:32", "takes g<elements> or channel, not '32'"),
@@ -158,3 +168,25 @@ def test_kept_blocks():
     kept = {keep: Recipe.parse(f"w4a4:g32,keep={keep}").kept_blocks(5) for keep in ("first", "first+last")}
     assert kept == {"first": {0}, "first+last": {0, 4}}
     assert Recipe.parse("w4a4:g32").kept_blocks(5) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("w4a4:g32,anneal=0.1", "needs weights of quantizer 'statsq'; add q=statsq/absmax"),
+        ("w16a4:g32,q=statsq/lsq,anneal=0.1", "needs weights"),
+        ("w4a4:g32,q=statsq/lsq,rot=hadamard:32,anneal=0.1", "rotated basis"),
+    ],
+)
+def test_annealing_that_cannot_be_is_refused(text, message):
+    with pytest.raises(SpecError, match=message):
+        Recipe.parse(text).check()
+
+
+def test_annealing_goes_with_the_weights():
+    recipe = Recipe.parse("ofq-w4a4:g32,anneal=0.10:0.005")
+    assert str(recipe) == "w4a4:g32,q=statsq/lsq,anneal=0.1"
+    assert str(recipe.only("weight")) == "w4a16:g32,q=statsq/lsq,anneal=0.1"
+    assert str(recipe.only("input")) == "w16a4:g32,q=statsq/lsq"
+    assert str(recipe.without_input_of("o")) == "w4a4:g32,q=statsq/lsq,anneal=0.1,o.input=none"
+    recipe.check()

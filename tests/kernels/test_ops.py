@@ -371,6 +371,25 @@ def test_op_when_a_given_scale_does_not_fit_then_the_error_says_what_was_wanted(
 
 
 @both
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("width", [96, 80])  # groups of 32: whole, and a short one at the end
+@pytest.mark.parametrize("suffix", ["_given", "_codes", "_gradient"])
+def test_op_when_rows_have_scales_in_common_then_the_bits_are_those_of_scales_for_each(
+    suffix, width, dtype, ending
+):
+    x = torch.randn(11, width, generator=torch.Generator().manual_seed(0)).to(dtype)
+    run = op(f"fake_quant_int{suffix}{ending}")
+    before = (x.flip(0), x) if suffix == "_gradient" else (x,)
+    after = (2, 0.0) if suffix == "_gradient" else ()
+    numbers_ = (0, 15, 7.5, 2, *numbers("fake_quant_int")[4:])
+    scale, zero = torch.tensor([0.1, 0.3, 0.2]), torch.tensor([7.5])
+    few = run(*before, scale, zero, *after, *numbers_)
+    each = run(*before, scale.repeat(11), zero.repeat(33), *after, *numbers_)
+    for one, other in zip(*((r,) if suffix != "_gradient" else r for r in (few, each)), strict=True):
+        assert torch.equal(one, other)
+
+
+@both
 def test_gradient_op_when_gate_or_gradient_do_not_fit_then_the_error_says_so(ending):
     x, one, run = torch.ones(4), torch.ones(1), op(f"fake_quant_int_gradient{ending}")
     with pytest.raises(RuntimeError, match=r"fake_quant_int: gate=4; wanted 0 \(open\), 1 \(clipped\)"):

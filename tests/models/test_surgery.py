@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from qscale.errors import ConfigError, SpecError
+from qscale.formats import Recipe
 from qscale.kernels import fake_quant, hadamard
 from qscale.models.families import build
 from qscale.models.ladder import shape_of
@@ -105,6 +106,18 @@ def test_override_may_name_a_role_and_a_layer_wins_over_it(model):
     assert str(layers["up_proj"].input_quantizer.spec) == "int6:g32"
     assert layers["v_proj"].weight_quantizer is None
     assert layers["o_proj"].weight_quantizer is not None
+
+
+def test_one_layer_of_one_block_is_left_out(model):
+    recipe = Recipe.parse("w4a4:g32,down_proj.input=int8:g32").without_input_of("layers.1.mlp.down_proj")
+    quantize_model(model, recipe.without_input_of("layers.0.self_attn.k_proj"))
+    specs = {n: q and str(q.spec) for n, m in _layers(model).items() for q in (m.input_quantizer,)}
+    assert [name for name, spec in specs.items() if spec is None] == [
+        "model.layers.0.self_attn.k_proj",
+        "model.layers.1.mlp.down_proj",
+    ]
+    assert specs["model.layers.0.mlp.down_proj"] == "int8:g32"
+    assert all(layer.weight_quantizer is not None for layer in _layers(model).values())
 
 
 @pytest.mark.parametrize("roles", [{"layers.0.mlp.up_proj": "fc2"}, lambda _: "fc2"], ids=["map", "call"])

@@ -35,6 +35,8 @@ def test_frozen_weights_stay_under_momentum_and_decay(model):
     model(torch.ones(2, 40)).square().sum().backward()
     optimizer.step()
     annealing = Annealing(model, radius=0.1)
+    assert (annealing.begun, annealing.free_fraction) == (False, 1.0)
+    annealing.begin()
     free, before = annealing.free_mask(model[0]), weight.detach().clone()
     assert annealing.free_fraction == pytest.approx(free.float().mean().item())
     for _ in range(2):
@@ -46,6 +48,25 @@ def test_frozen_weights_stay_under_momentum_and_decay(model):
         annealing.restore()
         assert torch.equal(weight[~free], before[~free])
         assert (weight[free] != before[free]).all()
+
+
+def test_masks_of_a_checkpoint_stand_though_free_weights_have_moved(model):
+    first = Annealing(model, radius=0.1)
+    first.begin()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    assert state["0.weight_quantizer.free"].sum() > 0
+    weight, free = model[0].weight, state["0.weight_quantizer.free"]
+    with torch.no_grad():
+        weight[free] += 0.3
+    assert not torch.equal(first.free_mask(model[0]), free)
+    again = Annealing(model, radius=0.1)
+    model.load_state_dict({**model.state_dict(), "0.weight_quantizer.free": free})
+    again.begin(settled=True)
+    frozen = weight.detach().clone()
+    with torch.no_grad():
+        weight += 1
+    again.restore()
+    assert torch.equal(weight, torch.where(free, frozen + 1, frozen))
 
 
 def test_model_without_statsq_and_a_wide_radius_are_refused(model):

@@ -123,6 +123,39 @@ def test_evaluation_computes_the_weight_once_until_it_changes(method):
     assert torch.equal(one.eval()(tokens()), again)  # with gradients nothing is kept
 
 
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own parts
+@pytest.mark.parametrize("method", ["clip(0.8)", "lwc", "lsq", "quest", "statsq"])
+def test_compiled_layers_are_one_graph_with_the_bits_of_eager(method):
+    def layers():
+        inputs = {"lwc": "lac", "statsq": "absmax"}.get(method, method)
+        shared = Shared(make_quantizer(inputs, SPEC, operand="input", shape=(40,)), 2)
+        users = nn.ModuleList([layer(method) for _ in range(2)])
+        for user in users:
+            user.input_quantizer = shared
+        return users
+
+    torch.compiler.reset()
+    eager, traced, calls = layers(), layers(), []
+    with torch.no_grad():
+        eager[0](tokens()), traced[0](tokens())
+        eager[1](tokens()), traced[1](tokens())
+
+    def backend(graph, _):
+        calls.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return graph.forward
+
+    x, y = tokens().requires_grad_(), tokens().requires_grad_()
+    compiled = torch.compile(lambda t: sum(user(t) for user in traced), fullgraph=True, backend=backend)
+    a, b = sum(user(x) for user in eager), compiled(y)
+    assert calls.count("autograd_function_apply") == 3  # two weights, and their input once
+    a.square().sum().backward()
+    b.square().sum().backward()
+    assert torch.equal(a, b)
+    torch.testing.assert_close(x.grad, y.grad)
+    for p, q in zip(eager.parameters(), traced.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+
+
 def test_shared_input_is_quantized_once_for_all_its_users():
     calls = []
     inner = Absmax(SPEC)

@@ -52,3 +52,24 @@ def test_cells_are_not_mixed_and_diverged_runs_are_left_out():
         row("w4a16:g32", None),
     ]
     assert decompose(rows) == []
+
+
+def test_layers_are_ranked_by_what_their_inputs_cost():
+    base = "w4a4:g32,down_proj.input=int8:g32"
+    costs = {"layers.0.mlp.up_proj": 0.085, "layers.1.mlp.up_proj": 0.07, "layers.1.mlp.down_proj": 0.0895}
+    rows = [row(base, 0.09, seed) for seed in (0, 1)]
+    rows += [row(f"{base},{layer}.input=none", delta, 0) for layer, delta in costs.items()]
+    rows += [row(f"{base},fc1.input=none", 0.06, seed) for seed in (0, 1)]
+    rows += [
+        row(f"{base},layers.0.self_attn.o_proj.input=none", 0.05, 2),  # no seed in common
+        row(f"{base},layers.0.self_attn.q_proj.weight=none", 0.05, 0),  # a weight
+        row("w4a4:g16,down_proj.input=int8:g32,layers.0.mlp.up_proj.input=none", 0.05),  # another recipe
+        row(f"{base},layers.0.mlp.up_proj.input=none,layers.1.mlp.up_proj.input=none", 0.05),  # two layers
+    ]
+    found = next(each for each in decompose(rows) if each.recipe == base)
+    names = ("layers.1.mlp.up_proj", "layers.0.mlp.up_proj", "layers.1.mlp.down_proj")
+    assert tuple(found.layers) == names
+    assert [mean.value for mean in found.layers.values()] == pytest.approx([0.02, 0.005, 0.0005])
+    assert found.layers[names[0]].se == pytest.approx(math.hypot(0.001, 0.001))
+    assert {role: mean.value for role, mean in found.inputs.items()} == {"fc1": pytest.approx(0.03)}
+    assert list(found.to_json()["layers"]) == list(names)

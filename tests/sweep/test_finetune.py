@@ -6,6 +6,8 @@ import pytest
 from sweep.studies import SHA, TEXT, board_at, finish
 
 from qscale.errors import ConfigError
+from qscale.formats import Recipe
+from qscale.models.ladder import shape_of
 from qscale.sweep.board import Board
 from qscale.sweep.grid import Study
 from qscale.sweep.jobs import jobs
@@ -103,3 +105,24 @@ def test_recipes_are_taken_apart():
         "w4a4:g16,fc2.input=none",
     )
     assert len(jobs(study.runs(SHA))) == 1 + 2 * 8
+
+
+@pytest.mark.parametrize(
+    ("recipe", "left"),
+    [
+        ("w4a4:g16", ["0.mlp.down_proj", "1.mlp.down_proj"]),
+        ("w4a4:g16,keep=last", ["0.mlp.down_proj"]),
+        ("w4a4:g16,fc2.input=none,layers.1.mlp.down_proj.input=int8:g16", ["1.mlp.down_proj"]),
+    ],
+)
+def test_recipes_are_taken_apart_by_layer(recipe, left):
+    text = TEXT.replace("[w4a4]", f"['{recipe}']").replace("group_sizes: [16, 32]\n", "")
+    first, *others = Study.parse(text + "decompose: [layers]\n").recipes["tiny-20k"]
+    base = Recipe.parse(recipe)
+    assert first == str(base)
+    names = [name for name, _ in shape_of("tiny-20k").layers()]
+    without = {str(base.without_input_of(name)): name for name in names}
+    got = [without[other] for other in others]
+    assert [name for name in got if name.endswith("down_proj")] == [f"layers.{name}" for name in left]
+    blocks = 1 if base.keep else 2
+    assert len(got) == 6 * blocks + len(left)

@@ -163,6 +163,14 @@ SHAPE = (
     "[{hidden_size: 16, intermediate_size: 32, num_layers: 1, num_heads: 1, num_kv_heads: 1, family: llama}]"
 )
 REFUSED = {
+    "annealing-nothing": (
+        TEXT.replace("[w4a4]", "[w4a4, 'w4a4:g32,anneal=0.1']"),
+        "annealing needs weights of quantizer 'statsq'",
+    ),
+    "annealing-early": (
+        TEXT.replace("[w4a4]", "[w4a4, 'ofq-w4a4:g32,anneal=0.3']"),
+        "before the run is one of its own",
+    ),
     "unknown-key": ("recipe: [w4a4]\n" + TEXT, "unknown key 'recipe'; did you mean 'recipes'"),
     "duplicate-key": (TEXT + "corpus: python\n", "line 7 the key 'corpus' is given twice"),
     "not-yaml": ("sizes: [", "line 1"),

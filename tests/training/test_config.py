@@ -83,3 +83,25 @@ def test_invalid_configuration_names_field_and_value(change, message):
 def test_all_problems_are_listed_at_once():
     with pytest.raises(ConfigError, match=r"tokens=0.*context=0.*beta1=2"):
         run_config(tokens=0, context=0, beta1=2)
+
+
+def test_annealing_is_of_the_run_and_not_of_its_trunk():
+    plain, annealed = (
+        run_config(mode="scratch", recipe=f"w4a4:g32,q=statsq/lsq{more}") for more in ("", ",anneal=0.1")
+    )
+    assert (plain.annealing_step, annealed.annealing_step) == (None, 90)
+    assert annealed.run_id != plain.run_id
+    assert annealed.trunk_id == plain.trunk_id
+    assert annealed.baseline() == plain.baseline()
+    assert run_config(mode="cooldown", recipe="w4a4:g32,q=statsq/lsq,anneal=0.001").annealing_step == 99
+    cosine = run_config(mode="scratch", schedule="cosine", recipe="w4a4:g32,q=statsq/lsq,anneal=0.5")
+    assert (cosine.branch_step, cosine.annealing_step) == (0, 50)
+
+
+@pytest.mark.parametrize(
+    "mode", [{"mode": "cooldown"}, {"mode": "scratch"}, {"mode": "finetune", "finetune_fraction": 0.2}]
+)
+def test_annealing_that_begins_before_the_branch_is_refused(mode):
+    run_config(**mode, recipe="w4a4:g32,q=statsq/lsq,anneal=0.2")
+    with pytest.raises(ConfigError, match="would begin at step 70 of 100, before the run is one of its own"):
+        run_config(**mode, recipe="w4a4:g32,q=statsq/lsq,anneal=0.3")

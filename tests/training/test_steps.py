@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import subprocess
-import sys
 from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from processes import job, train_together
 
 from qscale.errors import ConfigError
 from qscale.models.families import build
@@ -69,8 +67,11 @@ def test_bfloat16_trains_nearly_as_float32(config, corpus, tmp_path, recipe):
     assert losses[1] == pytest.approx(losses[0], abs=0.1)
 
 
-def test_recomputed_activations_change_no_bit(config, corpus, tmp_path):
-    run = config(mode="scratch", recipe="w4a4:g16")
+@pytest.mark.parametrize(
+    "recipe", ["w4a4:g16", "lsq-w4a4:g16", "quest-w4a4", "w4a4:g16,q=statsq/lac,rot=hadamard:16"]
+)
+def test_recomputed_activations_change_no_bit(config, corpus, tmp_path, recipe):
+    run = config(mode="scratch", recipe=recipe)
     plain = weights_after(run, corpus, tmp_path / "a")
     again = weights_after(run, corpus, tmp_path / "b", how=How(checkpoint_activations=True))
     assert most_apart(plain, again) == 0
@@ -213,40 +214,11 @@ def test_compiled_steps_are_those_of_eager_up_to_rounding(config, corpus, tmp_pa
     assert float((apart > 1e-4).float().mean()) < 0.02
 
 
-#: What each of two processes runs: a configuration, a corpus and a folder as arguments.
-RANK = """
-import json, sys
-from pathlib import Path
-import torch
-from qscale.data import corpus as corpora
-from qscale.training import loop
-from qscale.training.config import RunConfig
-from qscale.training.how import How
-from qscale.training.ranks import ranks_of
-torch.set_num_threads(1)
-run, folder = RunConfig.from_json(json.loads(sys.argv[1])), Path(sys.argv[3])
-ranks = ranks_of("cpu")
-assert ranks.world == 2
-how = How(device=ranks.device("cpu"), ranks=ranks)
-corpus = corpora.load(sys.argv[2])
-assert loop.run_trunk(run, [9, run.branch_step], folder / "trunk", corpus, how)
-record = loop.run_branch(run, folder / "run", folder / "trunk", corpus, how)
-if ranks.is_main:
-    (folder / "record.json").write_text(record.dumps())
-"""
-
-
 @pytest.mark.parametrize(("recipe", "steps"), [("w4a4:g16", 40), ("lsq-w4a4:g16", 12)])
 def test_two_processes_train_as_one(config, corpus, text, tmp_path, recipe, steps):
     run = config(mode="scratch", recipe=recipe, tokens=steps * 256)
-    script, folder = tmp_path / "rank.py", tmp_path / "two"
-    script.write_text(RANK)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "QSCALE_CACHE": str(text.parent / "cache")}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    command += [str(script), json.dumps(run.to_json()), f"file:{text}", str(folder)]
-    done = subprocess.run(command, env=environment, timeout=300, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads((folder / "record.json").read_text())
+    folder = tmp_path / "two"
+    (found,) = train_together([job(run, folder)], text)
     alone = ladder(run, tmp_path / "one", corpus)
     # gradients are added up in another order: equal up to what the steps make of rounding
     assert found["loss"] == pytest.approx(alone.loss, abs=0.01)

@@ -21,27 +21,57 @@ __device__ __forceinline__ void add_and_subtract(float& a, float& b) {
   a = sum;
 }
 
+// to = term * sign + other, of two each: one instruction from Blackwell on. A product with +-1 is exact.
+__device__ __forceinline__ void add_signed_pair(const float* term, float sign, const float* other, float* to) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+  const float2 made = __ffma2_rn(make_float2(term[0], term[1]), make_float2(sign, sign), make_float2(other[0], other[1]));
+  to[0] = made.x, to[1] = made.y;
+#else
+  to[0] = __fmaf_rn(term[0], sign, other[0]);
+  to[1] = __fmaf_rn(term[1], sign, other[1]);
+#endif
+}
+
+__device__ __forceinline__ void add_and_subtract_pair(float* a, float* b) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+  const float2 first = make_float2(a[0], a[1]), second = make_float2(b[0], b[1]), sum = __fadd2_rn(first, second);
+  add_signed_pair(b, -1.0f, a, b);
+  a[0] = sum.x, a[1] = sum.y;
+#else
+  add_and_subtract(a[0], b[0]);
+  add_and_subtract(a[1], b[1]);
+#endif
+}
+
 // Stages between registers `h`, 2 h, ... below `end` apart, whose elements lie `apart` times as far: those below `inner`.
 template <int h, int end, int apart, int values>
 __device__ __forceinline__ void between_registers(float (&v)[values], int inner) {
   if constexpr (h < end) {
     if (h * apart >= inner) return;
 #pragma unroll
-    for (int i = 0; i < values; ++i) {
-      if ((i & h) == 0) add_and_subtract(v[i], v[i + h]);
+    for (int i = 0; i < values; i += 2) {
+      if constexpr (h == 1) {
+        add_and_subtract(v[i], v[i + 1]);
+      } else if ((i & h) == 0) {
+        add_and_subtract_pair(v + i, v + i + h);
+      }
     }
     between_registers<2 * h, end, apart>(v, inner);
   }
 }
 
-// Stages between lanes `distance`, 2 * distance, ... apart. The product with +-1 is exact: a sum or a difference.
+// Stages between lanes `distance`, 2 * distance, ... apart.
 template <int distance, int pack, int values>
 __device__ __forceinline__ void between_lanes(float (&v)[values], int inner, int lane) {
   if constexpr (distance < kLanes) {
     if (distance * pack >= inner) return;
     const float sign = (lane & distance) == 0 ? 1.0f : -1.0f;
 #pragma unroll
-    for (int i = 0; i < values; ++i) v[i] = __fmaf_rn(v[i], sign, __shfl_xor_sync(0xffffffffu, v[i], distance));
+    for (int i = 0; i < values; i += 2) {
+      const float other[2] = {__shfl_xor_sync(0xffffffffu, v[i], distance),
+                              __shfl_xor_sync(0xffffffffu, v[i + 1], distance)};
+      add_signed_pair(v + i, sign, other, v + i);
+    }
     between_lanes<2 * distance, pack>(v, inner, lane);
   }
 }

@@ -140,7 +140,7 @@ __device__ __forceinline__ void mix(const Hadamard& job, const Piece& piece, con
           for (int row = 0; row < kMixRows; ++row) {
             const float sign = float_of(((signs[row] << i) & 0x80000000u) | 0x3f800000u);
 #pragma unroll
-            for (int k = 0; k < kMixQuads * 4; ++k) sums[row][k] = __fmaf_rn(term[k], sign, sums[row][k]);
+            for (int k = 0; k < kMixQuads * 4; k += 2) add_signed_pair(term + k, sign, sums[row] + k, sums[row] + k);
           }
         }
 #pragma unroll

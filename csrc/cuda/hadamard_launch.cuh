@@ -22,17 +22,16 @@ struct AnyBlocks {
   int64_t workspace;  // floats; 0 where shared memory is large enough
 };
 
-inline size_t most_shared() {
-  int device = 0, bytes = 48 * 1024;
-  if (cudaGetDevice(&device) == cudaSuccess) {
-    cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  }
-  return static_cast<size_t>(bytes);
+inline int64_t of_device(cudaDeviceAttr attribute, int otherwise) {
+  int device = 0, value = otherwise;
+  if (cudaGetDevice(&device) == cudaSuccess) cudaDeviceGetAttribute(&value, attribute, device);
+  return value;
 }
 
 // Of the blocks from `first` on. Short ones share a thread block, but not where many processors would have none.
 inline AnyBlocks any_blocks_of(const Hadamard& job, int64_t first) {
   constexpr int64_t values = 8192, thread_blocks = 256, workspace = int64_t{1} << 25, in_tile = 4 * kMixQuads;
+  constexpr int default_shared = 48 * 1024, some_processors = 100;
   const int64_t n = job.size(), blocks = job.blocks - first, step = job.inner < in_tile ? in_tile / job.inner : 1;
   const int64_t wanted = std::min(values / n, blocks / thread_blocks);
   AnyBlocks made{};
@@ -43,8 +42,10 @@ inline AnyBlocks any_blocks_of(const Hadamard& job, int64_t first) {
   made.threads = blocks_for((tiles + rounds - 1) / rounds, kLanes) * kLanes;
   made.shared_bytes = static_cast<size_t>(count) * sizeof(float);
   made.grid = static_cast<unsigned>(made.pieces);
-  if (made.shared_bytes > most_shared()) {
-    made.grid = static_cast<unsigned>(std::min(made.pieces, std::max<int64_t>(1, workspace / count)));
+  const int64_t most_shared = of_device(cudaDevAttrMaxSharedMemoryPerBlockOptin, default_shared);
+  if (static_cast<int64_t>(made.shared_bytes) > most_shared) {
+    const int64_t at_work = 2 * of_device(cudaDevAttrMultiProcessorCount, some_processors);
+    made.grid = static_cast<unsigned>(std::min({made.pieces, at_work, std::max<int64_t>(1, workspace / count)}));
     made.workspace = made.grid * count;
     made.shared_bytes = 0;
   }

@@ -9,10 +9,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
@@ -49,6 +50,7 @@ def build(
     *,
     program: bool = False,
     options: Sequence[str] = (),
+    more: Mapping[Path, Sequence[str]] = MappingProxyType({}),
     libraries: Sequence[str] = (),
 ) -> Path:
     """A shared library for ctypes (or a program) of sources that include kernels, and the emulator.
@@ -58,6 +60,7 @@ def build(
         kind: ``plain``, ``address`` (out of bounds, misaligned, undefined) or ``thread`` (data races).
         program: Link a program: the sources have a ``main``.
         options: More compiler options.
+        more: And still more, of some sources.
         libraries: What to link, beside the emulator.
 
     Raises:
@@ -66,8 +69,10 @@ def build(
     define = f"-DQSCALE_EMULATOR_{kind.upper()}"
     objects = [_made([HERE / "emulator.cpp"], "emulator.o", "-O2", define, "-c")]
     compiled = (*KINDS[kind], define, *options, "-c")
-    with ThreadPoolExecutor() as compilers:
-        objects += compilers.map(lambda source: _made([source], f"{source.stem}.o", *compiled), sources)
+    with ThreadPoolExecutor(2) as compilers:
+        objects += compilers.map(
+            lambda source: _made([source], f"{source.stem}.o", *compiled, *more.get(source, ())), sources
+        )
     how, ending = ("-rdynamic", "") if program else ("-shared", ".so")
     return _made(objects, f"{sources[0].stem}-{kind}{ending}", *KINDS[kind], how, "-ldl", *libraries)
 

@@ -16,12 +16,23 @@ TESTS = (
     *("test_random_rounding", "test_float_exact", "test_hadamard", "test_dialects_compiled"),
 )
 OTHERS = "reference or plain or avx2 or avx512"  # what the tests of the CPU run already
+UNCHECKED = "a_sign_is_another_number"  # signs are not looked at on a device: that would be to wait
 
 
 def test_ops_when_their_kernels_run_on_the_emulator_then_the_tests_of_the_cpu_hold():
     tests = HERE.parent
     files = [str(tests / "kernels" / f"{name}.py") for name in TESTS]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "cuda_emulator.emulated", "-k", f"not ({OTHERS})"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "cuda_emulator.emulated",
+        "-k",
+        f"not ({OTHERS} or {UNCHECKED})",
+    ]
     env = {**os.environ, "PYTHONPATH": str(tests), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, "-p", "no:cacheprovider", "-p", "no:xdist", *files],

@@ -149,14 +149,6 @@ inline Tensor floats_like(const Tensor& x, std::initializer_list<int64_t> sizes)
   return torch::stable::new_empty(x, sizes, ScalarType::Float);
 }
 
-inline void check_out(const char* op, const Tensor& x, const Tensor& out) {
-  STD_TORCH_CHECK(out.scalar_type() == x.scalar_type() && out.sizes().equals(x.sizes()) && out.is_contiguous(),
-                  op, "_out: out has dtype ", torch::headeronly::toString(out.scalar_type()), " and ",
-                  out.numel(), " elements", out.is_contiguous() ? "" : ", not contiguous",
-                  "; wanted a contiguous tensor of x's shape and dtype ",
-                  torch::headeronly::toString(x.scalar_type()), ", ", x.numel(), " elements");
-}
-
 inline void check_gradient(const char* op, const Tensor& grad, const Tensor& x, int64_t gate) {
   STD_TORCH_CHECK(0 <= gate && gate <= 3, op, ": gate=", gate,
                   "; wanted 0 (open), 1 (clipped), 2 (lsq) or 3 (trust)");

@@ -27,6 +27,14 @@ inline DType dtype_of(const char* op, const torch::stable::Tensor& x) {
   }
 }
 
+inline void check_out(const char* op, const torch::stable::Tensor& x, const torch::stable::Tensor& out) {
+  STD_TORCH_CHECK(out.scalar_type() == x.scalar_type() && out.sizes().equals(x.sizes()) && out.is_contiguous(), op,
+                  "_out: out has dtype ", torch::headeronly::toString(out.scalar_type()), " and ", out.numel(),
+                  " elements", out.is_contiguous() ? "" : ", not contiguous",
+                  "; wanted a contiguous tensor of x's shape and dtype ",
+                  torch::headeronly::toString(x.scalar_type()), ", ", x.numel(), " elements");
+}
+
 // torch::stable::empty_like looks its operator up by name on every call; this costs a third of it.
 inline torch::stable::Tensor uninitialized_like(const torch::stable::Tensor& x) {
   AtenTensorHandle y = nullptr;

@@ -34,18 +34,18 @@ T narrow(float value) {
 }
 
 // Tables of logarithms that are exact, as far as they reach: Python asks torch for those in use.
-struct Logarithms {
-  int32_t floor[256], ceil[256];
-  explicit Logarithms(int32_t off) {
+struct Tables {
+  Logarithms floor, ceil;
+  explicit Tables(int32_t off) {
     for (int field = 0; field < 256; ++field) {
-      floor[field] = 0x7fffff - off;  // so many below the next power of two go up to it
-      ceil[field] = off;              // and so many above one down
+      floor.last[field] = 0x7fffff - off;  // so many below the next power of two go up to it
+      ceil.last[field] = off;              // and so many above one down
     }
-    ceil[0] = 0x400000;  // 2**-127
-    floor[255] = ceil[255] = 0;
+    ceil.last[0] = 0x400000;  // 2**-127
+    floor.last[255] = ceil.last[255] = 0;
   }
 };
-const Logarithms kExact(0), kRounded(3);
+const Tables kExact(0), kRounded(3);
 
 // Steps
 
@@ -106,7 +106,7 @@ void check_exponents() {
   for (int exponent = -126; exponent < 128; ++exponent) {
     const float power = std::ldexp(1.0f, exponent), above = std::nextafter(power, kInfinity);
     const float last = std::nextafter(2.0f * power, 0.0f);
-    const auto is = [&](float value, const int32_t* table, int wanted) {
+    const auto is = [&](float value, const Logarithms& table, int wanted) {
       const int got = exponent_by_log2(value, table);
       check_equal(static_cast<uint32_t>(got), static_cast<uint32_t>(wanted), "log2", exponent);
     };
@@ -406,7 +406,7 @@ void for_rules(Use use) {
     with("torchao even", grid, TorchaoMx{e, 1u << (22 - e.mantissa_bits), 0});
     with("compressed mx", grid, compressed_mx(e));
     with("ocp", grid, OcpMx{e});
-    for (const Logarithms* logarithms : {&kExact, &kRounded}) {
+    for (const Tables* logarithms : {&kExact, &kRounded}) {
       with("torchao rceil", grid, TorchaoMxRceil{e, logarithms->ceil});
       with("microxcaling even", grid, microxcaling<Rounding::even>(e, logarithms->floor));
       with("microxcaling away", grid, microxcaling<Rounding::away>(e, logarithms->floor));

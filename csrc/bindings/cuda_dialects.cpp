@@ -55,4 +55,4 @@ struct Cuda {
 STABLE_TORCH_LIBRARY_IMPL(qscale, QSCALE_CUDA_KEY, m) { add_dialects<Cuda>(m); }
 
 // The tables are made on the CPU.
-STABLE_TORCH_LIBRARY_IMPL(qscale, CPU, m) { m.impl("keep_logarithms_cuda", TORCH_BOX(&keep_logarithms)); }
+STABLE_TORCH_LIBRARY_IMPL(qscale, CPU, m) { m.impl("keep_cuda_logarithms", TORCH_BOX(&keep_logarithms)); }

@@ -28,9 +28,9 @@ inline DType dtype_of(const char* op, const torch::stable::Tensor& x) {
 }
 
 inline void check_out(const char* op, const torch::stable::Tensor& x, const torch::stable::Tensor& out) {
-  STD_TORCH_CHECK(out.scalar_type() == x.scalar_type() && out.sizes().equals(x.sizes()) && out.is_contiguous(), op,
-                  "_out: out has dtype ", torch::headeronly::toString(out.scalar_type()), " and ", out.numel(),
-                  " elements", out.is_contiguous() ? "" : ", not contiguous",
+  STD_TORCH_CHECK(out.scalar_type() == x.scalar_type() && out.sizes().equals(x.sizes()) && out.is_contiguous(),
+                  op, "_out: out has dtype ", torch::headeronly::toString(out.scalar_type()), " and ",
+                  out.numel(), " elements", out.is_contiguous() ? "" : ", not contiguous",
                   "; wanted a contiguous tensor of x's shape and dtype ",
                   torch::headeronly::toString(x.scalar_type()), ", ", x.numel(), " elements");
 }

@@ -215,7 +215,7 @@ def _aten(*arguments: Any) -> Tensor:
 
 _LIBRARY.define("cpu_isa() -> str")
 _LIBRARY.define("use_cpu_isa(str name) -> ()")
-for _keep in ("keep_logarithms", "keep_logarithms_cuda"):
+for _keep in ("keep_logarithms", "keep_cuda_logarithms"):
     _LIBRARY.define(f"{_keep}(Tensor tables) -> ()")
     _LIBRARY.impl(_keep, _nothing, "CompositeExplicitAutograd")
 for _family in FAMILIES:

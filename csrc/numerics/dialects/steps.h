@@ -1,7 +1,7 @@
 // What the rules of the libraries share: steps that are rounded to the input's dtype, the ends of a group, elements.
 #pragma once
 
-#if defined(__CUDACC__)
+#if defined(__CUDACC__) || defined(QSCALE_CUDA_EMULATOR)
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #endif
@@ -19,7 +19,7 @@ namespace qscale::dialects {
 QSCALE_HD float rounded_to(float value, float) { return value; }
 
 QSCALE_HD float rounded_to(float value, BFloat16) {
-#if defined(__CUDA_ARCH__)
+#if defined(__CUDA_ARCH__) || defined(QSCALE_CUDA_EMULATOR)
   return __bfloat162float(__float2bfloat16_rn(value));
 #else
   const uint32_t bits = bits_of(value);
@@ -28,7 +28,7 @@ QSCALE_HD float rounded_to(float value, BFloat16) {
 }
 
 QSCALE_HD float rounded_to(float value, Half) {
-#if defined(__CUDA_ARCH__)
+#if defined(__CUDA_ARCH__) || defined(QSCALE_CUDA_EMULATOR)
   return __half2float(__float2half_rn(value));
 #else
   const uint32_t magnitude = bits_of(value) & 0x7fffffffu;

@@ -48,7 +48,7 @@ def keep_logarithms() -> None:
     """Hand the compiled kernels their tables of rounded logarithms."""
     tables = last_mantissas()
     torch.ops.qscale.keep_logarithms(tables)
-    torch.ops.qscale.keep_logarithms_cuda(tables)
+    torch.ops.qscale.keep_cuda_logarithms(tables)
 
 
 def check_groups(x: Tensor, group: int, spec: QuantSpec | str) -> None:

@@ -24,7 +24,7 @@ struct Layout {
   QSCALE_HD_MEMBER int64_t bands_per_matrix() const { return (matrix_rows + block_rows - 1) / block_rows; }
 };
 
-// Element is one of IntGrid, FloatGrid and Codebook.
+// Element is one of IntGrid, FloatGrid and Codebook; on CUDA also a rule of another library, with scales of its own.
 template <class Element>
 struct FakeQuant {
   const void* x;

@@ -2,13 +2,7 @@
 #pragma once
 
 #include "cpu/kernels.h"
-#include "numerics/dialects/bitsandbytes.h"
-#include "numerics/dialects/compressed_tensors.h"
-#include "numerics/dialects/microxcaling.h"
-#include "numerics/dialects/modelopt.h"
-#include "numerics/dialects/ocp.h"
-#include "numerics/dialects/te.h"
-#include "numerics/dialects/torchao.h"
+#include "numerics/dialects/rules.h"
 
 namespace qscale::cpu {
 

@@ -11,21 +11,13 @@ constexpr int kThreads = 256;
 
 enum class Output { values, scales, codes };
 
-// The scale of the tensor, and its range, which all threads of a block come to know.
-struct OfTensor {
-  float scale = 1.0f;
-  Ends range{};
-};
-template <class Element>
-__device__ __forceinline__ OfTensor of_tensor(const Job<Element>& job) {
-  if (!job.tensor_level && !job.one_range) return {job.scaling.tensor_scale, Ends{}};
-  const Ends range = joined_parts(job.parts);
-  const float scale = tensor_scale_of(magnitude_of(range), job.scaling.largest);
-  return {job.tensor_level ? scale : job.scaling.tensor_scale, range};
-}
-
 __device__ __forceinline__ Ends whole_range(Ends range, Ends) { return range; }
 __device__ __forceinline__ float whole_range(Ends range, float) { return magnitude_of(range); }
+__device__ __forceinline__ dialects::Ends whole_range(Ends range, dialects::Ends) {
+  dialects::Ends ends{};
+  floats_of(range, &ends.low, &ends.high);
+  return joined(nothing_of(ends), ends);
+}
 
 // What becomes of the elements of one pack; `at` is the number of the first in the tensor.
 template <class T, class Way, Output output>
@@ -33,7 +25,7 @@ __device__ __forceinline__ void finish_pack(const Way& way, const float (&v)[kPa
                                             const void* x, void* y, int64_t pack) {
   constexpr int n = kPack<T>;
   if (!way.serves(scale)) {
-    if constexpr (!std::is_same_v<Way, Plain<typename Way::Element>>) {
+    if constexpr (Way::kMayRefuse) {
       const T* from = static_cast<const T*>(x) + pack * n;
       T* to = static_cast<T*>(y) + pack * n;
 #pragma unroll 1
@@ -84,7 +76,7 @@ __global__ void __launch_bounds__(kThreads)
     narrow_groups(const __grid_constant__ Job<typename Way::Element> job, const __grid_constant__ Outputs outputs,
                   int log_packs, int64_t packs_in_group, int64_t packs, int left) {
   const OfTensor tensor = of_tensor(job);
-  const Way way(job, tensor.scale);
+  const Way way(job, tensor);
   using Reduced = typename Way::Reduced;
   const int64_t first = static_cast<int64_t>(blockIdx.x) * (kThreads * at_once) + threadIdx.x;
   uint4 words[at_once];
@@ -118,15 +110,16 @@ __global__ void __launch_bounds__(kThreads)
   if constexpr (output == Output::scales) {
     if (blockIdx.x == 0 && threadIdx.x == 0) outputs.level[0] = tensor.scale;
   } else if (blockIdx.x == 0 && static_cast<int>(threadIdx.x) < left) {
-    const Plain<typename Way::Element> plain(job, tensor.scale);
+    const auto exact = way.for_any();
+    using Exact = std::decay_t<decltype(exact)>;
     const int64_t at = packs * kPack<T> + threadIdx.x;
-    const auto scale = plain.scale(tensor.range, 0);
-    const uint32_t random = plain.is_random() ? random_word(static_cast<uint64_t>(at), job.seed) : 0u;
+    const auto scale = exact.scale(whole_range(tensor.range, typename Exact::Reduced{}), 0);
+    const uint32_t random = exact.is_random() ? random_word(static_cast<uint64_t>(at), job.seed) : 0u;
     const float x = to_float(static_cast<const T*>(job.x)[at]);
     if constexpr (output == Output::codes) {
-      static_cast<uint8_t*>(job.y)[at] = plain.code(x, scale, random);
+      static_cast<uint8_t*>(job.y)[at] = exact.code(x, scale, random);
     } else {
-      from_float(plain.value(x, scale, random), static_cast<T*>(job.y)[at]);
+      from_float(exact.value(x, scale, random), static_cast<T*>(job.y)[at]);
     }
   }
 }
@@ -137,7 +130,7 @@ __global__ void __launch_bounds__(1024)
     wide_groups(const __grid_constant__ Job<typename Way::Element> job, const __grid_constant__ Outputs outputs,
                 int packs_in_group, int64_t groups) {
   const OfTensor tensor = of_tensor(job);
-  const Way way(job, tensor.scale);
+  const Way way(job, tensor);
   using Reduced = typename Way::Reduced;
   const int64_t number = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   if constexpr (output == Output::scales) {
@@ -189,7 +182,7 @@ __global__ void __launch_bounds__(kThreads)
     any_groups(const __grid_constant__ Job<typename Way::Element> job, const __grid_constant__ Outputs outputs,
                int64_t groups, bool one_scale) {
   const OfTensor tensor = of_tensor(job);
-  const Way way(job, tensor.scale);
+  const Way way(job, tensor);
   using Reduced = typename Way::Reduced;
   const int64_t number = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   if constexpr (output == Output::scales) {

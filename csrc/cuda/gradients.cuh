@@ -57,7 +57,7 @@ struct Sloped {
 
   __device__ __forceinline__ Sloped(const Job<Element>& asked, const Gradient& gradient, int64_t number)
       : job(asked), to(gradient) {
-    const auto given = Plain<Element>(job, 1.0f).scale(Ends{}, number);
+    const auto given = Plain<Element>(job, {1.0f}).scale(Ends{}, number);
     scale = given.scale;
     divisor = given.divisor;
     zero = given.zero;

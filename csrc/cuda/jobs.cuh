@@ -42,4 +42,17 @@ __device__ __forceinline__ float magnitude_of(Ends ends) {
   return larger(fabsf(low), fabsf(high));
 }
 
+// The scale of the tensor, and its range, which all threads of a block come to know.
+struct OfTensor {
+  float scale = 1.0f;
+  Ends range{};
+};
+template <class Element>
+__device__ __forceinline__ OfTensor of_tensor(const Job<Element>& job) {
+  if (!job.tensor_level && !job.one_range) return {job.scaling.tensor_scale, Ends{}};
+  const Ends range = joined_parts(job.parts);
+  const float scale = tensor_scale_of(magnitude_of(range), job.scaling.largest);
+  return {job.tensor_level ? scale : job.scaling.tensor_scale, range};
+}
+
 }  // namespace qscale::cuda

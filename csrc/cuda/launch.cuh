@@ -58,7 +58,7 @@ cudaError_t run_wide(const Job<Element>& job, const Shape& shape, const Outputs&
                 sizeof(Shared), stream, job, out, packs, shape.groups);
 }
 
-template <class T, Output output, class Element>
+template <class T, class Way, Output output, class Element>
 cudaError_t run_any(const Job<Element>& job, const Shape& shape, const Outputs& out, cudaStream_t stream) {
   constexpr int64_t piece = 4096, for_a_warp = 1024;
   Job<Element> pieces = job;
@@ -67,8 +67,8 @@ cudaError_t run_any(const Job<Element>& job, const Shape& shape, const Outputs& 
   const int64_t groups = groups_of(pieces.layout, shape.count / job.layout.axis);
   const bool by_warps = pieces.layout.group * pieces.layout.block_rows <= for_a_warp;
   const unsigned team = by_warps ? kWarp : kThreads, teams = by_warps ? kTeams : 1;
-  return launch(any_groups<T, Plain<Element>, output>, dim3(blocks_for(groups, teams)), dim3(team, teams),
-                sizeof(Shared), stream, pieces, out, groups, in_pieces);
+  return launch(any_groups<T, Way, output>, dim3(blocks_for(groups, teams)), dim3(team, teams), sizeof(Shared), stream,
+                pieces, out, groups, in_pieces);
 }
 
 template <class T, class Way, class Element>
@@ -119,7 +119,9 @@ cudaError_t Launches<Element>::values(DType dtype, const Job<Element>& job, int6
     using T = decltype(tag);
     using Rounder = typename QuickRounder<Element>::template Type<true>;
     const Shape shape = shape_of<T>(job, rows, is_aligned(job.y));
-    if (!shape.is_narrow && !shape.is_wide) return run_any<T, Output::values>(job, shape, Outputs{}, stream);
+    if (!shape.is_narrow && !shape.is_wide) {
+      return run_any<T, Plain<Element>, Output::values>(job, shape, Outputs{}, stream);
+    }
     if (job.scale == nullptr && Rounder::serves(job.element)) return run_quick<T>(job, shape, stream);
     return run_packs<T, Plain<Element>>(job, shape, stream);
   });
@@ -131,7 +133,9 @@ cudaError_t Launches<Element>::scales(DType dtype, const Job<Element>& job, int6
   return with_dtype(dtype, [&](auto tag) {
     using T = decltype(tag);
     const Shape shape = shape_of<T>(job, rows, true);
-    if (!shape.is_narrow || shape.is_known) return run_any<T, Output::scales>(job, shape, out, stream);
+    if (!shape.is_narrow || shape.is_known) {
+      return run_any<T, Plain<Element>, Output::scales>(job, shape, out, stream);
+    }
     return run_narrow<T, Plain<Element>, Output::scales>(job, shape, out, stream);
   });
 }
@@ -141,7 +145,7 @@ cudaError_t Launches<Element>::codes(DType dtype, const Job<Element>& job, int64
   return with_dtype(dtype, [&](auto tag) {
     using T = decltype(tag);
     const Shape shape = shape_of<T>(job, rows, is_aligned(job.y));
-    if (!shape.is_narrow) return run_any<T, Output::codes>(job, shape, Outputs{}, stream);
+    if (!shape.is_narrow) return run_any<T, Plain<Element>, Output::codes>(job, shape, Outputs{}, stream);
     return run_narrow<T, Plain<Element>, Output::codes>(job, shape, Outputs{}, stream);
   });
 }

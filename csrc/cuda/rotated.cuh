@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kSegmentWarps* kLanes)
                   int64_t packs, int log_group) {
   constexpr int held = kPacksHeld<T, values>, pack_size = kPack<T>;
   using Reduced = typename Way::Reduced;
-  const Way way(job, job.scaling.tensor_scale);
+  const Way way(job, {job.scaling.tensor_scale});
   const int lane = static_cast<int>(threadIdx.x) % kLanes, warp = static_cast<int>(threadIdx.x) / kLanes;
   const int64_t segment = (static_cast<int64_t>(blockIdx.x) * kSegmentWarps + warp) * (kLanes * held);
   if (segment >= packs) return;
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kSegmentWarps* kLanes)
     wide_rotated(const __grid_constant__ Hadamard rotation, const __grid_constant__ Job<typename Way::Element> job,
                  int log_group) {
   using Reduced = typename Way::Reduced;
-  const Way way(job, job.scaling.tensor_scale);
+  const Way way(job, {job.scaling.tensor_scale});
   const Exchange<T, values, 4> exchange{static_cast<int>(blockDim.x) / kLanes};
   const int thread = static_cast<int>(threadIdx.x), group = 1 << log_group;
   const int64_t start = static_cast<int64_t>(blockIdx.x) * rotation.inner;

@@ -25,7 +25,8 @@ __device__ __forceinline__ float larger(float a, float b) {
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(largest) : "f"(a), "f"(b));
   return largest;
 #else
-  return a > b || is_nan(a) ? a : b;
+  if (is_nan(a) || is_nan(b)) return float_of(0x7fffffffu);  // a GPU's own
+  return a > b ? a : b;
 #endif
 }
 

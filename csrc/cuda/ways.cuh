@@ -1,4 +1,5 @@
-// Ways in and out of a format: what a group is asked, its scale, and what becomes of each element.
+// Ways in and out of a format: what a group is asked, its scale, and what becomes of each element. A way that may refuse
+// a scale has `exact` for it; `for_any` is the way that serves any element, whatever is known of its group.
 #pragma once
 
 #include <type_traits>
@@ -15,14 +16,16 @@ template <class Element_>
 struct Plain {
   using Element = Element_;
   using Reduced = Ends;
+  static constexpr bool kMayRefuse = false;
   struct Scale {
     float scale, divisor, zero, beside;  // the last without the scale of the tensor
   };
   const Job<Element>& job;
   float tensor_scale;
 
-  __device__ __forceinline__ Plain(const Job<Element>& asked, float scale_of_tensor)
-      : job(asked), tensor_scale(scale_of_tensor) {}
+  __device__ __forceinline__ Plain(const Job<Element>& asked, OfTensor tensor)
+      : job(asked), tensor_scale(tensor.scale) {}
+  __device__ __forceinline__ const Plain& for_any() const { return *this; }
 
   __device__ __forceinline__ Scale scale(Ends ends, int64_t number) const {
     if (job.scale != nullptr) {
@@ -139,6 +142,7 @@ template <class Rounder, int steps>
 struct Quick {
   using Element = typename Rounder::Element;
   using Reduced = float;
+  static constexpr bool kMayRefuse = true;
   struct Scale {
     float scale, reciprocal;
   };
@@ -146,11 +150,12 @@ struct Quick {
   float tensor_scale, least;
   Rounder rounder;
 
-  __device__ __forceinline__ Quick(const Job<Element>& asked, float scale_of_tensor)
+  __device__ __forceinline__ Quick(const Job<Element>& asked, OfTensor tensor)
       : job(asked),
-        tensor_scale(scale_of_tensor),
+        tensor_scale(tensor.scale),
         least(smallest_fast_scale(Rounder::smallest(asked.element))),
         rounder(asked.element) {}
+  __device__ __forceinline__ Plain<Element> for_any() const { return {job, {tensor_scale}}; }
 
   __device__ __forceinline__ Scale scale(float absmax, int64_t) const {
     Scaling scaling = job.scaling;

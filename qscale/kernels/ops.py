@@ -215,8 +215,9 @@ def _aten(*arguments: Any) -> Tensor:
 
 _LIBRARY.define("cpu_isa() -> str")
 _LIBRARY.define("use_cpu_isa(str name) -> ()")
-_LIBRARY.define("keep_logarithms(Tensor tables) -> ()")
-_LIBRARY.impl("keep_logarithms", _nothing, "CompositeExplicitAutograd")
+for _keep in ("keep_logarithms", "keep_cuda_logarithms"):
+    _LIBRARY.define(f"{_keep}(Tensor tables) -> ()")
+    _LIBRARY.impl(_keep, _nothing, "CompositeExplicitAutograd")
 for _family in FAMILIES:
     for _member in MEMBERS:
         _run = _from_reference(_family, _member)

@@ -10,42 +10,14 @@
 
 #include "check.h"
 #include "cpu/dialect_kernels.h"
-#include "defined.h"
-#include "inputs.h"
-#include "known_grid.h"
+#include "dialect_cases.h"
 
 namespace {
 
-using namespace qscale;
-using namespace qscale::dialects;
 using cpu::DialectJob;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kMost = std::numeric_limits<float>::max();
-
-// In the order of the elements in steps.h.
-constexpr KnownGrid kElements[] = {kE4M3, kE5M2, {2, 3}, {3, 2}, kE2M1, kFixed};
-
-template <class T>
-T narrow(float value) {
-  T out;
-  from_float(value, out);
-  return out;
-}
-
-// Tables of logarithms that are exact, as far as they reach: Python asks torch for those in use.
-struct Logarithms {
-  int32_t floor[256], ceil[256];
-  explicit Logarithms(int32_t off) {
-    for (int field = 0; field < 256; ++field) {
-      floor[field] = 0x7fffff - off;  // so many below the next power of two go up to it
-      ceil[field] = off;              // and so many above one down
-    }
-    ceil[0] = 0x400000;  // 2**-127
-    floor[255] = ceil[255] = 0;
-  }
-};
-const Logarithms kExact(0), kRounded(3);
 
 // Steps
 
@@ -106,7 +78,7 @@ void check_exponents() {
   for (int exponent = -126; exponent < 128; ++exponent) {
     const float power = std::ldexp(1.0f, exponent), above = std::nextafter(power, kInfinity);
     const float last = std::nextafter(2.0f * power, 0.0f);
-    const auto is = [&](float value, const int32_t* table, int wanted) {
+    const auto is = [&](float value, const Logarithms& table, int wanted) {
       const int got = exponent_by_log2(value, table);
       check_equal(static_cast<uint32_t>(got), static_cast<uint32_t>(wanted), "log2", exponent);
     };
@@ -185,7 +157,6 @@ void is(const char* name, const Rule& rule, std::initializer_list<float> x, std:
   is_as<Half>(name, rule, x, wanted);
 }
 
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kTiny = 0x1p-24f;  // a subnormal of float16
 const float kBelowQuarter = std::nextafter(0.25f, 0.0f);
 
@@ -321,38 +292,6 @@ void check_codebooks() {
 
 // Kernels against the arithmetic
 
-template <class Rule, class = void>
-struct HasTable : std::false_type {};
-template <class Rule>
-struct HasTable<Rule, std::void_t<decltype(Rule::table)>> : std::true_type {};
-
-template <class T, class Scale, class Rule>
-float value_under(float x, const Scale& scale, const Rule& rule) {
-  if constexpr (HasTable<Rule>::value) {
-    return dialects::value_of(nearest(looked_up(x, scale, rule), rule.table), scale);
-  } else {
-    return round_trip<T>(x, scale, rule);
-  }
-}
-
-float reduced(Ends ends, float) { return std::isnan(ends.low) ? ends.low : std::max(std::fabs(ends.low), ends.high); }
-Ends reduced(Ends ends, Ends) { return ends; }
-
-template <class T>
-std::vector<Ends> ends_of(const Shape& shape, const T* x) {
-  std::vector<Ends> ends(static_cast<size_t>(shape.groups()), Ends{0.0f, 0.0f});
-  for (int64_t i = 0; i < shape.count(); ++i) {
-    Ends& of_group = ends[static_cast<size_t>(shape.group_of(i))];
-    const float v = to_float(x[i]);
-    if (std::isnan(v) || std::isnan(of_group.low)) {
-      of_group = {kNan, kNan};
-    } else {
-      of_group = {std::min(of_group.low, v), std::max(of_group.high, v)};
-    }
-  }
-  return ends;
-}
-
 template <class T, class Rule>
 void check_kernel(const Shape& shape, const Rule& rule, const T* x, const std::vector<Ends>& ends, Draws& draws) {
   const int64_t count = shape.count(), groups = shape.groups();
@@ -380,58 +319,6 @@ void check_kernel(const Shape& shape, const Rule& rule, const T* x, const std::v
   });
 }
 
-// Every rule, by the largest magnitude of the tensor, and the grid of its elements.
-template <class T, class Use>
-void for_rules(Use use) {
-  const auto with = [&](const char* name, const auto& grid, const auto& rule) {
-    use(name, grid, [&](float) { return rule; });
-  };
-  for (const float half : {2.0f, 8.0f, 128.0f}) {
-    const IntGrid grid{-half, half - 1.0f};
-    for (const Mapping mapping : {Mapping::symmetric, Mapping::noclip, Mapping::asymmetric}) {
-      with("torchao int", grid, TorchaoInt{-half, half - 1.0f, mapping});
-      with("torchao affine", grid, TorchaoAffine{-half, half - 1.0f, mapping});
-    }
-    with("compressed int", grid, CompressedInt{half});
-    with("compressed asym", grid, CompressedAsymmetric{half});
-    with("modelopt int", grid, ModeloptInt{half - 1.0f});
-  }
-  for (int64_t index = 0; index < kElementCount; ++index) {
-    const Element e = element(index);
-    const FloatGrid grid = kElements[index].grid();
-    with("torchao float8", grid, TorchaoFloat8{e});
-    with("compressed float8", grid, CompressedFloat8{e});
-    with("torchao floor", grid, TorchaoMx{e, 0u, 0});
-    with("torchao ceil", grid, TorchaoMx{e, 0u, 1});
-    with("torchao even", grid, TorchaoMx{e, 1u << (22 - e.mantissa_bits), 0});
-    with("compressed mx", grid, compressed_mx(e));
-    with("ocp", grid, OcpMx{e});
-    for (const Logarithms* logarithms : {&kExact, &kRounded}) {
-      with("torchao rceil", grid, TorchaoMxRceil{e, logarithms->ceil});
-      with("microxcaling even", grid, microxcaling<Rounding::even>(e, logarithms->floor));
-      with("microxcaling away", grid, microxcaling<Rounding::away>(e, logarithms->floor));
-    }
-  }
-  const FloatGrid fp4 = kE2M1.grid(), fp8 = kE4M3.grid();
-  with("modelopt float8", fp8, ModeloptFloat8{});
-  with("modelopt mxfp4", fp4, ModeloptMxfp4{kRounded.ceil});
-  with("modelopt mxfp8", fp8, ModeloptMxfp8{kRounded.ceil});
-  with("modelopt nf4", codebook(0), ModeloptNf4{modelopt_nf4<T>()});
-  for (int64_t index = 0; index < 2; ++index) {
-    with("bitsandbytes", codebook(index), Bitsandbytes{codebook(index)});
-    with("bitsandbytes, the last block", codebook(index), BitsandbytesShort{codebook(index)});
-  }
-  with("torchao nvfp4, one level", fp4, TorchaoNvfp4{1.0f});
-  use("torchao nvfp4", fp4, torchao_nvfp4);
-  use("compressed nvfp4", fp4, compressed_nvfp4<T>);
-  use("modelopt nvfp4", fp4, modelopt_nvfp4);
-  use("te nvfp4", fp4, te_nvfp4);
-}
-
-float largest_of(const Codebook&) { return 1.0f; }
-float largest_of(const IntGrid& grid) { return grid.qmax + 0.5f; }
-float largest_of(const FloatGrid& grid) { return grid.largest; }
-
 template <class T>
 void check_kernels() {
   const Shape shapes[] = {
@@ -451,7 +338,7 @@ void check_kernels() {
   Draws draws(10);
   for (const Shape& shape : shapes) {
     int turn = 0;
-    for_rules<T>([&](const char* name, const auto& grid, const auto& make) {
+    for_rules<T>([&](const char* name, const auto& grid, const auto& make, bool) {
       if (shape.count() > 5000 && ++turn % 5 != 0) return;
       context = std::string(name) + ", " + shape.name() + " " + name_of(dtype_of(T{}));
       const Buffer<T> x = filled<T>(shape, grid, largest_of(grid), draws.below(2) == 0, draws);

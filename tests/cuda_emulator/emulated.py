@@ -15,14 +15,16 @@ def library() -> Path:
 
     folder = Path(torch.__file__).parent
     bindings = sorted((CSRC / "bindings").glob("cuda_*.cpp"))
-    sources = [HERE / "emulated_ops.cpp", *bindings, *sorted((CSRC / "cuda").glob("*.cu"))]
+    with_torch = [HERE / "emulated_ops.cpp", *bindings]
     options = (
-        "-fvisibility=hidden",
-        "-DTORCH_TARGET_VERSION=0x020b000000000000",
-        "-isystem",
-        str(folder / "include"),
+        *("-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020b000000000000"),
+        *("-isystem", str(folder / "include")),
     )
-    return build(sources, options=options, libraries=(str(folder / "lib" / "libtorch_cpu.so"),))
+    return build(
+        [*with_torch, *sorted((CSRC / "cuda").glob("*.cu"))],
+        more=dict.fromkeys(with_torch, options),
+        libraries=(str(folder / "lib" / "libtorch_cpu.so"),),
+    )
 
 
 def _install() -> None:

@@ -12,15 +12,15 @@ template <Rounding rounding>
 struct Microxcaling {
   using Reduced = float;
   Element element;
-  const int32_t* floor_log2;  // in the input's dtype
-  float half_step;            // of the elements from 1 to 2
-  float most;                 // magnitude whose logarithm is below 16
+  Logarithms floor_log2;  // in the input's dtype
+  float half_step;        // of the elements from 1 to 2
+  float most;             // magnitude whose logarithm is below 16
 };
 
 template <Rounding rounding>
-QSCALE_HD Microxcaling<rounding> microxcaling(const Element& e, const int32_t* floor_log2) {
+QSCALE_HD Microxcaling<rounding> microxcaling(const Element& e, const Logarithms& floor_log2) {
   constexpr uint32_t field = 127 + 15;
-  const float most = float_of(field << 23 | static_cast<uint32_t>(floor_log2[field]));
+  const float most = float_of(field << 23 | static_cast<uint32_t>(floor_log2.last[field]));
   return {e, floor_log2, power_of_two(-1 - e.mantissa_bits), most};
 }
 

@@ -46,13 +46,13 @@ QSCALE_HD float round_trip(float x, const Factors& s, const ModeloptFloat8&) {
   return nearest(x * s.before, e4m3()) * s.after;
 }
 
-QSCALE_HD int modelopt_exponent(float absmax, float largest, const int32_t* ceil_log2) {
+QSCALE_HD int modelopt_exponent(float absmax, float largest, const Logarithms& ceil_log2) {
   return absmax == absmax ? exponent_by_log2(absmax / largest, ceil_log2) : -127;
 }
 
 struct ModeloptMxfp4 {
   using Reduced = float;
-  const int32_t* ceil_log2;
+  Logarithms ceil_log2;
 };
 
 // A group with NaN or infinity becomes -0.
@@ -76,7 +76,7 @@ QSCALE_HD float round_trip(float x, const Factors& s, const ModeloptMxfp4&) {
 
 struct ModeloptMxfp8 {
   using Reduced = float;
-  const int32_t* ceil_log2;
+  Logarithms ceil_log2;
 };
 
 template <class T>

@@ -1,6 +1,11 @@
 // What the rules of the libraries share: steps that are rounded to the input's dtype, the ends of a group, elements.
 #pragma once
 
+#if defined(__CUDACC__) || defined(QSCALE_CUDA_EMULATOR)
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#endif
+
 #include <cmath>
 
 #include "numerics/float16.h"
@@ -9,20 +14,29 @@
 namespace qscale::dialects {
 
 // A float32 result rounded to a dtype and held as float32. The lower bits of a NaN are zero here, as they are in every
-// NaN that was 16 bits wide or that the processor made, so that rounding cannot carry it into the sign.
+// NaN that was 16 bits wide or that the processor made, so that rounding cannot carry it into the sign. A GPU, whose own
+// NaN has all bits set, has conversions that know a NaN.
 QSCALE_HD float rounded_to(float value, float) { return value; }
 
 QSCALE_HD float rounded_to(float value, BFloat16) {
+#if defined(__CUDA_ARCH__) || defined(QSCALE_CUDA_EMULATOR)
+  return __bfloat162float(__float2bfloat16_rn(value));
+#else
   const uint32_t bits = bits_of(value);
   return float_of((bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u);
+#endif
 }
 
 QSCALE_HD float rounded_to(float value, Half) {
+#if defined(__CUDA_ARCH__) || defined(QSCALE_CUDA_EMULATOR)
+  return __half2float(__float2half_rn(value));
+#else
   const uint32_t magnitude = bits_of(value) & 0x7fffffffu;
   uint32_t normal = (magnitude + 0xfffu + (magnitude >> 13 & 1u)) & ~0x1fffu;
   normal = normal >= 0x47800000u && normal < 0x7f800000u ? 0x7f800000u : normal;  // from 65536 on
   const uint32_t subnormal = bits_of((float_of(magnitude) + 0.5f) - 0.5f);         // 0.5 has the spacing 2**-24
   return with_sign_of(float_of(magnitude < 0x38800000u ? subnormal : normal), value);
+#endif
 }
 
 // One step of a library that computes in the dtype T of its input.

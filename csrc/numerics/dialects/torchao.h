@@ -114,7 +114,7 @@ QSCALE_HD float round_trip(float x, const Factors& s, const TorchaoMx& rule) {
 struct TorchaoMxRceil {
   using Reduced = float;
   Element element;
-  const int32_t* ceil_log2;
+  Logarithms ceil_log2;
 };
 
 template <class T>
@@ -146,11 +146,11 @@ QSCALE_HD Factors scale_of(float absmax, const TorchaoNvfp4& rule) {
 }
 
 // Where 1 / tensor_scale is infinite a zero becomes NaN, and the cast of a NaN, which goes through the bit arithmetic
-// meant for normal values, gives 1.5 with its sign.
+// meant for normal values, gives 1.5 with its sign: minus, as x86 has it, whatever the processor.
 template <class T>
 QSCALE_HD float round_trip(float x, const Factors& s, const TorchaoNvfp4&) {
   const float scaled = x * s.before;
-  return nearest(scaled == scaled ? scaled : with_sign_of(1.5f, scaled), e2m1()) * s.after;
+  return nearest(scaled == scaled ? scaled : -1.5f, e2m1()) * s.after;
 }
 
 }  // namespace qscale::dialects

@@ -1,7 +1,7 @@
 """The ops of the dialects that have compiled kernels: their schemas, and the emulations that define them.
 
 Which specs an op serves, and with what numbers, is in ``qscale.formats.dialect_ops``; the kernels are in
-csrc/bindings/dialects.cpp. ``qscale.kernels.ops`` registers the rows as it does its own.
+csrc/bindings/dialect_ops.h. ``qscale.kernels.ops`` registers the rows as it does its own.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class DialectOp(NamedTuple):
 
 def keep_logarithms() -> None:
     """Hand the compiled kernels their tables of rounded logarithms."""
-    torch.ops.qscale.keep_logarithms(last_mantissas())
+    tables = last_mantissas()
+    torch.ops.qscale.keep_logarithms(tables)
+    torch.ops.qscale.keep_cuda_logarithms(tables)
 
 
 def check_groups(x: Tensor, group: int, spec: QuantSpec | str) -> None:

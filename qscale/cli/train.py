@@ -66,7 +66,9 @@ _TRAINING = (
 @click.option("--learning-rate", type=float, help="Peak rate of AdamW.")
 @click.option("--warmup-steps", type=int, help="Steps of warm-up.")
 @click.option("--eval-windows", type=int, help="Held-out sequences of the evaluation.")
-@click.option("--schedule", help="cooldown (a constant trunk, then linear to 0) or cosine.")
+@click.option(
+    "--schedule", help="cooldown (a constant trunk, then linear to 0), or cosine for the other modes."
+)
 @click.option("--final-rate", type=float, help="Where cosine ends, as a part of the peak: 0.1.")
 @click.option("--finetune-rate", type=float, help="Peak of the mode finetune, as a part of the rate.")
 @click.option("--precision", help="float32, or bfloat16: autocast of the products in training.")
@@ -104,7 +106,7 @@ def command(
 
     Give flags, or a study file. Ctrl-C finishes the step and writes a checkpoint; the same command goes on
     from there, and finished runs are not run again. Where --out holds the same ladder, the tokens, recipes
-    and modes given are added to it.
+    and modes given are added to it, and every recipe is trained in every mode for every D.
 
     Several processes train each model together where accelerate starts them: DDP, or with --use_fsdp
     --fsdp_version 2 each with a part of the model (FSDP). The files are those of one process.
@@ -141,7 +143,10 @@ def command(
     try:
         store = _store(config, out, flags, replace, say)
         store.say = say
+        if ranks.world > 1:
+            say(f"{ranks.world} processes train each model ({'FSDP' if ranks.shards else 'DDP'})")
         board, corpus = begin(store, say, threads=threads, device=device)
+        ranks.start_trackers()
         begun = True
     finally:
         ranks.tell(begun)  # the other processes wait for the store
@@ -201,6 +206,10 @@ def _store(
     else:
         if not flags["tokens"]:
             raise ConfigError("say how many tokens to train on: --tokens 1M")
+        if flags["finetune_fraction"] and flags["mode"] != "finetune":
+            raise ConfigError(
+                "--finetune-fraction is of the mode finetune: add --mode finetune, or leave it out"
+            )
         axes = {
             "corpus": flags["corpus"],
             "sizes": [_size(flags["size"])],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from qscale.errors import SpecError
 
@@ -92,6 +93,16 @@ _SPAN = re.compile(r"g([1-9]\d*)|channel|token")
 def known() -> str:
     """Every name, for messages: ``:G`` where a granularity follows it."""
     return ", ".join(f"{row.name}:G" if row.takes_span else row.name for row in PRESETS.values())
+
+
+def hint(text: str) -> str:
+    """The name nearest to the head of a text that is none, for messages; empty where none is near."""
+    name, _, span = text.partition(",")[0].partition(":")
+    nearest = get_close_matches(name, PRESETS, n=1, cutoff=0.7)
+    if not nearest:
+        return ""
+    span = f":{span or 'g32'}" if PRESETS[nearest[0]].takes_span else ""
+    return f"did you mean {nearest[0] + span!r}? "
 
 
 def expand(text: str) -> str:

@@ -278,8 +278,8 @@ def _parse_short(text: str) -> dict[str, str | None]:
     match = _SHORT.fullmatch(text)
     if match is None or match[3] is None:
         raise SpecError(
-            f"recipe {text!r} cannot be read: use w4a4:g128, w4a16:channel, w=int4:g128,a=fp8_e4m3:token, "
-            f"or a name: {presets.known()}"
+            f"recipe {text!r} cannot be read: {presets.hint(text)}use w4a4:g128, "
+            f"w4a16:channel, w=int4:g128,a=fp8_e4m3:token, or a name: {presets.known()}"
         )
     specs: dict[str, str | None] = {}
     for name, bits, per_row in (("weight", match[1], "channel"), ("input", match[2], "token")):

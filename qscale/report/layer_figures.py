@@ -50,7 +50,8 @@ def layer_figure(rows: Sequence[Mapping[str, Any]], path: Path) -> int:
     for name, best in (("N", max), ("D", max), ("seed", min)):
         value = best(row[name] for row in rows)
         rows = [row for row in rows if row[name] == value]
-    runs = list(dict.fromkeys((row["recipe"], row["mode"]) for row in rows))[: len(COLORS)]
+    found = list(dict.fromkeys((row["recipe"], row["mode"]) for row in rows))
+    runs = found[: len(COLORS)]
     layers = list(dict.fromkeys(row["layer"] for row in rows))
     figure, axes = new_figure(4, across=2, size=(4.2, 2.6), beside=1.9)
     drawn = 0
@@ -69,11 +70,12 @@ def layer_figure(rows: Sequence[Mapping[str, Any]], path: Path) -> int:
             log_ticks(axis, "y")
     legend_beside(figure, axes[-1])
     first = rows[0]
+    part = f"; the first {len(runs)} of {len(found)} recipes" if len(found) > len(runs) else ""
     words(
         figure,
         f"Layers of {short_count(first['N'])} parameters after {short_count(first['D'])} tokens",
         "on held-out sequences at the end of training, seed "
-        f"{first['seed']}; relative errors are E[(q - x)^2] / E[x^2]",
+        f"{first['seed']}; relative errors are E[(q - x)^2] / E[x^2]{part}",
     )
     save(figure, path)
     return drawn

@@ -89,6 +89,8 @@ def _decomposition(
     less = {part: _mean([runs, rest], _fall) for part, rest in without.items() if runs.keys() & rest.keys()}
     if not (weight or inputs or less):
         return None
+    if not (inputs or less) and any(_left_out(_parsed(text), str(recipe)) for text in recipes):
+        return None  # a part of another recipe, which has its weights
     layers = sorted(less.keys() - set(ROLES), key=lambda part: (-less[part].value, part))
     first = next(iter(runs.values()))
     return Decomposition(

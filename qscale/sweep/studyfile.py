@@ -319,7 +319,10 @@ class Reader:
         """Parts of the tokens that the mode finetune trains on."""
         if "finetune_fractions" not in self.data:
             if "finetune" in self.data.get("modes", ()):
-                self.problem("the mode finetune needs finetune_fractions, such as [0.1, 0.2]")
+                self.problem(
+                    "the mode finetune needs finetune_fractions, such as [0.1, 0.2] (qscale train: "
+                    "--finetune-fraction 0.1)"
+                )
             return ()
         return tuple(self.each("finetune_fractions", self.data["finetune_fractions"], _fraction))
 

@@ -166,9 +166,16 @@ class RunConfig:
         elif fraction is not None and not 0 < fraction < 1:
             problems.append(f"finetune_fraction={fraction}: must lie in (0, 1)")
         if self.schedule == "cosine" and self.mode == "cooldown":
-            problems.append("mode='cooldown' with schedule='cosine': it has no cooldown to be switched on at")
+            problems.append(
+                "mode='cooldown' with schedule='cosine': it has no cooldown to be switched on at; use the "
+                "mode scratch or finetune"
+            )
         if not 0 <= self.final_rate < 1:
             problems.append(f"final_rate={self.final_rate}: must lie in [0, 1), a part of the peak")
+        elif self.final_rate and self.schedule != "cosine":
+            problems.append(
+                f"final_rate={self.final_rate} with schedule={self.schedule!r}: only cosine ends above 0"
+            )
         if not self.finetune_rate > 0:
             problems.append(f"finetune_rate={self.finetune_rate}: must be positive, a part of learning_rate")
         if self.accumulation < 1 or (self.batch_sequences > 0 and self.batch_sequences % self.accumulation):

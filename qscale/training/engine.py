@@ -156,7 +156,8 @@ class Training:
                     row = {"step": self.step, "tokens": self.step * config.tokens_per_step, "loss": nats}
                     row |= {"learning_rate": lr, "gradient_norm": gradient}
                     curve.write(row)
-                    ranks.log(row, self.step)
+                    # Trackers have one place for all runs of a ladder, and these share steps.
+                    ranks.log({f"{self.folder.name}/{name}": value for name, value in row.items()}, self.step)
                 if now - emitted_at >= _EMIT_EVERY:
                     speed = (self.step - emitted_step) * config.tokens_per_step / (now - emitted_at)
                     progress = {"step": self.step, "steps": end, "loss": nats, "tokens_per_second": speed}

@@ -94,6 +94,9 @@ class Ranks:
         del order
         return parts
 
+    def start_trackers(self) -> None:
+        """Let the trackers make their files: once the study has its folder, as a new one has to be empty."""
+
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Tell the trackers."""
         del values, step
@@ -131,10 +134,12 @@ class AcceleratedRanks(Ranks):
             self.accelerator = Accelerator(
                 cpu=device == "cpu", log_with=list(trackers) or None, project_dir=folder
             )
-            if trackers:
-                self.accelerator.init_trackers(name)
         except (ImportError, ValueError) as error:
             raise ConfigError(f"trackers {', '.join(trackers)}: {error}") from error
+        found = {getattr(kind, "value", kind) for kind in self.accelerator.log_with}
+        if missing := [tracker for tracker in trackers if tracker not in found]:
+            # accelerate leaves out what is not installed, and says nothing.
+            raise ConfigError(f"--tracker {missing[0]}: not installed here; pip install {missing[0]}")
         kind = str(self.accelerator.distributed_type).rpartition(".")[2]
         if kind in ("DEEPSPEED", "MEGATRON_LM"):
             raise ConfigError(
@@ -142,7 +147,7 @@ class AcceleratedRanks(Ranks):
                 "(accelerate launch --use_fsdp --fsdp_version 2)"
             )
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
-        self.trackers = trackers
+        self.trackers, self._name = trackers, name
 
     def device(self, asked: str) -> str:
         return asked if self.world == 1 else str(self._device)
@@ -194,6 +199,14 @@ class AcceleratedRanks(Ranks):
         rows = np.concatenate([part for part, _ in pairs])
         out: np.ndarray = rows[np.argsort(numbers, kind="stable")]
         return out
+
+    def start_trackers(self) -> None:
+        if not self.trackers:
+            return
+        try:
+            self.accelerator.init_trackers(self._name)
+        except (ImportError, ValueError) as error:
+            raise ConfigError(f"trackers {', '.join(self.trackers)}: {error}") from error
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         if self.trackers:

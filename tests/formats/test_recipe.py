@@ -83,6 +83,8 @@ def test_of_two_overrides_of_a_layer_the_one_that_names_more_wins():
         ("lsq-w4a4", "lsq-w4a4 needs a granularity"),
         ("quest-w4a4:g32", "quest-w4a4 takes no granularity"),
         ("chen2025-w4a4:32", "takes g<elements> or channel, not '32'"),
+        ("quset-w4a4", "did you mean 'quest-w4a4'"),
+        ("lsq-w4a5:g16,keep=last", "did you mean 'lsq-w4a4:g16'"),
         ("quest-w4b4", "or a name: .*quest-w4a4.*chen2025-w4a4:G|or a name: .*chen2025-w4a4:G.*quest-w4a4"),
         ("", "cannot be read"),
         (None, "not None"),

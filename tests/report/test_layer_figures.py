@@ -37,6 +37,12 @@ def test_largest_and_longest_runs_of_the_first_seed_are_drawn(tmp_path):
     assert "w4a16:g8" not in text
 
 
+def test_recipes_that_find_no_color_are_counted(tmp_path):
+    out = tmp_path / "layers.svg"
+    layer_figure([row for g in range(8) for row in rows(f"w4a4:g{2**g}")], out)
+    assert "the first 6 of 8 recipes" in out.read_text()
+
+
 def test_no_rows_is_said(tmp_path):
     with pytest.raises(StoreError, match="no finished run has looked"):
         layer_figure([], tmp_path / "layers.png")

@@ -44,6 +44,16 @@ def test_layers_left_out_say_what_their_inputs_cost():
     assert (found.weight, found.ratio) == (None, None)
 
 
+def test_a_part_of_a_recipe_is_not_taken_apart_again():
+    rows = [
+        row("w4a4:g32", 0.09), row("w4a16:g32", 0.04), row("w16a4:g32", 0.06),
+        row("w4a4:g32,fc2.input=none", 0.07),  # its weights alone are those of w4a4:g32
+        row("w4a4:g32,layers.0.mlp.down_proj.input=none", 0.08),
+    ]  # fmt: skip
+    (found,) = decompose(rows)
+    assert (found.recipe, list(found.inputs), len(found.layers)) == ("w4a4:g32", ["fc2"], 1)
+
+
 def test_cells_are_not_mixed_and_diverged_runs_are_left_out():
     rows = [
         row("w4a4:g32", 0.09),

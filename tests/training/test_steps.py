@@ -232,6 +232,8 @@ def test_a_tracker_is_told_the_curve(config, corpus, tmp_path):
     pytest.importorskip("tensorboard")
     ranks = AcceleratedRanks("cpu", ("tensorboard",), tmp_path / "logs")
     assert (ranks.world, ranks.is_main) == (1, True)
+    assert not (tmp_path / "logs").exists()  # a new study wants an empty folder
+    ranks.start_trackers()
     weights_after(config(), corpus, tmp_path / "run", steps=20, how=How(ranks=ranks))
     ranks.accelerator.end_training()
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -239,7 +241,7 @@ def test_a_tracker_is_told_the_curve(config, corpus, tmp_path):
     folder = next((tmp_path / "logs").rglob("events.out.tfevents*")).parent
     events = EventAccumulator(str(folder)).Reload()
     curve = [json.loads(line) for line in paths.curve(tmp_path / "run").read_text().splitlines()]
-    told = [(event.step, event.value) for event in events.Scalars("loss")]
+    told = [(event.step, event.value) for event in events.Scalars("run/loss")]
     assert told == [(row["step"], pytest.approx(row["loss"])) for row in curve]
     with pytest.raises(ConfigError, match="unknown tracker 'tensorbord'"):
         AcceleratedRanks("cpu", ("tensorbord",))

@@ -28,15 +28,17 @@ def library() -> Path:
 
 
 def _install() -> None:
-    """Have the ops of this process run on the emulator: before a test asks which instruction sets there are."""
+    """Have the ops run on the emulator, before a test asks which instruction sets there are."""
     os.environ["QSCALE_KERNELS"] = "OFF"
     import torch
 
+    from qscale.kernels.dialects.compiled import keep_logarithms
     from qscale.kernels.hadamard import keep_base_matrices  # with it the ops are defined
 
     torch.ops.load_library(library())
     sys.modules["qscale.kernels.backends"]._refusals["cpu"] = None  # the function has the module's name
     keep_base_matrices()
+    keep_logarithms()
 
 
 _install()

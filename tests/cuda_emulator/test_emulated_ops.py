@@ -1,4 +1,4 @@
-"""The ops of CUDA tensors, bindings and all, on the emulator: the tests of the CPU's kernels hold for them."""
+"""The ops of CUDA tensors, with their bindings, on the emulator: the tests of the CPU's kernels hold."""
 
 from __future__ import annotations
 

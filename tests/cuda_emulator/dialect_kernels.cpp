@@ -20,8 +20,7 @@ namespace {
 // With QSCALE_FEW_RULES those alone, of each kind of kernel and of rule, and compiled here: a sanitizer's build is long.
 #if defined(QSCALE_FEW_RULES)
 template <class Rule>
-constexpr bool kIsChecked =
-    cuda::kIsOneOf<Rule, TorchaoInt, TorchaoMxRceil, CompressedNvfp4, ModeloptNf4, BitsandbytesShort>;
+constexpr bool kIsChecked = cuda::kIsOneOf<Rule, TorchaoInt, CompressedNvfp4, ModeloptNf4>;
 #else
 template <class Rule>
 constexpr bool kIsChecked = true;

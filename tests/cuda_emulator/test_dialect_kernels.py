@@ -15,7 +15,8 @@ LIBRARIES = sorted((CSRC / "cuda").glob("dialects_*.cu"))
 
 
 def run(kind: str, seed: int, order: int) -> None:
-    sources, options = ([*LIBRARIES, RANGE], ["-O1"]) if kind == "plain" else ([RANGE], ["-O0", "-DQSCALE_FEW_RULES"])
+    plain = ([*LIBRARIES, RANGE], ["-O1"])
+    sources, options = plain if kind == "plain" else ([RANGE], ["-O0", "-DQSCALE_FEW_RULES"])
     program = build([PROGRAM, *sources], kind, program=True, options=options)
     done = subprocess.run(
         [program, str(seed), str(order)],

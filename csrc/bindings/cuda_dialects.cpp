@@ -1,5 +1,5 @@
-// Fake quantization by the rules of other libraries on CUDA tensors: launches on the caller's stream, without waiting, and
-// registration. What may be asked is in dialect_ops.h.
+// Fake quantization by the rules of other libraries on CUDA tensors: launches on the caller's stream, without waiting,
+// and registration. What may be asked is in dialect_ops.h.
 #include "bindings/cuda_device.h"
 #include "bindings/dialect_ops.h"
 #include "cuda/dialects.h"

@@ -1,8 +1,8 @@
-// The ops of the rules of other libraries, whatever the device: what may be asked, and functions of tensors. Schemas are
-// in qscale/kernels/dialects/compiled.py.
+// The ops of the rules of other libraries, whatever the device: what may be asked, and functions of tensors. Schemas
+// are in qscale/kernels/dialects/compiled.py.
 //
-// A Device has uninitialized_like(x), run(x, y, group, rule) and run_by_tensor<Rule>(x, y, group), whose rule follows from
-// the largest magnitude of x.
+// A Device has uninitialized_like(x), run(x, y, group, rule) and run_by_tensor<Rule>(x, y, group), whose rule follows
+// from the largest magnitude of x.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

@@ -43,6 +43,7 @@ struct Dialect {
   using Reduced = typename Rule::Reduced;
   using Scale = decltype(dialects::scale_of<T>(Reduced{}, std::declval<const Rule&>()));
   static constexpr bool kMayRefuse = false;
+  static constexpr int kMostThreads = 512, kUnrolled = 1;  // more, and registers are spilled
   const Job<Rule>& job;
   // Where it is the job's it is not copied: a table that is indexed has to stay where it lies.
   decltype(dialects::of_tensor<T>(0.0f, std::declval<const Rule&>())) rule;
@@ -54,7 +55,9 @@ struct Dialect {
         table(job.element) {}
   __device__ __forceinline__ const Dialect& for_any() const { return *this; }
 
-  __device__ __forceinline__ Scale scale(Reduced reduced, int64_t) const { return dialects::scale_of<T>(reduced, rule); }
+  __device__ __forceinline__ Scale scale(Reduced reduced, int64_t) const {
+    return dialects::scale_of<T>(reduced, rule);
+  }
   __device__ __forceinline__ bool serves(const Scale&) const { return true; }
   static __device__ __forceinline__ bool is_random() { return false; }
   __device__ __forceinline__ float value(float x, const Scale& s, uint32_t) const {

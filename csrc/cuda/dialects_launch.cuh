@@ -35,7 +35,8 @@ cudaError_t Dialects<Rule>::values(DType dtype, const Job<Rule>& job, int64_t ro
       if (shape.is_narrow) return run_narrow<T, Way, Output::values>(job, shape, Outputs{}, stream);
     }
     if constexpr (kernels == Kernels::wide) {
-      if (shape.is_wide) return run_wide<T, Way, Output::values>(job, shape, Outputs{}, stream);
+      const bool fits = shape.packs_in_group <= Way::kMostThreads * kPacksEach;
+      if (shape.is_wide && fits) return run_wide<T, Way, Output::values>(job, shape, Outputs{}, stream);
     }
     return run_any<T, Way, Output::values>(job, shape, Outputs{}, stream);
   });

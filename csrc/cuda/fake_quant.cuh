@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // Groups of up to `packs_each` packs for each thread of a team, a row of threads.
 template <class T, class Way, Output output, int packs_each>
-__global__ void __launch_bounds__(1024)
+__global__ void __launch_bounds__(Way::kMostThreads)
     wide_groups(const __grid_constant__ Job<typename Way::Element> job, const __grid_constant__ Outputs outputs,
                 int packs_in_group, int64_t groups) {
   const OfTensor tensor = of_tensor(job);
@@ -207,6 +207,7 @@ __global__ void __launch_bounds__(kThreads)
     if (threadIdx.x == 0) write_scale(outputs, scale, number);
   } else {
     for (int64_t row = 0; row < place.rows; ++row) {
+#pragma unroll Way::kUnrolled
       for (int64_t i = threadIdx.x; i < place.columns; i += blockDim.x) {
         const int64_t at = (place.row + row) * job.layout.axis + place.column + i;
         const uint32_t random = way.is_random() ? random_word(static_cast<uint64_t>(at), job.seed) : 0u;

@@ -17,6 +17,7 @@ struct Plain {
   using Element = Element_;
   using Reduced = Ends;
   static constexpr bool kMayRefuse = false;
+  static constexpr int kMostThreads = 1024, kUnrolled = 4;
   struct Scale {
     float scale, divisor, zero, beside;  // the last without the scale of the tensor
   };
@@ -143,6 +144,7 @@ struct Quick {
   using Element = typename Rounder::Element;
   using Reduced = float;
   static constexpr bool kMayRefuse = true;
+  static constexpr int kMostThreads = 1024;
   struct Scale {
     float scale, reciprocal;
   };

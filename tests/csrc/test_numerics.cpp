@@ -143,12 +143,12 @@ void check_grid(const KnownGrid& known) {
   for (int64_t code = 0; code < count; ++code) {
     const float value = static_cast<float>(known.magnitude(code));
     const uint32_t wanted = static_cast<uint32_t>(code), twos = (0u - wanted) & 255u;
-    check_same<uint8_t>(cpu::code_of(value, 0.0f, grid, 0u), static_cast<uint8_t>(wanted), "byte", code);
-    check_same<uint8_t>(cpu::code_of(-value, 0.0f, grid, 0u),
+    check_same<uint8_t>(code_of(value, 0.0f, grid, 0u), static_cast<uint8_t>(wanted), "byte", code);
+    check_same<uint8_t>(code_of(-value, 0.0f, grid, 0u),
                         static_cast<uint8_t>(known.exponent_bits > 0 ? wanted | sign : twos), "byte", -code);
   }
-  check_same<uint8_t>(cpu::code_of(kInfinity, 0.0f, grid, 0u), static_cast<uint8_t>(count - 1), "byte of inf", count);
-  check_same<uint8_t>(cpu::code_of(quiet_nan(), 0.0f, grid, 0u), 0u, "byte of NaN", count);
+  check_same<uint8_t>(code_of(kInfinity, 0.0f, grid, 0u), static_cast<uint8_t>(count - 1), "byte of inf", count);
+  check_same<uint8_t>(code_of(quiet_nan(), 0.0f, grid, 0u), 0u, "byte of NaN", count);
 }
 
 void check_grids() {
@@ -187,7 +187,7 @@ void check_int_elements() {
   const IntGrid away{-8.0f, 7.0f, ZeroPoint::none, Rounding::away};
   const auto is = [](float quotient, float zero, const IntGrid& grid, float value, int code, uint32_t random = 0) {
     check_same(value_of(quotient, zero, grid, random), value, "integer", code);
-    check_same(cpu::code_of(quotient, zero, grid, random), static_cast<uint8_t>(code), "code of integer", code);
+    check_same(code_of(quotient, zero, grid, random), static_cast<uint8_t>(code), "code of integer", code);
   };
   is(-2.5f, 0.0f, symmetric, -2.0f, -2);
   is(-2.5f, 0.0f, away, -3.0f, -3);
@@ -221,7 +221,7 @@ void check_codebooks() {
     check_same(table.values[15], 1.0f, "codebook", index);
     const auto is = [&](float quotient, int place) {
       check_equal(static_cast<uint32_t>(codebook_index(quotient, table)), static_cast<uint32_t>(place), "place", index);
-      check_same(cpu::code_of(quotient, 0.0f, table, 0u), static_cast<uint8_t>(place), "code of codebook", index);
+      check_same(code_of(quotient, 0.0f, table, 0u), static_cast<uint8_t>(place), "code of codebook", index);
       check_same(value_of(quotient, 0.0f, table, 0u), table.values[place], "value of codebook", index);
     };
     for (int i = 0; i < 15; ++i) {

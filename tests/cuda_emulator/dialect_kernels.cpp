@@ -1,5 +1,5 @@
-// The CUDA kernels of other libraries' rules, on the emulator, against the scalar arithmetic: a program that exits with 1
-// where a bit differs. Arguments: a seed for the data, and one for the order of threads.
+// The CUDA kernels of other libraries' rules, on the emulator, against the scalar arithmetic: a program that exits with
+// 1 where a bit differs. Arguments: a seed for the data, and one for the order of threads.
 #include <cstdlib>
 #include <cstring>
 #include <vector>
@@ -17,11 +17,10 @@ std::string context;
 
 namespace {
 
-// With QSCALE_FEW_RULES those alone, of each kind of kernel and of rule, and compiled here: a sanitizer's build is long.
+// With QSCALE_FEW_RULES those alone, for each kind of kernel, and compiled here: a sanitizer's build is long.
 #if defined(QSCALE_FEW_RULES)
 template <class Rule>
-constexpr bool kIsChecked =
-    cuda::kIsOneOf<Rule, TorchaoInt, TorchaoMxRceil, CompressedNvfp4, ModeloptNf4, BitsandbytesShort>;
+constexpr bool kIsChecked = cuda::kIsOneOf<Rule, TorchaoInt, CompressedNvfp4, ModeloptNf4>;
 #else
 template <class Rule>
 constexpr bool kIsChecked = true;

@@ -15,7 +15,8 @@ LIBRARIES = sorted((CSRC / "cuda").glob("dialects_*.cu"))
 
 
 def run(kind: str, seed: int, order: int) -> None:
-    sources, options = ([*LIBRARIES, RANGE], []) if kind == "plain" else ([RANGE], ["-DQSCALE_FEW_RULES"])
+    plain = ([*LIBRARIES, RANGE], [])
+    sources, options = plain if kind == "plain" else ([RANGE], ["-O0", "-DQSCALE_FEW_RULES"])
     program = build([PROGRAM, *sources], kind, program=True, options=options)
     done = subprocess.run(
         [program, str(seed), str(order)],

@@ -26,7 +26,7 @@ using qscale::uninitialized_like;
 using qscale::cpu::dialect_kernels;
 using qscale::cpu::DialectJob;
 using qscale::cpu::DialectKernels;
-using qscale::cpu::DType;
+using qscale::DType;
 using qscale::cpu::KernelsOf;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;

@@ -1,83 +1,19 @@
 // The fake_quant ops on CPU tensors: what may be asked, threads, and registration. Schemas are in
 // qscale/kernels/ops.py, and qscale/kernels/reference.py makes the same demands.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
+#include "bindings/fake_quant_ops.h"
 
-#include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <mutex>
 #include <numeric>
-#include <optional>
 #include <string>
-#include <tuple>
 
 #include "bindings/rotation.h"
-#include "bindings/tensors.h"
 #include "cpu/kernels.h"
 
 namespace {
 
 using namespace qscale;
-using cpu::DType;
-using cpu::FakeQuant;
-using cpu::Gradient;
 using cpu::GroupKernels;
-using cpu::Layout;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-constexpr int64_t kLargestCode = 1 << 20;  // codes and denominators stay exact in float32, with room to round
-
-// What every op is asked beside its element. The numbers of kinds are those of qscale/formats/calls.py.
-struct Options {
-  int64_t scale_kind;    // as ScaleKind, then the type of x
-  int64_t tensor_level;  // 1: a scale of the tensor beside those of the groups
-  int64_t group_size;    // -1: the whole last axis
-  int64_t block_rows;
-  int64_t rounding;
-  int64_t seed;
-};
-
-constexpr int64_t kScaleOfInput = 8;
-
-Rounding rounding_of(const char* op, int64_t rounding) {
-  STD_TORCH_CHECK(0 <= rounding && rounding <= 2, op, ": rounding=", rounding,
-                  "; wanted 0 (even), 1 (away) or 2 (stochastic)");
-  return static_cast<Rounding>(rounding);
-}
-
-ScaleKind scale_kind_of(const char* op, int64_t kind, DType dtype) {
-  STD_TORCH_CHECK(0 <= kind && kind <= kScaleOfInput, op, ": scale_kind=", kind,
-                  "; wanted 0 (float32), 1 to 4 (E8M0: floor, ceil, rceil, even), 5 (float16), 6 (bfloat16), 7 (E4M3) "
-                  "or 8 (the dtype of x)");
-  if (kind != kScaleOfInput) return static_cast<ScaleKind>(kind);
-  return dtype == DType::float16    ? ScaleKind::float16
-         : dtype == DType::bfloat16 ? ScaleKind::bfloat16
-                                    : ScaleKind::float32;
-}
-
-Layout layout_of(const char* op, const Tensor& x, const Options& options) {
-  STD_TORCH_CHECK(options.group_size == -1 || options.group_size > 0, op, ": group_size=", options.group_size,
-                  "; wanted at least 1, or -1 for the whole last axis");
-  STD_TORCH_CHECK(options.block_rows > 0, op, ": block_rows=", options.block_rows, "; wanted at least 1");
-  const int64_t axis = x.dim() == 0 ? 1 : x.size(-1);
-  const int64_t group = options.group_size == -1 ? std::max<int64_t>(axis, 1) : std::min(options.group_size, axis);
-  Layout layout{axis, std::max<int64_t>(group, 1)};
-  if (options.block_rows > 1) {
-    layout.matrix_rows = x.dim() < 2 ? 1 : x.size(-2);
-    layout.block_rows = std::min(options.block_rows, std::max<int64_t>(layout.matrix_rows, 1));
-  }
-  return layout;
-}
-
-// How many groups a tensor has.
-int64_t groups_of(const Tensor& x, const Layout& layout) {
-  if (x.numel() == 0) return 0;
-  return x.numel() / layout.axis / layout.matrix_rows * layout.bands_per_matrix() * layout.groups_per_row();
-}
 
 // Where rows are whole groups, nothing is lost by taking them as one: tiles may then run on from row to row.
 Layout without_rows(const Layout& layout, int64_t count) {
@@ -133,86 +69,10 @@ float absmax_of(const Tensor& x, DType dtype) {
   return float_of(largest.load());
 }
 
-// An element and how its scale follows from a range: what each family of ops is registered for.
-struct Ints {
-  static constexpr const char* name = "fake_quant_int";
-  using Element = IntGrid;
-  static const GroupKernels<IntGrid>* kernels() { return cpu::kernels().ints; }
-};
-struct Floats {
-  static constexpr const char* name = "fake_quant_float";
-  using Element = FloatGrid;
-  static const GroupKernels<FloatGrid>* kernels() { return cpu::kernels().floats; }
-};
-struct Codebooks {
-  static constexpr const char* name = "fake_quant_codebook";
-  using Element = Codebook;
-  static const GroupKernels<Codebook>* kernels() { return cpu::kernels().codebooks; }
-};
-
-template <class Element>
-struct Format {
-  Element element;
-  float largest;  // what the range of a group stands for in units of its scale
-  int top = 0;
-  int below_top = 0;
-};
-
-Format<IntGrid> int_format(const char* op, int64_t qmin, int64_t qmax, double denominator, int64_t zero_point,
-                           const Options& options) {
-  STD_TORCH_CHECK(-kLargestCode <= qmin && qmin <= 0 && 0 < qmax && qmax <= kLargestCode, op, ": qmin=", qmin,
-                  ", qmax=", qmax, "; wanted -2**20 <= qmin <= 0 < qmax <= 2**20");
-  STD_TORCH_CHECK(0 < denominator && denominator <= kLargestCode && std::floor(2 * denominator) == 2 * denominator, op,
-                  ": denominator=", denominator, "; wanted a multiple of 0.5 up to 2**20");
-  STD_TORCH_CHECK(0 <= zero_point && zero_point <= 2, op, ": zero_point=", zero_point,
-                  "; wanted 0 (none), 1 (an integer) or 2 (a real number)");
-  STD_TORCH_CHECK(options.scale_kind == 0 || options.scale_kind > 2, op, ": scale_kind=", options.scale_kind,
-                  "; integers take 0, or 3 to 8");
-  const IntGrid grid{static_cast<float>(qmin), static_cast<float>(qmax), static_cast<ZeroPoint>(zero_point),
-                     rounding_of(op, options.rounding)};
-  return {grid, static_cast<float>(denominator)};
-}
-
-Format<FloatGrid> float_format(const char* op, int64_t mantissa_bits, int64_t min_exponent, double largest,
-                               const Options& options) {
-  STD_TORCH_CHECK(0 <= mantissa_bits && mantissa_bits <= 10 && -126 <= min_exponent && min_exponent <= 1, op,
-                  ": mantissa_bits=", mantissa_bits, ", min_exponent=", min_exponent, "; wanted 0 to 10 and -126 to 1");
-  const FloatGrid exact{static_cast<int>(mantissa_bits), static_cast<int>(min_exponent), static_cast<float>(largest)};
-  STD_TORCH_CHECK(exact.largest >= 1.0f && is_finite(exact.largest) && static_cast<double>(exact.largest) == largest &&
-                      round_to_grid(exact.largest, exact) == exact.largest,
-                  op, ": largest=", largest, "; wanted a value of the format, 1 or above");
-  FloatGrid grid = exact;
-  grid.rounding = rounding_of(op, options.rounding);
-  const int top = floor_log2(grid.largest);
-  return {grid, grid.largest, top, top - std::max(top, grid.min_exponent) + grid.mantissa_bits};
-}
-
-Format<Codebook> codebook_format(const char* op, int64_t index, const Options& options) {
-  STD_TORCH_CHECK(0 <= index && index < kCodebookCount, op, ": codebook=", index, "; wanted 0 to ", kCodebookCount - 1);
-  STD_TORCH_CHECK(options.rounding == 0, op, ": rounding=", options.rounding, "; codebooks take 0");
-  STD_TORCH_CHECK(options.scale_kind == 0 || options.scale_kind > 2, op, ": scale_kind=", options.scale_kind,
-                  "; codebooks take 0, or 3 to 8");
-  return {codebook(index), 1.0f};
-}
-
-template <class Element>
-FakeQuant<Element> job_of(const char* op, const Tensor& x, const Format<Element>& format, const Options& options) {
-  STD_TORCH_CHECK(options.tensor_level == 0 || (options.tensor_level == 1 && options.scale_kind == 7), op,
-                  ": tensor_level=", options.tensor_level, "; wanted 0, or 1 beside scale_kind=7 (E4M3)");
-  const DType dtype = dtype_of(op, x);
-  FakeQuant<Element> job{x.const_data_ptr(), nullptr, layout_of(op, x, options), format.element,
-                         Scaling{scale_kind_of(op, options.scale_kind, dtype), format.largest}};
-  job.scaling.top = format.top;
-  job.scaling.below_top = format.below_top;
-  job.seed = static_cast<uint64_t>(options.seed);
-  return job;
-}
-
-Tensor as_contiguous(const Tensor& x) { return x.is_contiguous() ? x : torch::stable::contiguous(x); }
-
-Tensor floats_like(const Tensor& x, std::initializer_list<int64_t> sizes) {
-  return torch::stable::new_empty(x, sizes, ScalarType::Float);
-}
+// The kernels of each family.
+const GroupKernels<IntGrid>* kernels_of(Ints) { return cpu::kernels().ints; }
+const GroupKernels<FloatGrid>* kernels_of(Floats) { return cpu::kernels().floats; }
+const GroupKernels<Codebook>* kernels_of(Codebooks) { return cpu::kernels().codebooks; }
 
 template <class Family>
 void run(const Tensor& x, void* y, const Format<typename Family::Element>& format, const Options& options) {
@@ -231,7 +91,7 @@ void run(const Tensor& x, void* y, const Format<typename Family::Element>& forma
     job.layout = Layout{count, 4096};
     groups = job.layout.groups_per_row();
   }
-  const auto work = Family::kernels()[static_cast<int>(dtype)].fake_quant;
+  const auto work = kernels_of(Family{})[static_cast<int>(dtype)].fake_quant;
   over_groups(groups, job.layout.group * job.layout.block_rows,
               [&](int64_t first, int64_t last) { work(job, first, last); });
 }
@@ -249,11 +109,7 @@ template <class Family>
 void fake_quant_out(const Tensor& x, const Format<typename Family::Element>& format, const Options& options,
                     Tensor& out) {
   dtype_of(Family::name, x);
-  STD_TORCH_CHECK(out.scalar_type() == x.scalar_type() && out.sizes().equals(x.sizes()) && out.is_contiguous(),
-                  Family::name, "_out: out has dtype ", torch::headeronly::toString(out.scalar_type()), " and ",
-                  out.numel(), " elements", out.is_contiguous() ? "" : ", not contiguous",
-                  "; wanted a contiguous tensor of x's shape and dtype ",
-                  torch::headeronly::toString(x.scalar_type()), ", ", x.numel(), " elements");
+  check_out(Family::name, x, out);
   run<Family>(as_contiguous(x), out.mutable_data_ptr(), format, options);
 }
 
@@ -284,7 +140,7 @@ Tensor rotated(const Tensor& x, int64_t block, const std::optional<Tensor>& sign
   }
   job.layout = layout;
   job.y = y.mutable_data_ptr();
-  const auto work = Family::kernels()[static_cast<int>(dtype_of(Family::name, x))].fake_quant;
+  const auto work = kernels_of(Family{})[static_cast<int>(dtype_of(Family::name, x))].fake_quant;
   const int64_t groups_in_piece = axis % group == 0 ? piece / group : layout.groups_per_row();
   over_groups(count / piece, piece, [&](int64_t first, int64_t last) {
     const Scratch scratch = rotation.scratch();
@@ -313,7 +169,7 @@ std::tuple<Tensor, Tensor, Tensor> scales(const Tensor& x, const Format<typename
       tensor_scale = tensor_scale_of(absmax_of(source, dtype), format.largest);
     }
     job.scaling.tensor_scale = tensor_scale;
-    const auto work = Family::kernels()[static_cast<int>(dtype)].scales;
+    const auto work = kernels_of(Family{})[static_cast<int>(dtype)].scales;
     float* scale_data = static_cast<float*>(scale.mutable_data_ptr());
     float* zero_data = static_cast<float*>(zero.mutable_data_ptr());
     over_groups(groups, job.layout.group * job.layout.block_rows,
@@ -348,7 +204,7 @@ Tensor given(const Tensor& x, const Tensor& scale, const std::optional<Tensor>& 
   auto job = given_job<Family>(source, scale, zero_point, format, options);
   Tensor y = uninitialized_like(source);
   job.y = y.mutable_data_ptr();
-  const auto work = Family::kernels()[static_cast<int>(dtype_of(Family::name, x))].fake_quant;
+  const auto work = kernels_of(Family{})[static_cast<int>(dtype_of(Family::name, x))].fake_quant;
   over_groups(groups_of(source, job.layout), job.layout.group * job.layout.block_rows,
               [&](int64_t first, int64_t last) { work(job, first, last); });
   return y;
@@ -361,7 +217,7 @@ Tensor codes(const Tensor& x, const Tensor& scale, const std::optional<Tensor>& 
   auto job = given_job<Family>(source, scale, zero_point, format, options);
   Tensor y = torch::stable::new_empty(source, source.sizes(), ScalarType::Byte);
   job.y = y.mutable_data_ptr();
-  const auto work = Family::kernels()[static_cast<int>(dtype_of(Family::name, x))].codes;
+  const auto work = kernels_of(Family{})[static_cast<int>(dtype_of(Family::name, x))].codes;
   over_groups(groups_of(source, job.layout), job.layout.group * job.layout.block_rows,
               [&](int64_t first, int64_t last) { work(job, first, last); });
   return y;
@@ -371,10 +227,7 @@ template <class Family>
 std::tuple<Tensor, Tensor, Tensor> gradient(const Tensor& grad, const Tensor& x, const Tensor& scale,
                                             const std::optional<Tensor>& zero_point, int64_t gate, double trust,
                                             const Format<typename Family::Element>& format, const Options& options) {
-  STD_TORCH_CHECK(0 <= gate && gate <= 3, Family::name, ": gate=", gate,
-                  "; wanted 0 (open), 1 (clipped), 2 (lsq) or 3 (trust)");
-  STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type() && grad.sizes().equals(x.sizes()), Family::name,
-                  ": the gradient has another shape or dtype than x");
+  check_gradient(Family::name, grad, x, gate);
   const Tensor source = as_contiguous(x), upstream = as_contiguous(grad);
   const auto job = given_job<Family>(source, scale, zero_point, format, options);
   const int64_t groups = groups_of(source, job.layout);
@@ -386,44 +239,11 @@ std::tuple<Tensor, Tensor, Tensor> gradient(const Tensor& grad, const Tensor& x,
                      zero_point ? static_cast<float*>(grad_zero.mutable_data_ptr()) : nullptr,
                      static_cast<Gate>(gate),
                      static_cast<float>(trust)};
-  const auto work = Family::kernels()[static_cast<int>(dtype_of(Family::name, x))].gradient;
+  const auto work = kernels_of(Family{})[static_cast<int>(dtype_of(Family::name, x))].gradient;
   over_groups(groups, job.layout.group * job.layout.block_rows,
               [&](int64_t first, int64_t last) { work(job, first, last, out); });
   return {grad_x, grad_scale, grad_zero};
 }
-
-// The arguments of each family, spelled once: its element's own, then the options of all.
-#define QSCALE_OPTIONS                                                                                          \
-  int64_t scale_kind, int64_t tensor_level, int64_t group_size, int64_t block_rows, int64_t rounding, int64_t seed
-#define QSCALE_OPTIONS_NAMED \
-  Options { scale_kind, tensor_level, group_size, block_rows, rounding, seed }
-#define QSCALE_INT int64_t qmin, int64_t qmax, double denominator, int64_t zero_kind, QSCALE_OPTIONS
-#define QSCALE_INT_FORMAT \
-  int_format(Ints::name, qmin, qmax, denominator, zero_kind, QSCALE_OPTIONS_NAMED), QSCALE_OPTIONS_NAMED
-#define QSCALE_FLOAT int64_t mantissa_bits, int64_t min_exponent, double largest, QSCALE_OPTIONS
-#define QSCALE_FLOAT_FORMAT \
-  float_format(Floats::name, mantissa_bits, min_exponent, largest, QSCALE_OPTIONS_NAMED), QSCALE_OPTIONS_NAMED
-#define QSCALE_CODEBOOK int64_t index, QSCALE_OPTIONS
-#define QSCALE_CODEBOOK_FORMAT codebook_format(Codebooks::name, index, QSCALE_OPTIONS_NAMED), QSCALE_OPTIONS_NAMED
-
-#define QSCALE_FAMILY(Family, NAME, ARGUMENTS, FORMAT)                                                                 \
-  Tensor NAME(const Tensor& x, ARGUMENTS) { return fake_quant<Family>(x, FORMAT); }                                    \
-  void NAME##_out(const Tensor& x, ARGUMENTS, Tensor out) { fake_quant_out<Family>(x, FORMAT, out); }                  \
-  Tensor NAME##_rotated(const Tensor& x, int64_t block, std::optional<Tensor> signs, ARGUMENTS) {                      \
-    return rotated<Family>(x, block, signs, FORMAT);                                                                   \
-  }                                                                                                                    \
-  std::tuple<Tensor, Tensor, Tensor> NAME##_scales(const Tensor& x, ARGUMENTS) { return scales<Family>(x, FORMAT); }   \
-  Tensor NAME##_given(const Tensor& x, const Tensor& scale, std::optional<Tensor> zero_point, ARGUMENTS) {             \
-    return given<Family>(x, scale, zero_point, FORMAT);                                                                \
-  }                                                                                                                    \
-  Tensor NAME##_codes(const Tensor& x, const Tensor& scale, std::optional<Tensor> zero_point, ARGUMENTS) {             \
-    return codes<Family>(x, scale, zero_point, FORMAT);                                                                \
-  }                                                                                                                    \
-  std::tuple<Tensor, Tensor, Tensor> NAME##_gradient(const Tensor& grad, const Tensor& x, const Tensor& scale,         \
-                                                     std::optional<Tensor> zero_point, int64_t gate, double trust,     \
-                                                     ARGUMENTS) {                                                      \
-    return gradient<Family>(grad, x, scale, zero_point, gate, trust, FORMAT);                                          \
-  }
 
 QSCALE_FAMILY(Ints, fake_quant_int, QSCALE_INT, QSCALE_INT_FORMAT)
 QSCALE_FAMILY(Floats, fake_quant_float, QSCALE_FLOAT, QSCALE_FLOAT_FORMAT)
@@ -434,16 +254,6 @@ std::string cpu_isa() { return qscale::cpu::kernels().isa; }
 void use_cpu_isa(std::string name) { qscale::cpu::use_isa(name.c_str()); }
 
 }  // namespace
-
-#define QSCALE_REGISTER(NAME)                           \
-  m.impl(#NAME, TORCH_BOX(&NAME));                      \
-  m.impl(#NAME "_forward", TORCH_BOX(&NAME));           \
-  m.impl(#NAME "_out", TORCH_BOX(&NAME##_out));         \
-  m.impl(#NAME "_rotated", TORCH_BOX(&NAME##_rotated)); \
-  m.impl(#NAME "_scales", TORCH_BOX(&NAME##_scales));   \
-  m.impl(#NAME "_given", TORCH_BOX(&NAME##_given));     \
-  m.impl(#NAME "_codes", TORCH_BOX(&NAME##_codes));     \
-  m.impl(#NAME "_gradient", TORCH_BOX(&NAME##_gradient))
 
 STABLE_TORCH_LIBRARY_IMPL(qscale, CPU, m) {
   QSCALE_REGISTER(fake_quant_int);

@@ -17,7 +17,7 @@
 
 namespace {
 
-using qscale::cpu::DType;
+using qscale::DType;
 using qscale::dtype_of;
 using qscale::kElementsPerThread;
 using qscale::uninitialized_like;

@@ -5,7 +5,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
-#include "cpu/kernels.h"
+#include "jobs.h"
 
 namespace qscale {
 namespace {
@@ -13,14 +13,14 @@ namespace {
 // Below this many elements a second thread costs more than it saves.
 constexpr int64_t kElementsPerThread = 32768;
 
-inline cpu::DType dtype_of(const char* op, const torch::stable::Tensor& x) {
+inline DType dtype_of(const char* op, const torch::stable::Tensor& x) {
   switch (x.scalar_type()) {
     case torch::headeronly::ScalarType::Float:
-      return cpu::DType::float32;
+      return DType::float32;
     case torch::headeronly::ScalarType::BFloat16:
-      return cpu::DType::bfloat16;
+      return DType::bfloat16;
     case torch::headeronly::ScalarType::Half:
-      return cpu::DType::float16;
+      return DType::float16;
     default:
       STD_TORCH_CHECK(false, op, ": x has dtype ", torch::headeronly::toString(x.scalar_type()),
                       "; wanted Float, BFloat16 or Half");

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "cpu/kernels.h"
+#include "numerics/ends.h"
 #include "numerics/float16.h"
 
 namespace qscale::cpu {
@@ -99,16 +100,6 @@ void absmaxes(const T* x, const Tile& tile, float* absmax) {
   V::largest(seen, absmax, T{});
 }
 
-// The ends of a range as integers in the order of the floats, -0 below 0, a NaN beyond both infinities.
-struct Ends {
-  int32_t low, high;
-};
-
-inline int32_t ordered(uint32_t bits) {
-  const int32_t word = static_cast<int32_t>(bits);
-  return word ^ ((word >> 31) & INT32_MAX);
-}
-
 template <class T>
 Ends widened(const T* x, int64_t n, Ends ends) {
   int32_t low = ends.low, high = ends.high;
@@ -118,17 +109,6 @@ Ends widened(const T* x, int64_t n, Ends ends) {
     high = v > high ? v : high;
   }
   return {low, high};
-}
-
-constexpr Ends kNoEnds{INT32_MAX, INT32_MIN};
-
-// Both are NaN where one is.
-inline void floats_of(Ends ends, float* low, float* high) {
-  const auto value = [](int32_t key) { return float_of(static_cast<uint32_t>(key ^ ((key >> 31) & INT32_MAX))); };
-  const float least = value(ends.low), most = value(ends.high);
-  const bool has_nan = is_nan(least) || is_nan(most);
-  *low = has_nan ? quiet_nan() : least;
-  *high = has_nan ? quiet_nan() : most;
 }
 
 template <class T>

@@ -3,49 +3,9 @@
 
 #include <cstdint>
 
-#include "numerics/gradients.h"
-#include "numerics/scaling.h"
+#include "jobs.h"
 
 namespace qscale::cpu {
-
-enum class DType { float32, bfloat16, float16 };
-
-// Rows of `axis` elements, each cut into groups of `group`; the last group of a row may be shorter. In square blocks,
-// `block_rows` rows one below the other have their scales in common: a band, which ends where a matrix ends.
-// Groups are numbered along the rows, or along the bands. Every instruction set compiles the functions: always inlined,
-// they leave no symbol to share.
-struct Layout {
-  int64_t axis;
-  int64_t group;
-  int64_t matrix_rows = 1;
-  int64_t block_rows = 1;
-
-  [[gnu::always_inline]] int64_t groups_per_row() const { return (axis + group - 1) / group; }
-  [[gnu::always_inline]] int64_t bands_per_matrix() const { return (matrix_rows + block_rows - 1) / block_rows; }
-};
-
-// Element is one of IntGrid, FloatGrid and Codebook.
-template <class Element>
-struct FakeQuant {
-  const void* x;
-  void* y;  // may be x; for codes, one byte an element
-  Layout layout;
-  Element element;
-  Scaling scaling;
-  const float* scale = nullptr;       // one for each group, where the caller gives them,
-  const float* zero_point = nullptr;  // and likewise, for elements that have one
-  const float* range = nullptr;       // the ends of the whole tensor, which then serve every group
-  uint64_t seed = 0;                  // of stochastic rounding
-};
-
-struct Gradient {
-  const void* grad;    // of y, in its dtype
-  void* grad_x;        // likewise
-  float* grad_scale;   // one for each group
-  float* grad_zero;    // likewise; nullptr where it is not asked for
-  Gate gate;
-  float trust;  // in units of the scale
-};
 
 // Each call does the groups in [first, last).
 template <class Element>

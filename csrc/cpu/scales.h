@@ -11,17 +11,6 @@ struct TileScales {
   float zero[kTileGroups];
 };
 
-// Only integers have a zero point.
-QSCALE_HD bool is_two_ended(const IntGrid& grid) { return grid.zero_point != ZeroPoint::none; }
-template <class Element>
-bool is_two_ended(const Element&) {
-  return false;
-}
-template <class Element>
-float zero_point_in_use(float, const Element&) {
-  return 0.0f;
-}
-
 // Integers with a zero point span from one end of the group to the other; an integer zero point must be within them.
 template <class T>
 void two_ended(const FakeQuant<IntGrid>& job, const Tile& tile, TileScales& out, float* extent) {
@@ -31,11 +20,10 @@ void two_ended(const FakeQuant<IntGrid>& job, const Tile& tile, TileScales& out,
   for (int64_t g = 0; g < tile.count; ++g) {
     const float least = job.range == nullptr ? low[g] : job.range[0];
     const float most = job.range == nullptr ? high[g] : job.range[1];
-    const bool real = grid.zero_point == ZeroPoint::real;
-    const float from = real || !(least > 0.0f) ? least : 0.0f, to = real || !(most < 0.0f) ? most : 0.0f;
-    extent[g] = half_range(from, to);
+    const Span span = spanned(least, most, grid);
+    extent[g] = half_range(span.from, span.to);
     out.scale[g] = scale_of(extent[g], job.scaling);
-    out.zero[g] = zero_point_of(from, divisor_of(out.scale[g]), grid);
+    out.zero[g] = zero_point_of(span.from, divisor_of(out.scale[g]), grid);
   }
 }
 template <class T, class Element>

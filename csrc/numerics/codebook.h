@@ -114,6 +114,9 @@ QSCALE_HD float value_of(float quotient, float /*zero*/, const Codebook& table, 
   return is_nan(quotient) ? quotient : table.values[codebook_index(quotient, table)];
 }
 
+QSCALE_HD bool is_two_ended(const Codebook&) { return false; }
+QSCALE_HD float zero_point_in_use(float, const Codebook&) { return 0.0f; }
+
 QSCALE_HD bool is_stochastic(const Codebook&) { return false; }
 
 }  // namespace qscale

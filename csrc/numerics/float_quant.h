@@ -70,6 +70,10 @@ QSCALE_HD uint32_t sign_code(const FloatGrid& grid) {
   return bit;
 }
 
+// Only integers have a zero point.
+QSCALE_HD bool is_two_ended(const FloatGrid&) { return false; }
+QSCALE_HD float zero_point_in_use(float, const FloatGrid&) { return 0.0f; }
+
 QSCALE_HD bool is_stochastic(const FloatGrid& grid) { return grid.rounding == Rounding::stochastic; }
 
 }  // namespace qscale

@@ -8,8 +8,10 @@
 // links would run AVX-512 on a machine that has none. Always inlined, so that loops over these functions vectorize.
 #if defined(__CUDACC__)
 #define QSCALE_HD static __host__ __device__ __forceinline__
+#define QSCALE_HD_MEMBER __host__ __device__ __forceinline__
 #else
 #define QSCALE_HD [[gnu::always_inline]] static inline
+#define QSCALE_HD_MEMBER [[gnu::always_inline]]
 #endif
 
 namespace qscale {

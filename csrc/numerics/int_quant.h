@@ -25,6 +25,17 @@ QSCALE_HD float zero_point_of(float low, float divisor, const IntGrid& grid) {
   return grid.zero_point == ZeroPoint::real ? grid.qmin - ratio : zero;
 }
 
+QSCALE_HD bool is_two_ended(const IntGrid& grid) { return grid.zero_point != ZeroPoint::none; }
+
+// What the codes of a group span, of the range of its elements: an integer zero point must be within it.
+struct Span {
+  float from, to;
+};
+QSCALE_HD Span spanned(float least, float most, const IntGrid& grid) {
+  const bool real = grid.zero_point == ZeroPoint::real;
+  return {real || !(least > 0.0f) ? least : 0.0f, real || !(most < 0.0f) ? most : 0.0f};
+}
+
 // What the caller gives may lie between integers where an integer is wanted.
 QSCALE_HD float zero_point_in_use(float zero, const IntGrid& grid) {
   return grid.zero_point == ZeroPoint::none ? 0.0f : grid.zero_point == ZeroPoint::real ? zero : rintf(zero);

@@ -33,16 +33,22 @@ QSCALE_HD PhiloxState philox_round(PhiloxState s, PhiloxKey key) {
   return {upper_product(of_c, s.c) ^ s.b ^ key.low, of_c * s.c, upper_product(of_a, s.a) ^ s.d ^ key.high, of_a * s.a};
 }
 
-// Element `index` of a tensor, counted row by row, takes one of the four words of counter index / 4.
-QSCALE_HD uint32_t random_word(uint64_t index, uint64_t seed) {
-  PhiloxState s = philox_start(index / 4);
+// The four words of a counter.
+QSCALE_HD PhiloxState random_words(uint64_t counter, uint64_t seed) {
+  PhiloxState s = philox_start(counter);
   PhiloxKey key = philox_key(seed);
   for (int round = 0; round < 10; ++round) {
     s = philox_round(s, key);
     key = philox_next(key);
   }
-  const uint32_t words[4] = {s.a, s.b, s.c, s.d};
-  return words[index % 4];
+  return s;
+}
+
+// Element `index` of a tensor, counted row by row, takes one of the four words of counter index / 4.
+QSCALE_HD uint32_t random_word(uint64_t index, uint64_t seed) {
+  const PhiloxState s = random_words(index / 4, seed);
+  const uint64_t which = index % 4;
+  return which == 0 ? s.a : which == 1 ? s.b : which == 2 ? s.c : s.d;
 }
 
 }  // namespace qscale

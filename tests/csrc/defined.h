@@ -7,7 +7,8 @@
 #include <vector>
 
 #include "check.h"
-#include "cpu/codes.h"
+#include "cpu/kernels.h"
+#include "numerics/codes.h"
 #include "numerics/philox.h"
 
 // Of exactly the right size, so that AddressSanitizer sees a read or write past either end.
@@ -19,9 +20,9 @@ Buffer<T> buffer_of(int64_t n) {
   return Buffer<T>(new T[static_cast<size_t>(n)]);
 }
 
-inline qscale::cpu::DType dtype_of(float) { return qscale::cpu::DType::float32; }
-inline qscale::cpu::DType dtype_of(qscale::BFloat16) { return qscale::cpu::DType::bfloat16; }
-inline qscale::cpu::DType dtype_of(qscale::Half) { return qscale::cpu::DType::float16; }
+inline qscale::DType dtype_of(float) { return qscale::DType::float32; }
+inline qscale::DType dtype_of(qscale::BFloat16) { return qscale::DType::bfloat16; }
+inline qscale::DType dtype_of(qscale::Half) { return qscale::DType::float16; }
 
 template <class T>
 const auto& kernels_for(const qscale::IntGrid&) {
@@ -38,7 +39,7 @@ const auto& kernels_for(const qscale::Codebook&) {
 
 // A tensor of `rows` rows, and which group each of its elements is in.
 struct Shape {
-  qscale::cpu::Layout layout;
+  qscale::Layout layout;
   int64_t rows;
 
   int64_t count() const { return rows * layout.axis; }
@@ -84,7 +85,7 @@ float given_zero(float, const Element&) {
 }
 
 template <class T, class Element>
-Scales defined_scales(const Shape& shape, const qscale::cpu::FakeQuant<Element>& job) {
+Scales defined_scales(const Shape& shape, const qscale::FakeQuant<Element>& job) {
   const T* x = static_cast<const T*>(job.x);
   const size_t groups = static_cast<size_t>(shape.groups());
   std::vector<float> low(groups, INFINITY), high(groups, -INFINITY);
@@ -119,7 +120,7 @@ struct Input {
 };
 
 template <class T, class Element>
-Input input_of(const Shape& shape, const qscale::cpu::FakeQuant<Element>& job, const Scales& scales, int64_t i) {
+Input input_of(const Shape& shape, const qscale::FakeQuant<Element>& job, const Scales& scales, int64_t i) {
   const size_t g = static_cast<size_t>(shape.group_of(i));
   const float x = qscale::to_float(static_cast<const T*>(job.x)[i]), scale = scales.whole[g];
   const uint32_t random = is_stochastic(job.element) ? qscale::random_word(static_cast<uint64_t>(i), job.seed) : 0u;
@@ -127,7 +128,7 @@ Input input_of(const Shape& shape, const qscale::cpu::FakeQuant<Element>& job, c
 }
 
 template <class T, class Element>
-Buffer<T> defined_values(const Shape& shape, const qscale::cpu::FakeQuant<Element>& job, const Scales& scales) {
+Buffer<T> defined_values(const Shape& shape, const qscale::FakeQuant<Element>& job, const Scales& scales) {
   Buffer<T> y = buffer_of<T>(shape.count());
   for (int64_t i = 0; i < shape.count(); ++i) {
     const Input p = input_of<T>(shape, job, scales, i);
@@ -137,11 +138,11 @@ Buffer<T> defined_values(const Shape& shape, const qscale::cpu::FakeQuant<Elemen
 }
 
 template <class T, class Element>
-Buffer<uint8_t> defined_codes(const Shape& shape, const qscale::cpu::FakeQuant<Element>& job, const Scales& scales) {
+Buffer<uint8_t> defined_codes(const Shape& shape, const qscale::FakeQuant<Element>& job, const Scales& scales) {
   Buffer<uint8_t> y = buffer_of<uint8_t>(shape.count());
   for (int64_t i = 0; i < shape.count(); ++i) {
     const Input p = input_of<T>(shape, job, scales, i);
-    y[static_cast<size_t>(i)] = qscale::cpu::code_of(p.quotient, p.zero, job.element, p.random);
+    y[static_cast<size_t>(i)] = qscale::code_of(p.quotient, p.zero, job.element, p.random);
   }
   return y;
 }
@@ -181,8 +182,8 @@ struct Gradients {
 };
 
 template <class T, class Element>
-Gradients<T> defined_gradients(const Shape& shape, const qscale::cpu::FakeQuant<Element>& job, const Scales& scales,
-                               const qscale::cpu::Gradient& asked) {
+Gradients<T> defined_gradients(const Shape& shape, const qscale::FakeQuant<Element>& job, const Scales& scales,
+                               const qscale::Gradient& asked) {
   const size_t groups = static_cast<size_t>(shape.groups());
   std::vector<ChunkedSum> of_scale(groups), of_zero(groups);
   Gradients<T> found{buffer_of<T>(shape.count()), {}, {}};

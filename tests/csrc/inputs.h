@@ -11,9 +11,9 @@
 #include "check.h"
 #include "defined.h"
 
-inline Shape rows_of(int64_t rows, int64_t axis, int64_t group) { return {qscale::cpu::Layout{axis, group}, rows}; }
+inline Shape rows_of(int64_t rows, int64_t axis, int64_t group) { return {qscale::Layout{axis, group}, rows}; }
 
-inline const char* name_of(qscale::cpu::DType dtype) {
+inline const char* name_of(qscale::DType dtype) {
   const char* names[] = {"float32", "bfloat16", "float16"};
   return names[static_cast<int>(dtype)];
 }

@@ -160,7 +160,7 @@ void check_modelopt_nf4() {
 // Groups whose values are worked out by hand
 
 template <class Rule>
-auto kernel_of(cpu::DType dtype) {
+auto kernel_of(DType dtype) {
   return static_cast<const cpu::KernelsOf<Rule>&>(cpu::dialect_kernels()).by_dtype[static_cast<int>(dtype)];
 }
 
@@ -486,7 +486,7 @@ void check_nothing() {
   context = "no group";
   on_each_isa([] {
     const Buffer<float> nothing = buffer_of<float>(0);
-    kernel_of<OcpMx>(cpu::DType::float32)({nothing.get(), nothing.get(), 32, 32, OcpMx{e2m1()}}, 0, 0);
+    kernel_of<OcpMx>(DType::float32)({nothing.get(), nothing.get(), 32, 32, OcpMx{e2m1()}}, 0, 0);
   });
 }
 

@@ -8,35 +8,11 @@
 
 #include "check.h"
 #include "cpu/hadamard_job.h"
+#include "defined_hadamard.h"
 
 namespace {
 
 using namespace qscale;
-
-// One block, as qscale/kernels/hadamard_reference.py states it.
-std::vector<float> defined(std::vector<float> v, const cpu::Hadamard& job) {
-  const int64_t n = job.base * job.inner;
-  for (int64_t h = 1; h < job.inner; h *= 2) {
-    for (int64_t i = 0; i < n; ++i) {
-      if ((i % job.inner & h) != 0) continue;
-      float &low = v[static_cast<size_t>(i)], &high = v[static_cast<size_t>(i + h)];
-      const float sum = low + high;
-      high = low - high;
-      low = sum;
-    }
-  }
-  std::vector<float> y(static_cast<size_t>(n));
-  for (int64_t i = 0; i < n; ++i) {
-    const int64_t row = i / job.inner, column = i % job.inner;
-    float total = v[static_cast<size_t>(column)];
-    if (job.base > 1) total *= job.matrix[row * job.base];
-    for (int64_t c = 1; c < job.base; ++c) {
-      total += job.matrix[row * job.base + c] * v[static_cast<size_t>(c * job.inner + column)];
-    }
-    y[static_cast<size_t>(i)] = total * job.scale;
-  }
-  return y;
-}
 
 template <class T, class Word>
 void check(int dtype, int64_t base, int64_t inner, int64_t blocks, bool flipped, bool after) {
@@ -76,7 +52,7 @@ void check(int dtype, int64_t base, int64_t inner, int64_t blocks, bool flipped,
     for (int64_t i = 0; i < n; ++i) {
       v[static_cast<size_t>(i)] = to_float(x[static_cast<size_t>(block * n + i)]) * (after ? 1.0f : sign(i));
     }
-    v = defined(v, job);
+    v = defined_hadamard(v, base, inner, matrix.data(), scale);
     for (int64_t i = 0; i < n; ++i) {
       T wanted;
       from_float(v[static_cast<size_t>(i)] * (after ? sign(i) : 1.0f), wanted);

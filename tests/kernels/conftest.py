@@ -24,7 +24,7 @@ def _runs(isa: str) -> bool:
         return False
 
 
-COMPILED = [isa for isa in ("plain", "avx2", "avx512") if _runs(isa)]
+COMPILED = [isa for isa in ("plain", "avx2", "avx512", "emulator") if _runs(isa)]
 IMPLEMENTATIONS = ["reference", *COMPILED]
 
 

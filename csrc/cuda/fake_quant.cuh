@@ -1,0 +1,231 @@
+// Groups in and out of a format. One read and one write of memory where the elements of a group fit into registers.
+#pragma once
+
+#include "cuda/launch.h"
+#include "cuda/packs.cuh"
+#include "cuda/ways.cuh"
+
+namespace qscale::cuda {
+
+constexpr int kThreads = 256;
+
+enum class Output { values, scales, codes };
+
+// The scale of the tensor, and its range, which all threads of a block come to know.
+struct OfTensor {
+  float scale = 1.0f;
+  Ends range{};
+};
+template <class Element>
+__device__ __forceinline__ OfTensor of_tensor(const Job<Element>& job) {
+  if (!job.tensor_level && !job.one_range) return {job.scaling.tensor_scale, Ends{}};
+  const Ends range = joined_parts(job.parts);
+  const float scale = tensor_scale_of(magnitude_of(range), job.scaling.largest);
+  return {job.tensor_level ? scale : job.scaling.tensor_scale, range};
+}
+
+__device__ __forceinline__ Ends whole_range(Ends range, Ends) { return range; }
+__device__ __forceinline__ float whole_range(Ends range, float) { return magnitude_of(range); }
+
+// What becomes of the elements of one pack; `at` is the number of the first in the tensor.
+template <class T, class Way, Output output>
+__device__ __forceinline__ void finish_pack(const Way& way, const float (&v)[kPack<T>], const typename Way::Scale& scale,
+                                            const void* x, void* y, int64_t pack) {
+  constexpr int n = kPack<T>;
+  if (!way.serves(scale)) {
+    if constexpr (!std::is_same_v<Way, Plain<typename Way::Element>>) {
+      const T* from = static_cast<const T*>(x) + pack * n;
+      T* to = static_cast<T*>(y) + pack * n;
+#pragma unroll 1
+      for (int i = 0; i < n; ++i) from_float(way.exact(to_float(from[i]), scale), to[i]);
+    }
+    return;
+  }
+  float out[n];
+  uint8_t codes[n];
+#pragma unroll
+  for (int i = 0; i < n; i += 4) {
+    PhiloxState words{};
+    if (way.is_random()) words = random_words(static_cast<uint64_t>(pack * n + i) / 4, way.job.seed);
+    const uint32_t random[4] = {words.a, words.b, words.c, words.d};
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      if constexpr (output == Output::codes) {
+        codes[i + j] = way.code(v[i + j], scale, random[j]);
+      } else {
+        out[i + j] = way.value(v[i + j], scale, random[j]);
+      }
+    }
+  }
+  if constexpr (output == Output::codes) {
+    uint32_t words[n / 4];
+#pragma unroll
+    for (int i = 0; i < n; i += 4) {
+      words[i / 4] = codes[i] | codes[i + 1] << 8 | codes[i + 2] << 16 | static_cast<uint32_t>(codes[i + 3]) << 24;
+    }
+#pragma unroll
+    for (int i = 0; i < n / 4; ++i) static_cast<uint32_t*>(y)[pack * (n / 4) + i] = words[i];
+  } else {
+    store_pack(y, pack, packed<T>(out));
+  }
+}
+
+template <class Scale>
+__device__ __forceinline__ void write_scale(const Outputs& out, const Scale& scale, int64_t number) {
+  out.scale[number] = scale.beside;
+  out.zero_point[number] = scale.zero;
+}
+
+// Groups of 1, 2, 4, ... 32 packs, which neighbouring lanes hold: many groups to a warp. Where scales are known, groups
+// may be any number of packs, `log_packs` being -1 where that is no power of two; and a single one may have `left`
+// elements behind its last pack.
+template <class T, class Way, Output output, int at_once>
+__global__ void __launch_bounds__(kThreads)
+    narrow_groups(const __grid_constant__ Job<typename Way::Element> job, const __grid_constant__ Outputs outputs,
+                  int log_packs, int64_t packs_in_group, int64_t packs, int left) {
+  const OfTensor tensor = of_tensor(job);
+  const Way way(job, tensor.scale);
+  using Reduced = typename Way::Reduced;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * (kThreads * at_once) + threadIdx.x;
+  uint4 words[at_once];
+#pragma unroll
+  for (int k = 0; k < at_once; ++k) {
+    const int64_t pack = first + k * kThreads;
+    words[k] = pack < packs ? load_pack(job.x, pack) : uint4{};
+  }
+#pragma unroll
+  for (int k = 0; k < at_once; ++k) {
+    const int64_t pack = first + k * kThreads;
+    float v[kPack<T>];
+    unpack<T>(words[k], v);
+    Reduced reduced = nothing_of(Reduced{});
+    if (job.one_range) {
+      reduced = whole_range(tensor.range, Reduced{});
+    } else if (job.scale == nullptr) {
+#pragma unroll
+      for (int i = 0; i < kPack<T>; ++i) reduced = joined(reduced, one_of(v[i], Reduced{}));
+      reduced = over_lanes(reduced, 1 << log_packs);
+    }
+    if (pack >= packs) continue;
+    const int64_t number = log_packs < 0 ? pack / packs_in_group : pack >> log_packs;
+    const auto scale = way.scale(reduced, number);
+    if constexpr (output == Output::scales) {
+      if (number << log_packs == pack) write_scale(outputs, scale, number);
+    } else {
+      finish_pack<T, Way, output>(way, v, scale, job.x, job.y, pack);
+    }
+  }
+  if constexpr (output == Output::scales) {
+    if (blockIdx.x == 0 && threadIdx.x == 0) outputs.level[0] = tensor.scale;
+  } else if (blockIdx.x == 0 && static_cast<int>(threadIdx.x) < left) {
+    const Plain<typename Way::Element> plain(job, tensor.scale);
+    const int64_t at = packs * kPack<T> + threadIdx.x;
+    const auto scale = plain.scale(tensor.range, 0);
+    const uint32_t random = plain.is_random() ? random_word(static_cast<uint64_t>(at), job.seed) : 0u;
+    const float x = to_float(static_cast<const T*>(job.x)[at]);
+    if constexpr (output == Output::codes) {
+      static_cast<uint8_t*>(job.y)[at] = plain.code(x, scale, random);
+    } else {
+      from_float(plain.value(x, scale, random), static_cast<T*>(job.y)[at]);
+    }
+  }
+}
+
+// Groups of up to `packs_each` packs for each thread of a team, a row of threads.
+template <class T, class Way, Output output, int packs_each>
+__global__ void __launch_bounds__(1024)
+    wide_groups(const __grid_constant__ Job<typename Way::Element> job, const __grid_constant__ Outputs outputs,
+                int packs_in_group, int64_t groups) {
+  const OfTensor tensor = of_tensor(job);
+  const Way way(job, tensor.scale);
+  using Reduced = typename Way::Reduced;
+  const int64_t number = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
+  if constexpr (output == Output::scales) {
+    if (number == 0 && threadIdx.x == 0) outputs.level[0] = tensor.scale;
+  }
+  if (number >= groups) return;  // a whole warp, of a team that is one
+  const int64_t first = number * packs_in_group;
+  float v[packs_each][kPack<T>];
+  Reduced reduced = nothing_of(Reduced{});
+#pragma unroll
+  for (int k = 0; k < packs_each; ++k) {
+    const int place = static_cast<int>(threadIdx.x + k * blockDim.x);
+    unpack<T>(place < packs_in_group ? load_pack(job.x, first + place) : uint4{}, v[k]);
+    if (place < packs_in_group) {
+#pragma unroll
+      for (int i = 0; i < kPack<T>; ++i) reduced = joined(reduced, one_of(v[k][i], Reduced{}));
+    }
+  }
+  if (job.scale == nullptr) reduced = over_team(reduced);
+  const auto scale = way.scale(reduced, number);
+  if constexpr (output == Output::scales) {
+    if (threadIdx.x == 0) write_scale(outputs, scale, number);
+  } else {
+#pragma unroll
+    for (int k = 0; k < packs_each; ++k) {
+      const int place = static_cast<int>(threadIdx.x + k * blockDim.x);
+      if (place < packs_in_group) finish_pack<T, Way, output>(way, v[k], scale, job.x, job.y, first + place);
+    }
+  }
+}
+
+// The elements of a group of any layout: rows and columns, the last ones of which may be fewer.
+struct Place {
+  int64_t row, rows, column, columns;
+};
+__device__ __forceinline__ Place place_of_group(const Layout& layout, int64_t number) {
+  const int64_t per_row = layout.groups_per_row(), bands = layout.bands_per_matrix();
+  const int64_t band = number / per_row, column = (number - band * per_row) * layout.group;
+  const int64_t matrix = band / bands, row = (band - matrix * bands) * layout.block_rows;
+  const int64_t rows = layout.matrix_rows - row, columns = layout.axis - column;
+  return {matrix * layout.matrix_rows + row, rows < layout.block_rows ? rows : layout.block_rows, column,
+          columns < layout.group ? columns : layout.group};
+}
+
+// Any layout, alignment and stride, an element at a time: memory is read twice. With one scale, which is known, groups
+// are pieces of any length.
+template <class T, class Way, Output output>
+__global__ void __launch_bounds__(kThreads)
+    any_groups(const __grid_constant__ Job<typename Way::Element> job, const __grid_constant__ Outputs outputs,
+               int64_t groups, bool one_scale) {
+  const OfTensor tensor = of_tensor(job);
+  const Way way(job, tensor.scale);
+  using Reduced = typename Way::Reduced;
+  const int64_t number = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
+  if constexpr (output == Output::scales) {
+    if (number == 0 && threadIdx.x == 0) outputs.level[0] = tensor.scale;
+  }
+  if (number >= groups) return;
+  const Place place = place_of_group(job.layout, number);
+  const T* x = static_cast<const T*>(job.x) + place.row * job.x_stride + place.column;
+  Reduced reduced = nothing_of(Reduced{});
+  if (job.one_range) {
+    reduced = whole_range(tensor.range, Reduced{});
+  } else if (job.scale == nullptr) {
+    for (int64_t row = 0; row < place.rows; ++row) {
+      for (int64_t i = threadIdx.x; i < place.columns; i += blockDim.x) {
+        reduced = joined(reduced, one_of(to_float(x[row * job.x_stride + i]), Reduced{}));
+      }
+    }
+    reduced = over_team(reduced);
+  }
+  const auto scale = way.scale(reduced, one_scale ? 0 : number);
+  if constexpr (output == Output::scales) {
+    if (threadIdx.x == 0) write_scale(outputs, scale, number);
+  } else {
+    for (int64_t row = 0; row < place.rows; ++row) {
+      for (int64_t i = threadIdx.x; i < place.columns; i += blockDim.x) {
+        const int64_t at = (place.row + row) * job.layout.axis + place.column + i;
+        const uint32_t random = way.is_random() ? random_word(static_cast<uint64_t>(at), job.seed) : 0u;
+        const float v = to_float(x[row * job.x_stride + i]);
+        if constexpr (output == Output::codes) {
+          static_cast<uint8_t*>(job.y)[at] = way.code(v, scale, random);
+        } else {
+          from_float(way.value(v, scale, random), static_cast<T*>(job.y)[at]);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace qscale::cuda

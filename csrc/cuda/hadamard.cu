@@ -1,0 +1,2 @@
+// The kernels of Hadamard transforms.
+#include "cuda/hadamard_launch.cuh"

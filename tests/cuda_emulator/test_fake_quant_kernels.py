@@ -1,0 +1,39 @@
+"""The CUDA kernels of fake quantization on the emulator: the scalar arithmetic's bits, and nothing out of bounds."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+from cuda_emulator.build import CSRC, HERE, build, environment, why_not
+
+pytestmark = pytest.mark.skipif(why_not is not None, reason=str(why_not))
+
+PROGRAM = HERE / "fake_quant_kernels.cpp"
+INTS = [CSRC / "cuda" / name for name in ("fake_quant_int.cu", "range.cu")]
+ALL = [*INTS, *(CSRC / "cuda" / f"fake_quant_{name}.cu" for name in ("float", "codebook"))]
+
+
+def run(kind: str, seed: int) -> None:
+    sources, options = (ALL, ()) if kind == "plain" else (INTS, ("-DQSCALE_ONLY_INTS",))
+    program = build([PROGRAM, *sources], kind, program=True, options=options)
+    done = subprocess.run(
+        [program, str(seed)],
+        env=environment(kind),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert "0 failures" in done.stdout
+
+
+@pytest.mark.parametrize("seed", [4, 5, 6])
+def test_kernels_when_threads_run_in_any_order_then_bits_are_those_of_the_arithmetic_exact(seed):
+    run("plain", seed)
+
+
+@pytest.mark.parametrize("kind", ["address", "thread"])
+def test_kernels_when_run_with_a_sanitizer_then_it_finds_nothing(kind):
+    run(kind, seed=7)

@@ -3,6 +3,7 @@
 
 #include "cuda/launch.h"
 #include "cuda/packs.cuh"
+#include "cuda/teams.cuh"
 
 namespace qscale::cuda {
 

@@ -6,11 +6,13 @@ BIN := $(VENV)/bin
 DEMO := demo
 SOURCES := $(shell find csrc -type f)
 
-.PHONY: demo test lint bench lock clean help
+.PHONY: demo test test-gpu lint bench bench-gpu lock clean help
 
 help:
 	@echo "make demo    create $(VENV), build the kernels, sweep, fit and plot: writes $(DEMO)/"
 	@echo "make test    lint, type check and all tests"
+	@echo "make test-gpu   the tests that need a CUDA device; they say so where there is none"
+	@echo "make bench-gpu  time the CUDA kernels likewise; predicted without one: benchmarks/cuda_static.py"
 	@echo "make bench   time the kernels against a copy of the same bytes and the peers installed"
 	@echo "make lock    resolve requirements.lock anew"
 	@echo "make clean   remove $(VENV), build/ and $(DEMO)/"
@@ -40,6 +42,12 @@ lint: $(VENV)/built
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-gpu: $(VENV)/built
+	$(BIN)/python -m pytest tests/gpu
+
+bench-gpu: $(VENV)/built
+	$(BIN)/python benchmarks/gpu.py
 
 bench: $(VENV)/built
 	$(BIN)/qscale bench

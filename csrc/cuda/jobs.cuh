@@ -12,12 +12,12 @@ __device__ __forceinline__ Ends joined_parts(const Parts& parts) {
   const int threads = static_cast<int>(blockDim.x * blockDim.y);
   const int thread = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x);
   for (int i = thread; i < parts.count; i += threads) ends = joined(ends, parts.each[i]);
-  ends = over_lanes(ends, kWarp);
+  ends = over_warp(ends);
   Ends* found = shared().parts;
   if (thread % kWarp == 0) found[thread / kWarp] = ends;
   __syncthreads();
   const int lane = thread % kWarp;
-  return over_lanes(lane < threads / kWarp ? found[lane] : nothing_of(Ends{}), kWarp);
+  return over_warp(lane < threads / kWarp ? found[lane] : nothing_of(Ends{}));
 }
 
 __device__ __forceinline__ float magnitude_of(Ends ends) {

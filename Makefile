@@ -11,9 +11,8 @@ SOURCES := $(shell find csrc -type f)
 help:
 	@echo "make demo    create $(VENV), build the kernels, sweep, fit and plot: writes $(DEMO)/"
 	@echo "make test    lint, type check and all tests"
-	@echo "make test-gpu   the tests that need a CUDA device; they say so where there is none"
-	@echo "make bench-gpu  time the CUDA kernels likewise; predicted without one: benchmarks/cuda_static.py"
 	@echo "make bench   time the kernels against a copy of the same bytes and the peers installed"
+	@echo "make test-gpu, make bench-gpu   the same of the CUDA kernels; they say so where no device is"
 	@echo "make lock    resolve requirements.lock anew"
 	@echo "make clean   remove $(VENV), build/ and $(DEMO)/"
 

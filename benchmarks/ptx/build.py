@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -50,8 +50,8 @@ class Library:
     """A build: ``_C_cuda.abi3.so`` and the objects of its units lie in ``folder``."""
 
     folder: Path
-    log: str
-    compiled: tuple[Compiled, ...]
+    log: str = field(repr=False)
+    compiled: tuple[Compiled, ...] = field(repr=False)
     cpu_s: float  #: that the build took
 
     @property
@@ -131,17 +131,18 @@ def _make(folder: Path, architectures: str, csrc: Path) -> None:
 
 
 def _compiled(folder: Path, log: str) -> Iterable[Compiled]:
-    usages = dict(_usages(log))
+    found = dict(usages(log))
     for path in sorted(folder.glob("*.ptx")):
         unit = path.name.split(".")[0]
         arch, kernels = kernels_of(path.read_text(encoding="utf-8"))
         for kernel in kernels:
             # PTX for later machines is not assembled.
-            if (arch, kernel.name) in usages:
-                yield Compiled(unit=unit, arch=arch, kernel=kernel, usage=usages[arch, kernel.name])
+            if (arch, kernel.name) in found:
+                yield Compiled(unit=unit, arch=arch, kernel=kernel, usage=found[arch, kernel.name])
 
 
-def _usages(log: str) -> Iterable[tuple[tuple[str, str], Usage]]:
+def usages(log: str) -> Iterable[tuple[tuple[str, str], Usage]]:
+    """By architecture and mangled name, what ``ptxas -v`` reports."""
     for part in re.split(r"(?=ptxas info\s+: Compiling entry function)", log):
         head = re.match(r"ptxas info\s+: Compiling entry function '(\w+)' for '(\w+)'", part)
         if head is None:

@@ -44,8 +44,8 @@ def cost(op: str) -> Cost:
             int(kind[1:]) / 32 * max((int(m[1]) for m in modifiers if re.fullmatch(r"v[24]", m)), default=1)
         )
         return (1, {"shared" if "shared" in modifiers else "global": max(words, 1)})
-    if name == "shfl":
-        return (1, {"shuffle": 1})
+    if name in ("shfl", "redux"):
+        return (1, {"shuffle": 1 if name == "shfl" else 2})
     if name in ("bra", "bar"):
         return (1, {})
     if name in ("div", "rem"):

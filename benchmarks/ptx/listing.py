@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _ENTRY = re.compile(r"\.entry\s+(\w+)\s*\((.*?)\)[^{]*\{\n(.*?)\n\}\n", re.DOTALL)
 _PARAMETER = re.compile(r"\.param\s+(?:\.align\s+\d+\s+)?\.([a-z]+)(\d+)\s+(\w+)(?:\[(\d+)\])?")
@@ -33,7 +33,7 @@ class Kernel:
 
     name: str  #: mangled
     parameters: tuple[tuple[str, int], ...]  #: name and bytes
-    body: str
+    body: str = field(repr=False)
 
     @property
     def operations(self) -> list[str]:

@@ -181,6 +181,9 @@ class Walk:
         if "|" in to:
             self.registers[to.split("|")[1]] = 1
 
+    def _redux(self, _: list[str], operands: Sequence[str]) -> None:
+        self.put(operands[0], self.value(operands[1]))
+
     def _bar(self, _: list[str], __: Sequence[str]) -> None:
         pass
 

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cuda_gate.faults import fused, inexact, outside_registers, shuffles, widest
 from ptx import build
 from ptx.listing import demangle
 
@@ -22,10 +23,6 @@ pytestmark = pytest.mark.skipif(build.why_not() is not None, reason=str(build.wh
 
 ALL = "80-real;90-real;100-real;120"
 
-#: Operations whose last bits are the processor's own, and those that lose subnormals.
-INEXACT = re.compile(r"(div|rcp|sqrt|rsqrt|ex2|lg2|sin|cos|tanh)\.(approx|full)|\.ftz\b")
-#: Without a rounding mode, ptxas may make one instruction of a product and a sum.
-CONTRACTIBLE = re.compile(r"(add|sub|mul|mad)(\.sat)?\.f(16x2|16|32|64|bf16)$")
 #: Kernels that memory should bound: name, narrowest store in bytes, and whether lanes exchange.
 MAIN = (
     (re.compile(r"narrow_groups<.*Output0,"), 16, True),
@@ -64,26 +61,11 @@ def test_compilers_when_they_have_read_every_unit_then_none_of_them_warns(librar
 
 
 def test_kernels_when_assembled_then_all_they_hold_is_in_registers(library):
-    held = [
-        f"{named(compiled)}: {usage}"
-        for compiled in library.compiled
-        if (usage := compiled.usage).spilled
-        or usage.stack
-        or usage.local
-        or compiled.kernel.local_bytes
-        or any(".local" in op for op in compiled.kernel.operations)
-    ]
-    assert held == []
+    assert [f"{named(c)}: {c.usage}" for c in library.compiled if outside_registers(c)] == []
 
 
 def test_kernels_when_compiled_then_every_operation_rounds_as_it_was_written(library):
-    wrong = {
-        f"{named(compiled)}: {op}"
-        for compiled in library.compiled
-        for op in compiled.kernel.operations
-        if INEXACT.search(op) or CONTRACTIBLE.match(op)
-    }
-    assert sorted(wrong) == []
+    assert [f"{named(c)}: {found}" for c in library.compiled if (found := inexact(c.kernel))] == []
 
 
 def test_compiler_when_called_then_it_is_told_to_contract_nothing(library):
@@ -96,17 +78,8 @@ def test_compiler_when_called_then_it_is_told_to_contract_nothing(library):
 def test_plain_integer_kernels_when_compiled_then_they_hold_no_fused_operation(library):
     # They ask for none, unlike quotients by Newton steps, so one would be the compiler's own.
     plain = [c for c in library.compiled if "Plain<IntGrid>" in c.kernel.demangled]
-    fused = [named(c) for c in plain if any(op.startswith("fma.") for op in c.kernel.operations)]
-    assert (bool(plain), fused) == (True, [])
-
-
-def widest(compiled: build.Compiled, access: str) -> int:
-    """Bytes of the widest access to global memory."""
-    found = (
-        re.fullmatch(rf"{access}\.global(?:\.\w+)*?(?:\.v([24]))?\.[a-z]+(\d+)", op)
-        for op in compiled.kernel.operations
-    )
-    return max((int(m[1] or 1) * int(m[2]) // 8 for m in found if m is not None), default=0)
+    assert plain
+    assert [named(c) for c in plain if fused(c.kernel)] == []
 
 
 def test_main_kernels_when_compiled_then_they_read_and_write_wide_and_lanes_exchange(library):
@@ -115,10 +88,10 @@ def test_main_kernels_when_compiled_then_they_read_and_write_wide_and_lanes_exch
         for pattern, stored, exchanges in MAIN:
             if pattern.match(compiled.kernel.demangled):
                 seen.add(pattern)
-                read, written = widest(compiled, "ld"), widest(compiled, "st")
-                shuffles = sum(op.startswith("shfl.sync") for op in compiled.kernel.operations)
-                if read < 16 or written < stored or (exchanges and shuffles == 0):
-                    wrong.append(f"{named(compiled)}: {read} read, {written} written, {shuffles} shuffles")
+                read, written = widest(compiled.kernel, "ld"), widest(compiled.kernel, "st")
+                exchanged = shuffles(compiled.kernel)
+                if read < 16 or written < stored or (exchanges and exchanged == 0):
+                    wrong.append(f"{named(compiled)}: {read} read, {written} written, {exchanged} shuffles")
                 break
     assert wrong == []
     assert seen == {pattern for pattern, _, _ in MAIN}

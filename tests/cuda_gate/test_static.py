@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from cuda_gate.faults import fused, inexact, outside_registers, shuffles, widest
+from ptx.build import Compiled, Usage, usages
 from ptx.cost import cost, total
 from ptx.gpus import ARCHITECTURES
-from ptx.listing import code, kernels_of
+from ptx.listing import Kernel, code, kernels_of
 from ptx.walk import Launch, Walk
 
 #: Adds up `count` floats from `x`, in a loop; thread 0 alone stores the sum, and its half as a 16-bit pair.
@@ -127,3 +129,61 @@ def test_costs_when_added_then_what_is_part_of_another_instruction_is_free():
 def test_occupancy_when_something_runs_out_exact(registers, threads, shared, wanted):
     found = ARCHITECTURES["sm_90"].occupancy(registers=registers, threads=threads, shared=shared)
     assert found == wanted
+
+
+# What the gate looks for, planted
+
+
+def planted(*replaced: tuple[str, str]) -> Kernel:
+    text = TEXT
+    for old, new in replaced:
+        assert old in text
+        text = text.replace(old, new)
+    return kernels_of(text)[1][0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        ("fma.rn.f32", "div.approx.f32", {"div.approx.f32"}),
+        ("fma.rn.f32", "div.full.f32", {"div.full.f32"}),
+        ("fma.rn.f32", "rsqrt.approx.ftz.f32", {"rsqrt.approx.ftz.f32"}),
+        ("add.rn.f32", "add.f32", {"add.f32"}),
+        ("add.rn.f32", "add.rn.ftz.f32", {"add.rn.ftz.f32"}),
+        ("fma.rn.f32", "div.rn.f32", set()),
+        ("fma.rn.f32", "rcp.rn.f32", set()),
+    ],
+)
+def test_gate_when_an_operation_need_not_round_as_written_then_it_is_found(old, new, found):
+    assert inexact(planted((old, new))) == found
+
+
+def test_gate_when_a_kernel_is_read_then_widths_shuffles_and_fused_operations_are_known():
+    kernel = planted()
+    assert (widest(kernel, "ld"), widest(kernel, "st"), shuffles(kernel), fused(kernel)) == (8, 4, 0, True)
+    wide = planted(("ld.global.v2.f32", "ld.global.nc.v4.u32"), ("st.global.u32", "shfl.sync.bfly.b32"))
+    assert (widest(wide, "ld"), shuffles(wide)) == (16, 1)
+    assert not fused(planted(("fma.rn", "mul.rn")))
+
+
+REPORT = """ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'good' for 'sm_90'
+ptxas info    : Function properties for good
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 33 registers, used 1 barriers, 128 bytes smem
+ptxas info    : Compiling entry function 'bad' for 'sm_80'
+ptxas info    : Function properties for bad
+    16 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads
+ptxas info    : Used 255 registers, used 0 barriers, 16 bytes cumulative stack size
+"""
+
+
+def test_gate_when_ptxas_spills_then_it_is_found():
+    found = dict(usages(REPORT))
+    good, bad = found["sm_90", "good"], found["sm_80", "bad"]
+    assert good == Usage(registers=33, shared=128, stack=0, spilled=0, local=0)
+    assert bad == Usage(registers=255, shared=0, stack=32, spilled=12, local=0)
+    held = [outside_registers(Compiled(unit="u", arch="a", kernel=planted(), usage=u)) for u in (good, bad)]
+    assert held == [False, True]
+    local = planted((".reg .f32 	%f<5>;", ".reg .f32 %f<5>; .local .align 4 .b8 depot[64];"))
+    assert outside_registers(Compiled(unit="u", arch="a", kernel=local, usage=good))

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 from bits import assert_same_bits
+from devices import DTYPES, SHAPES, assert_as_on_cpu, drawn, laid_out, needs_gpu, on_device
 from golden_cases import cases
-from gpu.device import DTYPES, SHAPES, assert_as_on_cpu, drawn, laid_out, needs_gpu, on_device
 
 from qscale.errors import SpecError
 from qscale.formats import DIALECTS, FORMATS, QuantSpec, call_for

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from bits import assert_same_bits
-from gpu.device import drawn, needs_gpu
+from devices import drawn, needs_gpu
 
 from qscale.kernels import fake_quant, hadamard, rotate_fake_quant, use_backend
 

@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 DEMO := demo
 SOURCES := $(shell find csrc -type f)
 
-.PHONY: demo test lint bench lock clean help
+.PHONY: demo test test-gpu lint bench bench-gpu lock clean help
 
 help:
 	@echo "make demo    create $(VENV), build the kernels, sweep, fit and plot: writes $(DEMO)/"
 	@echo "make test    lint, type check and all tests"
 	@echo "make bench   time the kernels against a copy of the same bytes and the peers installed"
+	@echo "make test-gpu, make bench-gpu   the same of the CUDA kernels; they say so where no device is"
 	@echo "make lock    resolve requirements.lock anew"
 	@echo "make clean   remove $(VENV), build/ and $(DEMO)/"
 
@@ -40,6 +41,12 @@ lint: $(VENV)/built
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-gpu: $(VENV)/built
+	$(BIN)/python -m pytest tests/gpu
+
+bench-gpu: $(VENV)/built
+	$(BIN)/python benchmarks/gpu.py
 
 bench: $(VENV)/built
 	$(BIN)/qscale bench

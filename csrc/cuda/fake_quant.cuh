@@ -138,12 +138,18 @@ __global__ void __launch_bounds__(Way::kMostThreads)
   }
   if (number >= groups) return;  // a whole warp, of a team that is one
   const int64_t first = number * packs_in_group;
+  uint4 words[packs_each];  // all asked for before any is waited for
+#pragma unroll
+  for (int k = 0; k < packs_each; ++k) {
+    const int place = static_cast<int>(threadIdx.x + k * blockDim.x);
+    words[k] = place < packs_in_group ? load_pack(job.x, first + place) : uint4{};
+  }
   float v[packs_each][kPack<T>];
   Reduced reduced = nothing_of(Reduced{});
 #pragma unroll
   for (int k = 0; k < packs_each; ++k) {
     const int place = static_cast<int>(threadIdx.x + k * blockDim.x);
-    unpack<T>(place < packs_in_group ? load_pack(job.x, first + place) : uint4{}, v[k]);
+    unpack<T>(words[k], v[k]);
     if (place < packs_in_group) {
 #pragma unroll
       for (int i = 0; i < kPack<T>; ++i) reduced = joined(reduced, one_of(v[k][i], Reduced{}));

@@ -130,16 +130,25 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t row = chunk / chunks_in_row, start = (chunk - row * chunks_in_row) * kSumChunk;
   const Sloped<Element> sloped(job, out.to, group);
   const int64_t at = (place.row + row) * job.layout.axis + place.column + start;
-  const int64_t left = row < place.rows ? place.columns - start : 0;
+  const int64_t behind = row < place.rows ? place.columns - start : 0;
+  const int left = static_cast<int>(behind < kSumChunk ? behind : kSumChunk);
   const T* x = static_cast<const T*>(job.x) + at;
   const T* grad = static_cast<const T*>(out.to.grad) + at;
   T* grad_x = static_cast<T*>(out.to.grad_x) + at;
+  T x_of[each], grad_of[each];  // all asked for before any is waited for
+#pragma unroll
+  for (int k = 0; k < each; ++k) {
+    const int i = k * kWarp + static_cast<int>(threadIdx.x) % kWarp;
+    x_of[k] = i < left ? x[i] : T{};
+    grad_of[k] = i < left ? grad[i] : T{};
+  }
   float of_scale[each], of_zero[each];
 #pragma unroll
   for (int k = 0; k < each; ++k) {
     const int i = k * kWarp + static_cast<int>(threadIdx.x) % kWarp;
     of_scale[k] = of_zero[k] = 0.0f;
-    if (i < left) from_float(sloped(to_float(x[i]), to_float(grad[i]), at + i, of_scale[k], of_zero[k]), grad_x[i]);
+    if (i >= left) continue;
+    from_float(sloped(to_float(x_of[k]), to_float(grad_of[k]), at + i, of_scale[k], of_zero[k]), grad_x[i]);
   }
   // The terms of a lane are the upper bits of a place, those of lanes the lower ones.
   const double scale_sum = folded_lanes(folded_terms(of_scale), kWarp / 2);

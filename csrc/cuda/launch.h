@@ -2,7 +2,9 @@
 // what the launch did; pointers are to device memory.
 #pragma once
 
-#include "cuda/jobs.cuh"
+#include <cuda_runtime.h>
+
+#include "cuda/job.h"
 
 namespace qscale::cuda {
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cuda/hadamard.h"
-#include "cuda/jobs.cuh"
+#include "cuda/job.h"
 
 namespace qscale::cuda {
 

@@ -67,10 +67,23 @@ __device__ __forceinline__ Reduced over_lanes(Reduced v, int lanes) {
   return v;
 }
 
+// Of a whole warp. Integers take one instruction, and so do magnitudes, whose bits are in the order of the numbers, a NaN
+// beyond infinity.
+template <class Reduced>
+__device__ __forceinline__ Reduced over_warp(Reduced v) {
+  return over_lanes(v, kWarp);
+}
+__device__ __forceinline__ float over_warp(float magnitude) {
+  return float_of(__reduce_max_sync(kAllLanes, bits_of(magnitude)));
+}
+__device__ __forceinline__ Ends over_warp(Ends v) {
+  return {__reduce_min_sync(kAllLanes, v.low), __reduce_max_sync(kAllLanes, v.high)};
+}
+
 // Of a row of threads of the block: of a warp, or of several, when the block has one row and all its threads call it.
 template <class Reduced>
 __device__ __forceinline__ Reduced over_team(Reduced v) {
-  v = over_lanes(v, kWarp);
+  v = over_warp(v);
   if (blockDim.x == kWarp) return v;
   static_assert(sizeof(Reduced) * kWarp <= sizeof(Shared::team));
   Reduced* found = reinterpret_cast<Reduced*>(shared().team);
@@ -78,7 +91,7 @@ __device__ __forceinline__ Reduced over_team(Reduced v) {
   __syncthreads();  // what was found before has been read
   if (lane == 0) found[threadIdx.x / kWarp] = v;
   __syncthreads();
-  return over_lanes(lane < warps ? found[lane] : nothing_of(Reduced{}), kWarp);
+  return over_warp(lane < warps ? found[lane] : nothing_of(Reduced{}));
 }
 
 }  // namespace qscale::cuda

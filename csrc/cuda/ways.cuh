@@ -164,7 +164,10 @@ struct Quick {
     scaling.tensor_scale = tensor_scale;
     float scale;
     if constexpr (steps == 0) {
-      scale = is_finite(absmax) ? power_of_two(mx_exponent(absmax, scaling)) : quiet_nan();
+      const int biased = mx_exponent(absmax, scaling) + 127;  // of 2**-127 it is 0, and the pattern is subnormal
+      scale = is_finite(absmax) ? float_of(max(static_cast<uint32_t>(biased) << 23, 0x400000u)) : quiet_nan();
+      // Where the scale serves, neither it nor its reciprocal is subnormal.
+      return {scale, float_of(0x7f000000u - bits_of(scale))};
     } else if (scaling.kind == ScaleKind::float32) {
       scaling.kind = ScaleKind::float32;
       scaling.tensor_scale = 1.0f;

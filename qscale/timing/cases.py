@@ -73,9 +73,9 @@ class Cell:
         op = "+".join(part for part in (rotation, self.spec) if part is not None)
         return f"{op}/{self.dtype}/{size_text(self.elements)}"
 
-    def case(self) -> Case:
+    def case(self, device: str = "cpu") -> Case:
         """The tensors, drawn from a normal distribution, and the calls."""
-        x = _normal(self.elements, self.block, DTYPES[self.dtype])
+        x = _normal(self.elements, self.block, DTYPES[self.dtype]).to(device)
         out = torch.empty_like(x)
         spec = None if self.spec is None else QuantSpec.parse(self.spec)
         into: Callable[[], object] | None = None

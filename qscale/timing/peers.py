@@ -185,7 +185,7 @@ def _matmul(case: Case) -> Function | None:
     block = case.block
     if block is None or case.spec is not None or block > _LARGEST_MATMUL:
         return None
-    matrix = hadamard(torch.eye(block)).to(case.x.dtype)
+    matrix = hadamard(torch.eye(block)).to(case.x)
     return lambda x: (x.reshape(-1, block) @ matrix).reshape(x.shape)
 
 

@@ -15,7 +15,7 @@ ALL = [*INTS, *(CSRC / "cuda" / f"fake_quant_{name}.cu" for name in ("float", "c
 
 
 def run(kind: str, seed: int) -> None:
-    sources, options = (ALL, ()) if kind == "plain" else (INTS, ("-DQSCALE_ONLY_INTS",))
+    sources, options = (ALL, ()) if kind == "plain" else (INTS, ("-O0", "-DQSCALE_ONLY_INTS"))
     program = build([PROGRAM, *sources], kind, program=True, options=options)
     done = subprocess.run(
         [program, str(seed)],

@@ -15,7 +15,7 @@ LIBRARIES = sorted((CSRC / "cuda").glob("dialects_*.cu"))
 
 
 def run(kind: str, seed: int, order: int) -> None:
-    plain = ([*LIBRARIES, RANGE], ["-O1"])
+    plain = ([*LIBRARIES, RANGE], ["-O0"])
     sources, options = plain if kind == "plain" else ([RANGE], ["-O0", "-DQSCALE_FEW_RULES"])
     program = build([PROGRAM, *sources], kind, program=True, options=options)
     done = subprocess.run(

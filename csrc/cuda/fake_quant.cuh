@@ -213,7 +213,7 @@ __global__ void __launch_bounds__(kThreads)
     if (threadIdx.x == 0) write_scale(outputs, scale, number);
   } else {
     for (int64_t row = 0; row < place.rows; ++row) {
-#pragma unroll Way::kUnrolled
+#pragma unroll 1
       for (int64_t i = threadIdx.x; i < place.columns; i += blockDim.x) {
         const int64_t at = (place.row + row) * job.layout.axis + place.column + i;
         const uint32_t random = way.is_random() ? random_word(static_cast<uint64_t>(at), job.seed) : 0u;

@@ -119,11 +119,12 @@ cudaError_t Launches<Element>::values(DType dtype, const Job<Element>& job, int6
     using T = decltype(tag);
     using Rounder = typename QuickRounder<Element>::template Type<true>;
     const Shape shape = shape_of<T>(job, rows, is_aligned(job.y));
-    if (!shape.is_narrow && !shape.is_wide) {
+    const bool is_quick = job.scale == nullptr && Rounder::serves(job.element);
+    const int threads = is_quick ? kMostTeam : Plain<Element>::kMostThreads;
+    if (!shape.is_narrow && !(shape.is_wide && shape.packs_in_group <= threads * kPacksEach)) {
       return run_any<T, Plain<Element>, Output::values>(job, shape, Outputs{}, stream);
     }
-    if (job.scale == nullptr && Rounder::serves(job.element)) return run_quick<T>(job, shape, stream);
-    return run_packs<T, Plain<Element>>(job, shape, stream);
+    return is_quick ? run_quick<T>(job, shape, stream) : run_packs<T, Plain<Element>>(job, shape, stream);
   });
 }
 

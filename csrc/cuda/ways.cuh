@@ -17,7 +17,7 @@ struct Plain {
   using Element = Element_;
   using Reduced = Ends;
   static constexpr bool kMayRefuse = false;
-  static constexpr int kMostThreads = 1024, kUnrolled = 4;
+  static constexpr int kMostThreads = 512;  // more, and registers are spilled
   struct Scale {
     float scale, divisor, zero, beside;  // the last without the scale of the tensor
   };

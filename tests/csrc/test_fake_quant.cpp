@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "check.h"
+#include "cpu/group.h"
 #include "defined.h"
 #include "formats.h"
 #include "inputs.h"

@@ -72,7 +72,7 @@ __device__ __forceinline__ void write_scale(const Outputs& out, const Scale& sca
 // may be any number of packs, `log_packs` being -1 where that is no power of two; and a single one may have `left`
 // elements behind its last pack.
 template <class T, class Way, Output output, int at_once>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     narrow_groups(const __grid_constant__ Job<typename Way::Element> job, const __grid_constant__ Outputs outputs,
                   int log_packs, int64_t packs_in_group, int64_t packs, int left) {
   const OfTensor tensor = of_tensor(job);
@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // Groups of up to `packs_each` packs for each thread of a team, a row of threads.
 template <class T, class Way, Output output, int packs_each>
-__global__ void __launch_bounds__(Way::kMostThreads)
+__global__ void __launch_bounds__(Way::kMostThreads, 1)
     wide_groups(const __grid_constant__ Job<typename Way::Element> job, const __grid_constant__ Outputs outputs,
                 int packs_in_group, int64_t groups) {
   const OfTensor tensor = of_tensor(job);
@@ -144,15 +144,15 @@ __global__ void __launch_bounds__(Way::kMostThreads)
     const int place = static_cast<int>(threadIdx.x + k * blockDim.x);
     words[k] = place < packs_in_group ? load_pack(job.x, first + place) : uint4{};
   }
-  float v[packs_each][kPack<T>];
   Reduced reduced = nothing_of(Reduced{});
 #pragma unroll
   for (int k = 0; k < packs_each; ++k) {
     const int place = static_cast<int>(threadIdx.x + k * blockDim.x);
-    unpack<T>(words[k], v[k]);
     if (place < packs_in_group) {
+      float v[kPack<T>];
+      unpack<T>(words[k], v);
 #pragma unroll
-      for (int i = 0; i < kPack<T>; ++i) reduced = joined(reduced, one_of(v[k][i], Reduced{}));
+      for (int i = 0; i < kPack<T>; ++i) reduced = joined(reduced, one_of(v[i], Reduced{}));
     }
   }
   if (job.scale == nullptr) reduced = over_team(reduced);
@@ -163,7 +163,9 @@ __global__ void __launch_bounds__(Way::kMostThreads)
 #pragma unroll
     for (int k = 0; k < packs_each; ++k) {
       const int place = static_cast<int>(threadIdx.x + k * blockDim.x);
-      if (place < packs_in_group) finish_pack<T, Way, output>(way, v[k], scale, job.x, job.y, first + place);
+      float v[kPack<T>];  // again: to keep them would take the registers of more threads
+      unpack<T>(words[k], v);
+      if (place < packs_in_group) finish_pack<T, Way, output>(way, v, scale, job.x, job.y, first + place);
     }
   }
 }
@@ -184,7 +186,7 @@ __device__ __forceinline__ Place place_of_group(const Layout& layout, int64_t nu
 // Any layout, alignment and stride, an element at a time: memory is read twice. With one scale, which is known, groups
 // are pieces of any length.
 template <class T, class Way, Output output>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     any_groups(const __grid_constant__ Job<typename Way::Element> job, const __grid_constant__ Outputs outputs,
                int64_t groups, bool one_scale) {
   const OfTensor tensor = of_tensor(job);

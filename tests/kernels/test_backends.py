@@ -28,16 +28,23 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
 
 
 def test_backends_when_the_package_is_built_then_the_compiled_kernels_are_available():
-    cpu, reference = backends()
+    cpu, cuda, reference = backends()
     assert (cpu.name, cpu.available) == ("cpu", True), cpu.detail
     assert cpu.detail.startswith("instruction set ")
     assert (reference.name, reference.available) == ("reference", True)
+    assert cuda.name == "cuda"
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has CUDA")
+def test_backends_when_torch_has_no_cuda_then_the_reason_is_given():
+    with pytest.raises(BackendError, match="cuda: torch .* is built without CUDA"), use_backend("cuda"):
+        pass
 
 
 def test_use_backend_when_the_name_is_unknown_then_the_error_lists_the_names():
     with (
-        pytest.raises(BackendError, match="no backend 'cuda'; known: auto, cpu, reference"),
-        use_backend("cuda"),
+        pytest.raises(BackendError, match="no backend 'metal'; known: auto, cpu, cuda, reference"),
+        use_backend("metal"),
     ):
         pass
 
@@ -125,7 +132,7 @@ def test_auto_when_the_compiled_library_is_off_then_the_reference_serves_and_say
 
 def test_load_when_the_library_is_missing_then_the_reason_names_the_remedy(monkeypatch):
     monkeypatch.setattr(MODULE, "find_spec", lambda _: None)
-    reason = MODULE._load_compiled()
+    reason = MODULE._load_compiled("cpu", MODULE._REMEDY)
     assert "not installed; reinstall with torch present: pip install --no-build-isolation" in reason
 
 
@@ -133,7 +140,7 @@ def test_load_when_the_library_does_not_load_then_the_reason_is_kept(monkeypatch
     broken = tmp_path / "_C_cpu.abi3.so"
     broken.write_bytes(b"not a library")
     monkeypatch.setattr(MODULE, "find_spec", lambda _: SimpleNamespace(origin=str(broken)))
-    reason = MODULE._load_compiled()
+    reason = MODULE._load_compiled("cpu", MODULE._REMEDY)
     assert "_C_cpu.abi3.so does not load into torch" in reason
     assert "file too short" in reason or "invalid ELF header" in reason
 
@@ -141,4 +148,4 @@ def test_load_when_the_library_does_not_load_then_the_reason_is_kept(monkeypatch
 def test_load_when_the_switch_is_misspelt_then_it_raises(monkeypatch):
     monkeypatch.setenv("QSCALE_KERNELS", "NEVER")
     with pytest.raises(BackendError, match="QSCALE_KERNELS is 'NEVER'; wanted AUTO or OFF"):
-        MODULE._load_compiled()
+        MODULE._load_compiled("cpu", MODULE._REMEDY)

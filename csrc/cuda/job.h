@@ -19,7 +19,7 @@ struct Job : FakeQuant<Element_> {
   bool tensor_level = false;  // its scale, beside those of the groups
   bool one_range = false;     // its range, which serves every group
   int64_t scale_count = 0;    // of the caller's scales, where they are fewer than groups and are repeated
-  int64_t x_stride = 0;        // elements of x from a row to the next; those of y lie without gaps
+  int64_t x_stride = 0;       // elements of x from a row to the next; those of y lie without gaps
 };
 
 }  // namespace qscale::cuda

@@ -37,7 +37,7 @@ def test_backends_when_the_package_is_built_then_the_compiled_kernels_are_availa
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has CUDA")
 def test_backends_when_torch_has_no_cuda_then_the_reason_is_given():
-    with pytest.raises(BackendError, match="cuda: torch .* is built without CUDA"), use_backend("cuda"):
+    with pytest.raises(BackendError, match=r"cuda: torch .* is built without CUDA"), use_backend("cuda"):
         pass
 
 

@@ -85,7 +85,7 @@ def test_readme_study_file_is_valid():
     assert len(study.runs("0" * 64)) == 28
 
 
-@pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", STUDY, re.DOTALL), ids=range(3))
+@pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", STUDY, re.DOTALL))
 def test_study_files_of_the_documents_are_valid(block):
     from qscale.sweep.grid import Study
 

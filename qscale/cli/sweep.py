@@ -178,6 +178,14 @@ def plan(study: Path, as_json: bool) -> None:
         click.echo(f"note: {warning}", err=True)
 
 
+@command.command(epilog="Example: qscale sweep schema > study.schema.json")
+def schema() -> None:
+    """Print the JSON Schema of study files, for editors that complete and check YAML."""
+    from importlib import resources
+
+    click.echo(resources.files("qscale.sweep").joinpath("study.schema.json").read_text("utf-8"), nl=False)
+
+
 def _plan_table(totals: dict[str, Any]) -> str:
     from qscale.units import short_count
 

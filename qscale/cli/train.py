@@ -52,7 +52,7 @@ _TRAINING = (
     multiple=True,
     help="Such as w4a4:g32, w4a16:channel or quest-w4a4; a wrong one lists the names; repeatable.",
 )
-@click.option("--mode", default="cooldown", show_default=True, help="cooldown, scratch or finetune.")
+@click.option("--mode", default="cooldown", show_default=True, help="cooldown, scratch, finetune or ptq.")
 @click.option(
     "--finetune-fraction", type=float, multiple=True, help="Part of the tokens, in the mode finetune."
 )
@@ -145,14 +145,14 @@ def command(
         store.say = say
         if ranks.world > 1:
             say(f"{ranks.world} processes train each model ({'FSDP' if ranks.shards else 'DDP'})")
-        board, corpus = begin(store, say, threads=threads, device=device)
+        board, corpora = begin(store, say, threads=threads, device=device)
         ranks.start_trackers()
         begun = True
     finally:
         ranks.tell(begun)  # the other processes wait for the store
     worker.set_threads(threads)
     with StopSignal(insist=True) as stop, display(board, as_json=as_json) as show:
-        worker.lead(board, corpus, dataclasses.replace(how, emit=show, should_stop=stop))
+        worker.lead(board, corpora, dataclasses.replace(how, emit=show, should_stop=stop))
     ended = outcome(board, stopped=stop())
     if not as_json:
         _results(board)
@@ -165,6 +165,7 @@ def _follow(out: Path, threads: int, how: How) -> None:
     """Train along with the first process, which has the store and the terminal."""
     from qscale.sweep import worker
     from qscale.sweep.board import Board
+    from qscale.sweep.corpora import Corpora
     from qscale.sweep.jobs import jobs
     from qscale.sweep.store import Store
 
@@ -172,7 +173,7 @@ def _follow(out: Path, threads: int, how: How) -> None:
         return
     store = Store(out)
     worker.set_threads(threads)
-    worker.follow(Board(store, jobs(store.runs())), worker.corpus_of(store), how)
+    worker.follow(Board(store, jobs(store.runs())), Corpora(store), how)
 
 
 def _compiled(study: Study, asked: str, say: Callable[[str], None]) -> bool:

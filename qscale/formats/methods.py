@@ -24,6 +24,7 @@ class Method:
     formats: str  #: what it serves, for people
     serves: Callable[[QuantSpec], bool]
     parameter: str | None = None  #: the one number that it takes, in (0, 1]
+    learns: bool = False  #: its scales are learned in training
 
 
 def _any_kernel(spec: QuantSpec) -> bool:
@@ -64,9 +65,9 @@ METHODS: dict[str, Method] = {
     for row in (
         Method(name="absmax", operands=_BOTH, formats="every spec with a kernel", serves=_any_kernel),
         Method(name="clip", operands=_BOTH, formats=_SCALED, serves=_scaled, parameter="ratio"),
-        Method(name="lwc", operands=("weight",), formats=_SCALED, serves=_scaled),
-        Method(name="lac", operands=("input",), formats=_SCALED, serves=_scaled),
-        Method(name="lsq", operands=_BOTH, formats=_SCALED, serves=_scaled),
+        Method(name="lwc", operands=("weight",), formats=_SCALED, serves=_scaled, learns=True),
+        Method(name="lac", operands=("input",), formats=_SCALED, serves=_scaled, learns=True),
+        Method(name="lsq", operands=_BOTH, formats=_SCALED, serves=_scaled, learns=True),
         Method(name="quest", operands=_BOTH, formats=_INTEGERS, serves=_plain_int),
         Method(name="statsq", operands=("weight",), formats=_INTEGERS, serves=_plain_int),
         Method(
@@ -74,6 +75,7 @@ METHODS: dict[str, Method] = {
             operands=("weight",),
             formats="int2 (three values) and int2:full (four) per group or channel",
             serves=_two_bits,
+            learns=True,
         ),
     )
 }

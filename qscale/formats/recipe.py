@@ -10,7 +10,7 @@ from typing import Any
 from qscale.errors import SpecError
 from qscale.formats import presets
 from qscale.formats.annealing import Anneal
-from qscale.formats.methods import check_served, parse_methods
+from qscale.formats.methods import METHODS, check_served, parse_call, parse_methods
 from qscale.formats.rotations import Rotation
 from qscale.formats.spec import QuantSpec
 
@@ -31,6 +31,8 @@ _PARTS = {
 ROLES = ("qkv", "o", "fc1", "fc2")
 _KEEPS = ("first", "last", "first+last")
 _UNQUANTIZED_BITS = 16
+#: A span of a recipe text: G is a column of its own, so recipes are compared without it.
+_SPAN = re.compile(r":(?:g\d+|channel|token|tensor)(?=[:@,]|$)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +210,16 @@ class Recipe:
         """The quantizer of one operand (``weight`` or ``input``) as text, such as ``clip(0.9)``."""
         return parse_methods(self.quantizer)[operand == "input"]
 
+    def learned(self) -> list[str]:
+        """The quantizers in use whose scales are learned in training, each once."""
+        used = {"weight": self.weight, "input": self.input}
+        names = (
+            parse_call(self.quantizer_for(operand))[0]
+            for operand in used
+            if used[operand] is not None or any(key.endswith(f".{operand}") for key in self.overrides)
+        )
+        return [name for name in dict.fromkeys(names) if METHODS[name].learns]
+
     def kept_blocks(self, blocks: int) -> frozenset[int]:
         """The blocks, of ``blocks`` in all, that stay unquantized.
 
@@ -268,6 +280,15 @@ class Recipe:
             if key not in cls.__dataclass_fields__:
                 raise SpecError(f"unknown recipe field {key!r}; known: {', '.join(cls.__dataclass_fields__)}")
         return cls(**data)
+
+
+def without_span(recipe: str) -> str:
+    """A recipe text without its granularities.
+
+    >>> without_span("w4a4:g32"), without_span("w=int4:g128:asym@torchao,a=fp8_e4m3:token,rot=hadamard:128")
+    ('w4a4', 'w=int4:asym@torchao,a=fp8_e4m3,rot=hadamard:128')
+    """
+    return _SPAN.sub("", recipe.strip())
 
 
 def _spec(value: QuantSpec | str | None) -> QuantSpec | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qscale.errors import LawError
+from qscale.formats.recipe import without_span
 from qscale.laws.columns import read_columns
 from qscale.laws.forms import ABSENT, FloatArray, Form, level_name
 
-#: A span of a recipe text: G is a column of its own, so recipes are compared without it.
-_SPAN = re.compile(r":(?:g\d+|channel|token|tensor)(?=[:@,]|$)")
 _TRUE, _FALSE = {"true", "1", "1.0", "yes"}, {"", "false", "0", "0.0", "no", "none"}
 _MOST_NAMED = 5  # rows named in one message
 _LARGEST = 1e50  # of a number's magnitude, and its inverse the smallest: squares of ratios stay finite
@@ -398,15 +396,6 @@ def _choose(
             + (f"keep the rows of one {name}" if name == "corpus" else choose)
         )
     return rows, next(iter(counts), "") or None
-
-
-def without_span(recipe: str) -> str:
-    """A recipe text without its granularities.
-
-    >>> without_span("w4a4:g32"), without_span("w=int4:g128:asym@torchao,a=fp8_e4m3:token,rot=hadamard:128")
-    ('w4a4', 'w=int4:asym@torchao,a=fp8_e4m3,rot=hadamard:128')
-    """
-    return _SPAN.sub("", recipe.strip())
 
 
 def _dialect(columns: Mapping[str, list[Any]], rows: list[int], notes: list[str]) -> str | None:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from qscale.errors import LawError, StoreError
+from qscale.formats.recipe import without_span
 from qscale.laws import Law
-from qscale.laws.table import without_span
 from qscale.report.canvas import COLORS, GREY, LEVEL, new_figure, plain, save
 from qscale.units import short_count
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from qscale.errors import StoreError
 from qscale.sweep.board import Board
+from qscale.sweep.corpora import Corpora
 from qscale.sweep.executors import retry_failures
+from qscale.sweep.grid import Identity, Source
 from qscale.sweep.jobs import costs, jobs, plan
 from qscale.sweep.store import Store
 from qscale.sweep.words import plural
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
 
 def begin(
     store: Store, say: Callable[[str], None], *, threads: int = 1, device: str = "cpu"
-) -> tuple[Board, Corpus]:
-    """The board of a study that is about to run, and its corpus; remarks go to ``say``.
+) -> tuple[Board, Corpora]:
+    """The board of a study that is about to run, and its corpora; remarks go to ``say``.
 
     Failures of earlier sessions are forgotten, so that those jobs are tried again.
 
@@ -35,29 +37,20 @@ def begin(
     for package in ("torch", "transformers", "safetensors"):
         if find_spec(package) is None:
             raise StoreError(f"training needs {package}, which is not installed: pip install 'qscale[train]'")
-    from qscale.data import corpus as corpora
-
     check_device(device)
     study = store.study()
-    corpus = corpora.load(store.corpus_name())
-    made = None
-    if study.tokenizer != "bytes":
-        made = _tokenizer(store, study.tokenizer, corpus, say)
-        corpus = _encoded(corpus, made, say)
-    runs = study.runs(corpus.sha256, made.id if made else None)
-    for run in runs:
-        corpus.check(run.tokens, run.context, allow_repeat=run.allow_repeat)
-        corpus.check_evaluation(run.eval_windows, run.context)
-    if made is not None:
-        store.keep_tokenizer(made.id, made.text)
-    store.begin(
-        study.corpus,
-        corpus.sha256,
-        threads=threads,
-        device=device,
-        tokenizer=study.tokenizer,
-        tokenizer_id=made.id if made else None,
-    )
+    found, made = {}, []
+    for source in study.sources():
+        tokenizer, corpus = _loaded(store, source, say)
+        found[source] = Identity(corpus.sha256, tokenizer.id if tokenizer else None)
+        for run in study.runs({source: found[source]}):
+            corpus.check(run.tokens, run.context, allow_repeat=run.allow_repeat)
+            corpus.check_evaluation(run.eval_windows, run.context)
+        made += [tokenizer] if tokenizer else []
+    for tokenizer in made:
+        store.keep_tokenizer(tokenizer.id, tokenizer.text)
+    store.begin(found, threads=threads, device=device)
+    runs = study.runs(found)
     board = Board(store, jobs(runs))
     retry_failures(board)
     strangers = sum(1 for record in store.records() if record.run_id not in board.runs)
@@ -76,19 +69,25 @@ def begin(
             say(warning)
     if done:
         say(f"{done} of {len(board.runs)} runs already done")
-    return board, corpus
+    return board, Corpora(store)
 
 
-def _tokenizer(store: Store, name: str, corpus: Corpus, say: Callable[[str], None]) -> Subwords:
-    """The tokenizer that the study keeps, or one made now."""
+def _loaded(store: Store, source: Source, say: Callable[[str], None]) -> tuple[Subwords | None, Corpus]:
+    """A corpus in its tokens, and the tokenizer that the study keeps, or one made now; None for bytes."""
+    from qscale.data import corpus as corpora
+
+    corpus = corpora.load(store.corpus_name(source))
+    if source.tokenizer == "bytes":
+        return None, corpus
     from qscale.data import subwords
 
-    text = store.tokenizer_text()
+    text = store.tokenizer_text(source)
     if text is None:
-        if name.startswith("bpe:"):
-            say(f"tokenizer {name}: trained on {corpus.name}, unless that was done before")
-        text = subwords.text_of(name, corpus)
-    return subwords.Subwords(name, text)
+        if source.tokenizer.startswith("bpe:"):
+            say(f"tokenizer {source.tokenizer}: trained on {corpus.name}, unless that was done before")
+        text = subwords.text_of(source.tokenizer, corpus)
+    tokenizer = subwords.Subwords(source.tokenizer, text)
+    return tokenizer, _encoded(corpus, tokenizer, say)
 
 
 def _encoded(corpus: Corpus, tokenizer: Subwords, say: Callable[[str], None]) -> Corpus:

@@ -1,16 +1,17 @@
-"""The grid of a study: axes in YAML to run configurations with their matched baselines. No torch."""
+"""A study: grids of axes, less what it excludes, to run configurations with their baselines. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from qscale.data.tokenizer import TokenizerId, check_vocabulary, planned
 from qscale.errors import ConfigError
 from qscale.formats import Recipe
+from qscale.formats.recipe import without_span
 from qscale.models.ladder import ModelShape, name_of
 from qscale.sweep.yamltext import load_mapping
 from qscale.training import defaults
@@ -24,18 +25,29 @@ _LEAST_STEPS = 500
 #: What a shape has that says nothing of its vocabulary.
 _VOCABULARY: int = ModelShape.__dataclass_fields__["vocab_size"].default  # type: ignore[assignment]
 
+#: Values of the keys of a point; those that are left out match anything.
+Exclusion = Mapping[str, tuple[Any, ...]]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Study:
-    """Axes whose product is a set of runs; each quantized run brings the baseline it is compared with.
 
-    Example:
-        >>> study = Study.parse("{sizes: [tiny-20k], tokens: [1M], recipes: [w4a4], group_sizes: [16, 32]}")
-        >>> [run.recipe for run in study.runs("0" * 64)]
-        [None, 'w4a4:g16', 'w4a4:g32']
-    """
+class Source(NamedTuple):
+    """Where a grid's tokens come from, as the user names it."""
 
     corpus: str
+    tokenizer: str = "bytes"
+
+
+class Identity(NamedTuple):
+    """What a source turned out to be: the part of it that changes numbers."""
+
+    sha256: str
+    tokenizer: TokenizerId | None = None  #: None for bytes, or before it is made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """Axes whose product is a set of points: one corpus, one tokenizer."""
+
+    source: Source
     sizes: Mapping[str, ModelShape]
     tokens: Mapping[str, tuple[int, ...]]  #: by size; as asked, before rounding to whole steps
     recipes: Mapping[str, tuple[str, ...]]  #: by size; canonical text with its granularity
@@ -45,37 +57,6 @@ class Study:
         str, tuple[int, ...]
     ]  #: by size; each is both the seed of the weights and of the token order
     training: Mapping[str, Mapping[str, Any]]  #: by size; fields of RunConfig
-    tokenizer: str = "bytes"  #: as the user names it
-    workers: int | None = None  #: does not change any number
-
-    @classmethod
-    def parse(cls, text: str, source: str = "study") -> Study:
-        """Read a study from YAML; ``source`` names it in errors.
-
-        Raises:
-            ConfigError: Every problem found, in one line.
-        """
-        from qscale.sweep.studyfile import Reader  # it makes a Study, so it imports this module
-
-        return Reader(load_mapping(text, source), source).study()
-
-    @classmethod
-    def read(cls, path: Path) -> Study:
-        """Read a study file."""
-        return cls.parse(read_text(path), str(path))
-
-    def runs(self, corpus_sha256: str, tokenizer: TokenizerId | None = None) -> list[RunConfig]:
-        """Every run of the grid and its baseline, each once, in the order of the axes.
-
-        ``tokenizer`` is what the study's tokenizer turned out to be; None before it is made.
-        """
-        found: dict[str, RunConfig] = {}
-        for point in self.points():
-            config = self.config(corpus_sha256, tokenizer, **point)
-            for run in (config.baseline(), config.source(), config):
-                if run is not None:
-                    found.setdefault(run.run_id, run)
-        return list(found.values())
 
     def points(self) -> Iterator[dict[str, Any]]:
         """The points of the grid: size, tokens, mode, recipe, seed, fraction."""
@@ -92,8 +73,7 @@ class Study:
 
     def config(
         self,
-        corpus_sha256: str,
-        tokenizer: TokenizerId | None = None,
+        identity: Identity,
         *,
         size: str,
         tokens: int,
@@ -109,7 +89,7 @@ class Study:
         Raises:
             ConfigError: No valid run, or a vocabulary that the tokenizer does not fit in.
         """
-        tokenizer = tokenizer or planned(self.tokenizer)
+        tokenizer = identity.tokenizer or planned(self.source.tokenizer)
         shape = self.sizes[size]
         if shape.vocab_size == _VOCABULARY:
             shape = replace(shape, vocab_size=tokenizer.vocab_size)
@@ -123,8 +103,8 @@ class Study:
         per_step = max(1, training["batch_sequences"] * context)
         return RunConfig(
             model=shape,
-            corpus=_corpus_id(self.corpus, corpus_sha256),
-            corpus_sha256=corpus_sha256,
+            corpus=_corpus_id(self.source.corpus, identity.sha256),
+            corpus_sha256=identity.sha256,
             tokens=max(1, round(tokens / per_step)) * per_step,
             mode=mode,
             recipe=recipe,
@@ -134,6 +114,66 @@ class Study:
             finetune_fraction=finetune_fraction,
             **training,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """The points of some grids less those excluded; each quantized run brings its baseline.
+
+    Example:
+        >>> study = Study.parse("{sizes: [tiny-20k], tokens: [1M], recipes: [w4a4], group_sizes: [16, 32]}")
+        >>> [run.recipe for run in study.runs("0" * 64)]
+        [None, 'w4a4:g16', 'w4a4:g32']
+    """
+
+    grids: tuple[Grid, ...]
+    excluded: tuple[Exclusion, ...] = ()
+    workers: int | None = None  #: does not change any number
+
+    @classmethod
+    def parse(cls, text: str, source: str = "study") -> Study:
+        """Read a study from YAML; ``source`` names it in errors.
+
+        Raises:
+            ConfigError: Every problem found, in one line.
+        """
+        from qscale.sweep.studyfile import read_study  # it makes a Study, so it imports this module
+
+        return read_study(load_mapping(text, source), source)
+
+    @classmethod
+    def read(cls, path: Path) -> Study:
+        """Read a study file."""
+        return cls.parse(read_text(path), str(path))
+
+    def sources(self) -> list[Source]:
+        """The corpora and tokenizers of the grids, each once."""
+        return list(dict.fromkeys(grid.source for grid in self.grids))
+
+    def points(self) -> Iterator[tuple[Grid, dict[str, Any]]]:
+        """Every point that is not excluded, with its grid."""
+        for grid in self.grids:
+            for point in grid.points():
+                if not any(matches(each, grid, point) for each in self.excluded):
+                    yield grid, point
+
+    def runs(self, identities: str | Mapping[Source, Identity]) -> list[RunConfig]:
+        """Every run and its baseline, each once, in the order of the grids and their axes.
+
+        Args:
+            identities: What each source turned out to be, or one sha256 for all; ``""`` where that does not
+                matter. Grids of a source that is not named are left out.
+        """
+        if isinstance(identities, str):
+            identities = dict.fromkeys(self.sources(), Identity(identities))
+        found: dict[str, RunConfig] = {}
+        for grid, point in self.points():
+            if grid.source in identities:
+                config = grid.config(identities[grid.source], **point)
+                for run in (config.baseline(), config.source(), config):
+                    if run is not None:
+                        found.setdefault(run.run_id, run)
+        return list(found.values())
 
     def warnings(self) -> list[str]:
         """What a fit to these runs should know about: one line for each size and matter."""
@@ -183,6 +223,38 @@ def read_text(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"cannot read the study {path}: {reason}; give a YAML file") from error
+
+
+def matches(exclusion: Exclusion, grid: Grid, point: Mapping[str, Any]) -> bool:
+    """Whether a point has one of the values of every key of an exclusion."""
+    return all(
+        any(value in _values(key, grid, point) for value in values) for key, values in exclusion.items()
+    )
+
+
+def _values(key: str, grid: Grid, point: Mapping[str, Any]) -> Sequence[Any]:
+    """What an exclusion may call a point by."""
+    if key == "corpus":
+        return (grid.source.corpus,)
+    if key == "family":
+        return (grid.sizes[point["size"]].family,)
+    if key == "group_size":
+        return () if point["recipe"] is None else _spans(point["recipe"])
+    if key == "recipe" and point["recipe"] is not None:
+        return (point["recipe"], without_span(point["recipe"]))
+    return (point.get(key),)
+
+
+def _spans(recipe: str) -> list[int | str]:
+    """The group sizes of a recipe's weights and inputs; ``channel`` for whole rows."""
+    parsed = Recipe.parse(recipe)
+    found: list[int | str] = []
+    for spec in (parsed.weight, parsed.input):
+        if spec is not None and spec.strategy in ("channel", "token"):
+            found.append("channel")
+        elif spec is not None and spec.group_size is not None:
+            found.append(spec.group_size)
+    return found
 
 
 def _corpus_id(corpus: str, sha256: str) -> str:

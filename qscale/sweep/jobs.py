@@ -46,7 +46,7 @@ def jobs(runs: Iterable[RunConfig]) -> list[Job]:
     trunks: dict[str, list[RunConfig]] = {}
     found = []
     for config in runs:
-        if config.mode != "finetune":
+        if config.source() is None:
             trunks.setdefault(config.trunk_id, []).append(config)
         found.append(_run(config))
     found += [_trunk(trunk_id, branches) for trunk_id, branches in trunks.items()]

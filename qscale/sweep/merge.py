@@ -1,56 +1,54 @@
-"""Extending a study of one ladder by another, so that a second recipe joins the first. No torch."""
+"""Extending the study of one ladder by another, so that a second recipe joins the first. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
 from qscale.errors import ConfigError
 from qscale.models.ladder import shape_of
-from qscale.sweep.grid import Study
+from qscale.sweep.grid import Grid, Identity, Study
+from qscale.sweep.yamltext import load_mapping
 from qscale.training.config import RunConfig
 
 
 def merged(text: str, new: Study) -> str | None:
-    """The study of ``text`` with the tokens, recipes and modes of ``new`` added, as YAML.
+    """The study of ``text`` with the points of ``new`` in its ``include``, as YAML.
 
-    None where one of them is not a single ladder, or the ladders differ in size, corpus, tokenizer, seed or
-    training; ``text`` itself where nothing is new.
+    None where ladders differ in size, corpus, tokenizer, seed or training; ``text`` itself where nothing is
+    new.
     """
     try:
         old = Study.parse(text)
     except ConfigError:
         return None
-    if not (_is_ladder(old) and _is_ladder(new)) or (old.corpus, old.tokenizer) != (
-        new.corpus,
-        new.tokenizer,
-    ):
+    ladders = [_ladder(grid) for grid in (*old.grids, *new.grids)]
+    if any(ladder is None or ladder != ladders[0] for ladder in ladders):
         return None
-    (size,), (other,) = old.sizes, new.sizes
-    if old.seeds[size] != new.seeds[other] or _ladder(old, size) != _ladder(new, other):
-        return None
-    axes: dict[str, list[Any]] = {
-        "tokens": _union(old.tokens[size], new.tokens[other]),
-        "recipes": _union(old.recipes[size], new.recipes[other]),
-        "modes": _union(old.modes, new.modes),
-        "finetune_fractions": _union(old.finetune_fractions, new.finetune_fractions),
-    }
-    before = (old.tokens[size], old.recipes[size], old.modes, old.finetune_fractions)
-    if [*axes.values()] == [[*values] for values in before]:
+    if {run.run_id for run in new.runs("")} <= {run.run_id for run in old.runs("")}:
         return text
-    shape = {**old.sizes[size].to_json(), "name": size}
-    study = {
-        "corpus": old.corpus,
-        "tokenizer": None if old.tokenizer == "bytes" else old.tokenizer,
-        "sizes": [size] if _is_known(size) else [shape],
-        **axes,
-        "seeds": list(old.seeds[size]),
-        "training": dict(old.training[size]),
-        "workers": old.workers,
+    data = load_mapping(text, "study")
+    data["include"] = [*data.get("include", []), *(_block(grid) for grid in new.grids)]
+    return yaml.safe_dump(data, sort_keys=False)
+
+
+def _block(grid: Grid) -> dict[str, Any]:
+    """A grid of one ladder as an entry of ``include``."""
+    ((size, shape),) = grid.sizes.items()
+    return {
+        "corpus": grid.source.corpus,
+        "tokenizer": grid.source.tokenizer,
+        "sizes": [size] if _is_known(size) else [{**shape.to_json(), "name": size}],
+        "family": [shape.family],
+        "tokens": list(grid.tokens[size]),
+        "recipes": list(grid.recipes[size]),
+        "decompose": [],
+        "modes": list(grid.modes),
+        "finetune_fractions": list(grid.finetune_fractions),
+        "seeds": list(grid.seeds[size]),
+        "training": dict(grid.training[size]),
     }
-    return yaml.safe_dump({key: value for key, value in study.items() if value}, sort_keys=False)
 
 
 def _is_known(size: str) -> bool:
@@ -62,14 +60,12 @@ def _is_known(size: str) -> bool:
     return True
 
 
-def _is_ladder(study: Study) -> bool:
-    return len(study.sizes) == 1 and all(len(seeds) == 1 for seeds in study.seeds.values())
-
-
-def _ladder(study: Study, size: str) -> RunConfig:
-    """What all runs of a ladder share, as a run of it: the tokens are those of one long run."""
-    return study.config("", size=size, tokens=10**12, mode="baseline", recipe=None, seed=study.seeds[size][0])
-
-
-def _union(old: Sequence[Any], new: Sequence[Any]) -> list[Any]:
-    return list(dict.fromkeys((*old, *new)))
+def _ladder(grid: Grid) -> tuple[object, ...] | None:
+    """What all runs of a ladder share, as a run of it; None of a grid with more than one ladder."""
+    if len(grid.sizes) != 1 or any(len(seeds) != 1 for seeds in grid.seeds.values()):
+        return None
+    (size,) = grid.sizes
+    # The tokens are those of one long run.
+    point: dict[str, Any] = {"size": size, "tokens": 10**12, "mode": "baseline", "recipe": None}
+    run: RunConfig = grid.config(Identity(""), **point, seed=grid.seeds[size][0])
+    return grid.source, run

@@ -1,7 +1,7 @@
 """The run store: a folder is the database, and a run is done exactly when its record can be read. No torch.
 
 study.yaml                  the grid as given
-corpus.json                 name and hash of the corpus, so that ids can be made without it; threads, device
+corpus.json                 names and hashes of the corpora, so that ids need no corpus; threads, device
 runs/<run_id>/              config.json, curve.jsonl, checkpoint/, eval_losses.npy, and last record.json
 trunks/<trunk_id>/          config.json, curve.jsonl, checkpoint/, branches/
 tokenizers/<sha256>.json    the vocabulary, unless tokens are bytes
@@ -14,16 +14,16 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any
 
 from qscale.data.tokenizer import TokenizerId
 from qscale.errors import ConfigError, StoreError, StudyError
 from qscale.records import Record, RecordVersionError
 from qscale.sweep import files
-from qscale.sweep.grid import Study
+from qscale.sweep.begun import Begun
+from qscale.sweep.grid import Identity, Source, Study
 from qscale.sweep.jobs import Job
 from qscale.sweep.words import plural
 from qscale.training import paths
@@ -109,101 +109,61 @@ class Store:
         return Study.read(self.study_file)
 
     def runs(self) -> list[RunConfig]:
-        """The study's runs, with the corpus and tokenizer that it was begun with; none if it never began."""
-        study, begun = self.study(), self.corpus()
-        same = begun.get("name") == study.corpus and _tokenizer_name(begun) == study.tokenizer
-        return study.runs(begun["sha256"], _tokenizer_id(begun)) if same else []
+        """The study's runs, of the corpora and tokenizers that it was begun with; none if it never began."""
+        return self.study().runs(self.identities())
 
-    def corpus(self) -> dict[str, Any]:
-        """Name and sha256 of the corpus that the study was begun with; empty before that.
+    def identities(self, study: Study | None = None) -> dict[Source, Identity]:
+        """What is known of the sources of a study: of this folder's, or of ``study``."""
+        begun = self.begun()
+        notes = {source: begun.note(source) for source in (study or self.study()).sources()}
+        return {source: note.identity for source, note in notes.items() if note is not None}
 
-        Also ``path`` of a corpus in files; ``tokenizer``, its name, id and vocabulary, where it is not bytes;
-        and ``threads`` and ``device``, which change the bits of a run.
+    def begun(self) -> Begun:
+        """What the study was begun with: its sources, threads and device; empty before that.
 
         Raises:
             StoreError: The note is there and cannot be read.
         """
         path = self.path / "corpus.json"
         if not path.exists():
-            return {}
+            return Begun()
         with suppress(ValueError):
-            data = json.loads(_text(path) or "")
-            if isinstance(data, dict) and all(isinstance(data.get(k), str) for k in ("name", "sha256")):
-                return data
+            return Begun.from_json(json.loads(_text(path) or ""))
         raise StoreError(
             f"{path} is damaged: restore it, or delete it and run the study again, which writes it anew"
         )
 
-    def corpus_name(self) -> str:
+    def corpus_name(self, source: Source) -> str:
         """The corpus as ``data.corpus.load`` takes it here, wherever the current folder is."""
-        begun, name = self.corpus(), self.study().corpus
-        path = begun.get("path")
-        here = begun.get("name") == name and isinstance(path, str) and Path(path).exists()
-        return f"file:{path}" if here else name
+        note = self.begun().note(source)
+        here = note is not None and note.path is not None and Path(note.path).exists()
+        return f"file:{note.path}" if note is not None and here else source.corpus
 
-    def begin(
-        self,
-        name: str,
-        sha256: str,
-        *,
-        threads: int = 1,
-        device: str = "cpu",
-        tokenizer: str = "bytes",
-        tokenizer_id: TokenizerId | None = None,
-    ) -> None:
-        """Note the corpus, its tokenizer, and the threads and device that all runs of the study share.
+    def begin(self, found: Mapping[Source, Identity], *, threads: int = 1, device: str = "cpu") -> None:
+        """Note what the study's sources are, and the threads and device that all its runs share.
 
         Raises:
             StoreError: The same corpus had other bytes when the study began, or its tokenizer other tokens.
             StudyError: The study began with other threads or on another device.
         """
-        begun = self.corpus()
-        same = begun.get("name") == name
-        if same and begun["sha256"] != sha256:
-            raise StoreError(
-                f"{self.path}: the corpus {name!r} has changed since this study began (sha256 {sha256[:12]}, "
-                f"then {begun['sha256'][:12]}); restore it, or start a study in a new folder"
-            )
-        if same and tokenizer == _tokenizer_name(begun) and tokenizer_id != (then := _tokenizer_id(begun)):
-            raise StoreError(
-                f"{self.path}: the tokenizer {tokenizer!r} has changed since this study began: it is "
-                f"{tokenizer_id and tokenizer_id.text}, and was {then and then.text}; restore it below "
-                "tokenizers/, or start a study in a new folder"
-            )
-        if same and {"threads", "device"} <= begun.keys():
-            threads_then, device_then = begun["threads"], begun["device"]
-            if (threads_then, _kind(device_then)) != (threads, _kind(device)):
-                raise StudyError(
-                    f"{self.path}: this study began with {plural(threads_then, 'thread')} on {device_then}; "
-                    f"pairs must share both: give --threads {threads_then} --device {device_then}, or start "
-                    "in a new folder"
-                )
-            device = device_then
-        note: dict[str, Any] = {"name": name, "sha256": sha256, "threads": threads, "device": device}
-        if tokenizer_id is not None:
-            note["tokenizer"] = {
-                "name": tokenizer,
-                "id": tokenizer_id.text,
-                "vocab_size": tokenizer_id.vocab_size,
-            }
-        if name.startswith("file:"):
-            path = Path(name.removeprefix("file:")).expanduser().absolute()
-            noted = begun.get("path") if same else None
-            note["path"] = noted if noted and Path(noted).exists() else str(path)
-        if note != begun:
-            files.write_whole(self.path / "corpus.json", json.dumps(note) + "\n")
+        before = self.begun()
+        begun = before
+        for source, identity in found.items():
+            begun = begun.with_source(source, identity, where=self.path)
+        begun = begun.on(threads, device, where=self.path)
+        if begun != before:
+            files.write_whole(self.path / "corpus.json", json.dumps(begun.to_json()) + "\n")
 
-    def tokenizer_text(self) -> str | None:
-        """The JSON of the tokenizer that the study began with; None for bytes, or before it began.
+    def tokenizer_text(self, source: Source) -> str | None:
+        """The JSON of a tokenizer that the study began with; None for bytes, or before it began.
 
         Raises:
             StoreError: It is gone or not what it was.
         """
-        begun = self.corpus()
-        wanted = _tokenizer_id(begun)
-        if wanted is None or _tokenizer_name(begun) != self.study().tokenizer:
+        note = self.begun().note(source)
+        if note is None or note.identity.tokenizer is None:
             return None
-        path = self._tokenizer_file(wanted)
+        path = self._tokenizer_file(note.identity.tokenizer)
         text = _text(path)
         if text is None or hashlib.sha256(text.encode()).hexdigest()[:16] != path.stem:
             raise StoreError(f"{path} is gone or damaged, and its runs need it: restore it from a copy")
@@ -223,16 +183,12 @@ class Store:
 
         Of a study.yaml that cannot be read, all that ``study`` does not ask for.
         """
-        begun = self.corpus()
-        if not begun:
+        if not self.begun().notes:
             return 0
         finished = {record.run_id for record in self.records()}
         with suppress(ConfigError):
             finished &= {run.run_id for run in self.runs()}
-        same = study.corpus == begun["name"] or _file(study.corpus) == begun.get("path", "")
-        if same and study.tokenizer == _tokenizer_name(begun):
-            finished -= {run.run_id for run in study.runs(begun["sha256"], _tokenizer_id(begun))}
-        return len(finished)
+        return len(finished - {run.run_id for run in study.runs(self.identities(study))})
 
     def run_folder(self, run_id: str) -> Path:
         """Where a run's files lie."""
@@ -398,29 +354,6 @@ class Store:
             (self.folder(job) / "failure.json").unlink(missing_ok=True)
         except OSError as error:
             raise files.store_error("clear the failure of", self.folder(job), error) from error
-
-
-def _tokenizer_name(begun: dict[str, Any]) -> str:
-    """The tokenizer in a note of the corpus, as the user named it."""
-    return str(begun.get("tokenizer", {}).get("name", "bytes"))
-
-
-def _tokenizer_id(begun: dict[str, Any]) -> TokenizerId | None:
-    """The tokenizer in a note of the corpus; None for bytes."""
-    note = begun.get("tokenizer")
-    return TokenizerId(note["id"], note["vocab_size"]) if note else None
-
-
-def _kind(device: str) -> str:
-    """``cuda`` of ``cuda:1``: cards of one machine are taken as equal."""
-    return device.partition(":")[0]
-
-
-def _file(corpus: str) -> str | None:
-    """The absolute path of a corpus in files."""
-    if not corpus.startswith("file:"):
-        return None
-    return str(Path(corpus.removeprefix("file:")).expanduser().absolute())
 
 
 def _text(path: Path) -> str | None:

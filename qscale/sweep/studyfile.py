@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from functools import partial
+from itertools import product
 from reprlib import repr as short_repr
 from typing import Any, TypeVar
 
@@ -16,10 +17,10 @@ from qscale.data.tokenizer import parse
 from qscale.errors import ConfigError, SpecError
 from qscale.formats import Recipe
 from qscale.formats.presets import PRESETS
-from qscale.formats.recipe import ROLES
+from qscale.formats.recipe import ROLES, without_span
 from qscale.models.families import FAMILIES, family_of
 from qscale.models.ladder import ModelShape, name_of, shape_of
-from qscale.sweep.grid import Study
+from qscale.sweep.grid import Exclusion, Grid, Identity, Source, Study, matches
 from qscale.units import parse_count, short_count
 
 KEYS = (
@@ -35,9 +36,41 @@ KEYS = (
     "finetune_fractions",
     "seeds",
     "training",
+    "zip",
+    "include",
+    "exclude",
     "workers",
 )
-STUDY_MODES = ("cooldown", "scratch", "finetune")
+#: Keys whose lists ``zip`` may pair, value by value.
+AXES = (
+    "corpus",
+    "tokenizer",
+    "sizes",
+    "family",
+    "tokens",
+    "recipes",
+    "group_sizes",
+    "modes",
+    "finetune_fractions",
+    "seeds",
+)
+#: What an entry of ``exclude`` may name a point by.
+EXCLUDABLE = (
+    "corpus",
+    "family",
+    "size",
+    "tokens",
+    "recipe",
+    "group_size",
+    "mode",
+    "finetune_fraction",
+    "seed",
+)
+#: Axes of which a grid has one value.
+_SINGLE = ("corpus", "tokenizer")
+#: Of the whole study: an entry of ``include`` has none of them.
+_OF_THE_STUDY = ("include", "exclude", "workers")
+STUDY_MODES = ("cooldown", "scratch", "finetune", "ptq")
 #: What ``decompose`` adds to each recipe: its weights and its inputs alone; the inputs of one role left out;
 #: the input of one layer left out.
 DECOMPOSITIONS = ("operands", "inputs", "layers")
@@ -70,34 +103,85 @@ TRAINING: dict[str, type] = {
 
 _BARE_RECIPE = re.compile(r"w\d+a\d+")
 _MOST_RUNS = 100_000
+_MOST_GRIDS = 10_000
 #: Fields of a model's shape that have no default.
 _SHAPE = tuple(f.name for f in fields(ModelShape) if f.default is MISSING)
 T = TypeVar("T")
 
 
-class Reader:
-    """Reads one study and gathers every problem, so that a user corrects them in one go."""
+def read_study(data: Mapping[str, Any], source: str) -> Study:
+    """The study that a file holds.
 
-    def __init__(self, data: Mapping[str, Any], source: str) -> None:
+    Raises:
+        ConfigError: Every problem found, in one line; ``source`` names the file.
+    """
+    problems: dict[str, None] = {}  # in the order found, each once
+    whole = Reader(data, problems)
+    for key in data:
+        whole.known("key", key, KEYS)
+    readers = [Reader(block, problems) for block in whole.blocks()]
+    for reader in readers:
+        reader.shapes = reader.read_sizes()
+    names = [name for reader in readers for name in (*reader.shapes, *reader.bases.values())]
+    study = Study(
+        grids=tuple(reader.grid(names) for reader in readers),
+        excluded=whole.exclusions(names),
+        workers=whole.workers(),
+    )
+    if not problems:
+        _check(study, whole)
+    if problems:
+        raise ConfigError(f"{source}: {'; '.join(problems)}")
+    return study
+
+
+def _check(study: Study, whole: Reader) -> None:
+    """Every point makes a valid run, which a seed changes nothing about; every exclusion excludes some."""
+    runs = sum(
+        len(grid.tokens[s]) * (len(grid.recipes[s]) + 1) * len(grid.seeds[s]) * len(grid.modes)
+        for grid in study.grids
+        for s in grid.sizes
+    )
+    if runs > _MOST_RUNS:
+        whole.problem(f"more than {_MOST_RUNS} runs; split the study")
+        return
+    for exclusion in study.excluded:
+        if not any(matches(exclusion, grid, point) for grid in study.grids for point in grid.points()):
+            words = ", ".join(f"{key} {' or '.join(map(str, each))}" for key, each in exclusion.items())
+            whole.problem(f"exclude: no point has {words}")
+    for grid in study.grids:
+        for size, shape in grid.sizes.items():
+            for recipe in grid.recipes[size]:
+                whole.overrides(size, shape, Recipe.parse(recipe))
+    for grid, point in study.points():
+        if point["seed"] == grid.seeds[point["size"]][0]:
+            try:
+                grid.config(Identity(""), **point).source()  # which is a run too
+            except (ConfigError, SpecError) as error:
+                whole.problem(f"{point['size']} with {short_count(point['tokens'])} tokens: {error}")
+    if not any(True for _ in study.points()):
+        whole.problem("exclude: no point is left")
+
+
+class Reader:
+    """Reads a study or one of its grids; problems gather, so that a user corrects them in one go."""
+
+    def __init__(self, data: Mapping[str, Any], problems: dict[str, None]) -> None:
         self.data = data
-        self.source = source
-        self.problems: dict[str, None] = {}  # in the order found, each once
+        self.problems = problems
         self.bases: dict[str, str] = {}  # a size that the key family made, to the size it was made from
+        self.everywhere: Iterable[str] = ()  # sizes of all grids of the study
+        self.shapes: dict[str, ModelShape] = {}
 
     def problem(self, text: str) -> None:
         self.problems[text] = None
 
-    def study(self) -> Study:
-        """The study, or one ConfigError with all problems."""
-        for key in self.data:
-            self.known("key", key, KEYS)
-        for key in ("sizes", "tokens"):
-            if key not in self.data:
-                self.problem(f"the key {key!r} is missing")
-        sizes = self.sizes()
-        study = Study(
-            corpus=self.corpus(),
-            tokenizer=self.tokenizer(),
+    def grid(self, everywhere: Iterable[str]) -> Grid:
+        """The grid of :attr:`data`; mappings by size may name sizes that only other grids have."""
+        self.everywhere = everywhere
+        sizes = self.shapes
+        return Grid(
+            source=Source(self.corpus(), self.tokenizer()),
             sizes=sizes,
             tokens=self.by_size("tokens", self.data.get("tokens", []), sizes, parse_count),
             recipes=self.recipes(sizes),
@@ -105,34 +189,100 @@ class Reader:
             finetune_fractions=self.fractions(),
             seeds=self.by_size("seeds", self.data.get("seeds", [0]), sizes, _seed),
             training=self.training(sizes),
-            workers=self.workers(),
         )
-        self.stop()
-        self.check(study)
-        self.stop()
-        return study
 
-    def stop(self) -> None:
-        if self.problems:
-            raise ConfigError(f"{self.source}: {'; '.join(self.problems)}")
+    def blocks(self) -> list[dict[str, Any]]:
+        """What each grid is made of: the study's own keys, then each entry of ``include`` over them."""
+        shared = {key: value for key, value in self.data.items() if key not in _OF_THE_STUDY}
+        included = self.mappings("include", [key for key in KEYS if key not in _OF_THE_STUDY])
+        blocks = [shared, *(_inherit(shared, block) for block in included)]
+        if included and not {"sizes", "tokens"} & shared.keys():  # it only says what they share
+            blocks = blocks[1:]
+        for block in blocks:
+            for key in ("sizes", "tokens"):
+                if key not in block:
+                    self.problem(f"the key {key!r} is missing")
+        found = [each for block in blocks for each in self.unzipped(block)]
+        if len(found) > _MOST_GRIDS:
+            self.problem(f"zip and include make more than {_MOST_GRIDS} grids; split the study")
+            return []
+        return found
 
-    def check(self, study: Study) -> None:
-        """Every point makes a valid run; a seed changes nothing about that."""
-        runs = sum(
-            len(study.tokens[s]) * (len(study.recipes[s]) + 1) * len(study.seeds[s]) for s in study.sizes
-        )
-        if runs * len(study.modes) > _MOST_RUNS:
-            self.problem(f"more than {_MOST_RUNS} runs; split the study")
-            return
-        for size, shape in study.sizes.items():
-            for recipe in study.recipes[size]:
-                self.overrides(size, shape, Recipe.parse(recipe))
-        for point in study.points():
-            if point["seed"] == study.seeds[point["size"]][0]:
-                try:
-                    study.config("", **point).source()  # which is a run too
-                except (ConfigError, SpecError) as error:
-                    self.problem(f"{point['size']} with {short_count(point['tokens'])} tokens: {error}")
+    def mappings(self, key: str, known: Sequence[str]) -> list[dict[str, Any]]:
+        """A list of mappings that have known keys alone."""
+        given = self.data.get(key, [])
+        if not isinstance(given, list) or not all(isinstance(each, dict) for each in given):
+            self.problem(f"{key}: {short_repr(given)} is not a list of mappings such as [{known[0]}: ...]")
+            return []
+        for each in given:
+            for name in each:
+                self.known(f"key in {key}", name, known)
+        return given
+
+    def unzipped(self, block: dict[str, Any]) -> list[dict[str, Any]]:
+        """The block for each tuple of zipped values, each corpus and each tokenizer."""
+        asked = block.get("zip", [])
+        asked = [asked] if isinstance(asked, list) and asked and isinstance(asked[0], str) else asked
+        if not isinstance(asked, list) or not all(isinstance(names, list) for names in asked):
+            self.problem(f"zip: {short_repr(asked)} is not a list of axes such as [sizes, tokens]")
+            return []
+        rows: list[list[dict[str, Any]]] = []
+        for names in asked:
+            if not all(self.known("axis in zip", name, AXES) for name in names):
+                continue
+            lists = {name: block.get(name) for name in names}
+            if not all(isinstance(values, list) and values for values in lists.values()):
+                self.problem(f"zip: each of {', '.join(names)} must be a list with something in it")
+                continue
+            lengths = {name: len(values or ()) for name, values in lists.items()}
+            if len(set(lengths.values())) > 1:
+                each = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+                self.problem(f"zip: the lists differ in length: {each}")
+                continue
+            count = min(lengths.values(), default=0)
+            rows.append(
+                [{n: _one(n, (values or ())[i]) for n, values in lists.items()} for i in range(count)]
+            )
+        sources: list[list[dict[str, Any]]] = [
+            [{name: value} for value in block[name]]
+            if isinstance(block.get(name), list) and block[name]
+            else [{}]
+            for name in _SINGLE
+            if not any(name in names for names in asked)
+        ]
+        plain = {key: value for key, value in block.items() if key != "zip"}
+        found = []
+        for choice in product(*rows, *sources):
+            found.append(plain | {key: value for part in choice for key, value in part.items()})
+            if len(found) > _MOST_GRIDS:
+                break
+        return found
+
+    def exclusions(self, sizes: Iterable[str]) -> tuple[Exclusion, ...]:
+        """The entries of ``exclude``, each with the values that it names."""
+        names = list(dict.fromkeys(sizes))
+        read: dict[str, Callable[[Any], Any]] = {
+            "tokens": parse_count,
+            "recipe": _excluded_recipe,
+            "group_size": _excluded_group,
+            "seed": _seed,
+            "finetune_fraction": _fraction,
+        }
+        among = {"size": names, "mode": STUDY_MODES, "family": tuple(FAMILIES)}
+        found = []
+        for entry in self.mappings("exclude", EXCLUDABLE):
+            if not entry:
+                self.problem("exclude: an empty entry would exclude everything")
+            values = {
+                key: tuple(self.each(f"exclude: {key}", value, read.get(key, str)))
+                for key, value in entry.items()
+                if key in EXCLUDABLE
+            }
+            for key, known in among.items():
+                for value in values.get(key, ()):
+                    self.known(f"{key} in exclude", value, known)
+            found.append(values)
+        return tuple(found)
 
     def overrides(self, size: str, shape: ModelShape, recipe: Recipe) -> None:
         """Every override names a linear layer: of all blocks, or of one, such as layers.0.mlp.down_proj."""
@@ -221,13 +371,13 @@ class Reader:
         self, key: str, value: Mapping[str, Any], sizes: Mapping[str, ModelShape]
     ) -> dict[str, Any]:
         """The entry of each size: under its name, else under that of the size before its family."""
-        names = dict.fromkeys((*sizes, *self.bases.values()))
+        names = dict.fromkeys((*sizes, *self.bases.values(), *self.everywhere))
         for size in value:
             self.known(f"size in {key}", size, names)
         places = {size: size if size in value else self.bases.get(size, "") for size in sizes}
         return {size: value[place] for size, place in places.items() if place in value}
 
-    def sizes(self) -> dict[str, ModelShape]:
+    def read_sizes(self) -> dict[str, ModelShape]:
         value = self.data.get("sizes", [])
         if value is None:
             self.problem("sizes: nothing is given; name sizes such as tiny-20k")
@@ -298,7 +448,7 @@ class Reader:
 
     def decomposed(self, recipes: list[str], shape: ModelShape) -> tuple[str, ...]:
         """The recipes, and behind each what the key ``decompose`` asks to take it apart with."""
-        asked = self.each("decompose", self.data["decompose"], str) if "decompose" in self.data else []
+        asked = self.each("decompose", self.data["decompose"], str) if self.data.get("decompose") else []
         asked = [name for name in asked if self.known("decomposition", name, DECOMPOSITIONS)]
         found: dict[str, None] = {}
         for text in recipes:
@@ -317,7 +467,7 @@ class Reader:
 
     def fractions(self) -> tuple[float, ...]:
         """Parts of the tokens that the mode finetune trains on."""
-        if "finetune_fractions" not in self.data:
+        if not self.data.get("finetune_fractions"):
             if "finetune" in self.data.get("modes", ()):
                 self.problem(
                     "the mode finetune needs finetune_fractions, such as [0.1, 0.2] (qscale train: "
@@ -361,6 +511,36 @@ class Reader:
             self.problem(f"workers: {short_repr(value)} is not a positive whole number")
             return None
         return value
+
+
+def _inherit(shared: Mapping[str, Any], block: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of ``include``: its own keys, and of the study's those that still make sense beside them."""
+    left = dict(shared)
+    zipped = left.get("zip", [])
+    if set(block) & {name for part in zipped for name in ([part] if isinstance(part, str) else part)}:
+        left.pop("zip", None)
+    given = block.get("recipes", [])
+    names = given if isinstance(given, list) else [given]
+    if "recipes" in block and not any(isinstance(name, str) and _is_bare(name) for name in names):
+        left.pop("group_sizes", None)
+    return {**left, **block}
+
+
+def _one(axis: str, value: Any) -> Any:
+    """One value of an axis, as a grid takes it."""
+    return value if axis in _SINGLE else [value]
+
+
+def _excluded_recipe(text: object) -> str:
+    """A recipe as points have it; without a granularity it stands for all of them."""
+    if not isinstance(text, str):
+        raise ConfigError(f"{short_repr(text)} is not a recipe")
+    return without_span(_recipe(f"{text}:g32")) if _is_bare(text) else _recipe(text)
+
+
+def _excluded_group(value: object) -> int | str:
+    span = _span(value)
+    return span if span == "channel" else int(span[1:])
 
 
 def _typed(field: str, value: object) -> Any:

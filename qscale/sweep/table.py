@@ -11,6 +11,7 @@ from typing import Any
 
 from qscale.errors import ConfigError, SpecError, StoreError
 from qscale.formats import QuantSpec, Recipe
+from qscale.formats.recipe import without_span
 from qscale.records import Record
 from qscale.sweep import files
 from qscale.sweep.store import Store, quiet
@@ -201,8 +202,6 @@ def layer_rows(
     Raises:
         StoreError: Not a study folder.
     """
-    from qscale.laws.table import without_span  # with NumPy, which `status` does without
-
     store = Store(path)
     rows = []
     for run in store.runs():

@@ -16,12 +16,13 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qscale.errors import ConfigError, QScaleError, StoreError
 from qscale.records import RecordVersionError
 from qscale.sweep import files
 from qscale.sweep.board import Board
+from qscale.sweep.corpora import Corpora
 from qscale.sweep.jobs import Job, jobs
 from qscale.sweep.stopping import StopSignal
 from qscale.sweep.store import Store
@@ -29,25 +30,23 @@ from qscale.training import paths
 from qscale.training.how import Emit, How
 from qscale.training.monitor import DivergedError
 
-if TYPE_CHECKING:
-    from qscale.data.corpus import Corpus
-
 Event = dict[str, Any]
 #: Does one job; False when it was stopped before its end.
-Execute = Callable[[Job, Board, "Corpus", How], bool]
+Execute = Callable[[Job, Board, Corpora, How], bool]
 
 _POLL = 0.2  # seconds between two looks for a job; longer while there is none
 _LONGEST_POLL = 2.0
 
 
-def run_job(job: Job, board: Board, corpus: Corpus, how: How) -> bool:
+def run_job(job: Job, board: Board, corpora: Corpora, how: How) -> bool:
     """Train one trunk or one branch, and write the record of a branch."""
     from qscale.training import loop
     from qscale.training.result import diverged_record
 
     store = board.store
     if job.kind == "trunk":
-        return _run_trunk(job, board, corpus, how)
+        return _run_trunk(job, board, corpora, how)
+    corpus = corpora.of(job.config)
     if job.source_id is not None:
         source = store.record(job.source_id)
         if source is not None and source.diverged:
@@ -81,12 +80,12 @@ def run_job(job: Job, board: Board, corpus: Corpus, how: How) -> bool:
     return True
 
 
-def _run_trunk(job: Job, board: Board, corpus: Corpus, how: How) -> bool:
+def _run_trunk(job: Job, board: Board, corpora: Corpora, how: How) -> bool:
     """Train a trunk; where it diverges, so did every run that has yet to leave it."""
     from qscale.training import loop
     from qscale.training.result import diverged_record
 
-    steps, folder = board.missing_steps(job), board.store.trunk_folder(job.id)
+    steps, folder, corpus = board.missing_steps(job), board.store.trunk_folder(job.id), corpora.of(job.config)
     if not steps:  # what needed them was done by another worker meanwhile
         return True
     try:
@@ -105,7 +104,7 @@ def _run_trunk(job: Job, board: Board, corpus: Corpus, how: How) -> bool:
 
 def work(
     board: Board,
-    corpus: Corpus,
+    corpora: Corpora,
     how: How,
     execute: Execute = run_job,
 ) -> None:
@@ -118,7 +117,7 @@ def work(
     while not how.should_stop():
         states = board.look()
         for job in board.jobs:
-            if states[job.id] == "ready" and _take(job, board, corpus, how, execute):
+            if states[job.id] == "ready" and _take(job, board, corpora, how, execute):
                 pause = _POLL
                 break
         else:
@@ -129,28 +128,28 @@ def work(
             pause = min(2 * pause, _LONGEST_POLL)
 
 
-def lead(board: Board, corpus: Corpus, how: How) -> None:
+def lead(board: Board, corpora: Corpora, how: How) -> None:
     """:func:`work` with the processes that train together; each does every job, and this one writes.
 
     Raises:
         StoreError: As for :func:`work`.
     """
 
-    def execute(job: Job, board: Board, corpus: Corpus, how: How) -> bool:
+    def execute(job: Job, board: Board, corpora: Corpora, how: How) -> bool:
         how.ranks.tell(job.id)
-        return run_job(job, board, corpus, how)
+        return run_job(job, board, corpora, how)
 
     try:
-        work(board, corpus, how, execute)
+        work(board, corpora, how, execute)
     finally:
         how.ranks.tell(None)
 
 
-def follow(board: Board, corpus: Corpus, how: How) -> None:
+def follow(board: Board, corpora: Corpora, how: How) -> None:
     """The other processes: do what :func:`lead` says until it says no more."""
     found = {job.id: job for job in board.jobs}
     while (job := how.ranks.tell(None)) is not None:
-        run_job(found[job], board, corpus, how)
+        run_job(found[job], board, corpora, how)
 
 
 def _rest(seconds: float, should_stop: Callable[[], bool]) -> None:
@@ -160,7 +159,7 @@ def _rest(seconds: float, should_stop: Callable[[], bool]) -> None:
         time.sleep(_POLL)
 
 
-def _take(job: Job, board: Board, corpus: Corpus, how: How, execute: Execute) -> bool:
+def _take(job: Job, board: Board, corpora: Corpora, how: How, execute: Execute) -> bool:
     """Try to do one job; False where another process has it, or had it and is done."""
 
     def tell(event: Event) -> None:
@@ -175,7 +174,7 @@ def _take(job: Job, board: Board, corpus: Corpus, how: How, execute: Execute) ->
         tell({"event": "started", "kind": job.kind, "label": job.label})
         began = time.monotonic()
         try:
-            finished = execute(job, board, corpus, replace(how, emit=tell))
+            finished = execute(job, board, corpora, replace(how, emit=tell))
         except RecordVersionError:  # no failure of this job: nobody should go on here
             raise
         except Exception as error:  # whatever one job dies of, the others go on
@@ -238,25 +237,13 @@ def main(arguments: list[str] | None = None) -> int:
             return 1
 
 
-def corpus_of(store: Store) -> Corpus:
-    """The corpus of a study that has begun, in its tokens."""
-    from qscale.data import corpus as corpora
-
-    corpus, text = corpora.load(store.corpus_name()), store.tokenizer_text()
-    if text is None:
-        return corpus
-    from qscale.data import subwords, tokens
-
-    return tokens.encoded(corpus, subwords.Subwords(store.study().tokenizer, text))
-
-
 def _main(options: argparse.Namespace, emit: Emit, should_stop: Callable[[], bool]) -> int:
     store = Store(options.study, lambda line: emit({"event": "note", "text": line}))
     board = Board(store, jobs(store.runs()))
     set_threads(options.threads)
     work(
         board,
-        corpus_of(store),
+        Corpora(store),
         How(device=options.device, emit=emit, should_stop=should_stop),
     )
     emit({"event": "exit", "error": None})

@@ -18,8 +18,10 @@ from qscale.models.ladder import ModelShape
 NUMERICS_VERSION = 1
 
 #: ``baseline`` is the unquantized run of a matched pair, whatever the mode of its partner.
-Mode = Literal["baseline", "scratch", "cooldown", "finetune"]
-MODES: tuple[Mode, ...] = ("baseline", "scratch", "cooldown", "finetune")
+Mode = Literal["baseline", "scratch", "cooldown", "finetune", "ptq"]
+MODES: tuple[Mode, ...] = ("baseline", "scratch", "cooldown", "finetune", "ptq")
+#: Modes that go on from the last weights of an unquantized run; the others branch from a trunk.
+_FROM_WEIGHTS = ("finetune", "ptq")
 SCHEDULES = ("cooldown", "cosine")
 COOLDOWNS = ("linear", "1-sqrt")
 PRECISIONS = ("float32", "bfloat16")
@@ -48,7 +50,8 @@ class RunConfig:
     The trunk (warm-up and constant rate) is shared by all runs that agree in everything but the branch:
     see :attr:`trunk_id`. A run of the schedule ``cosine`` shares its first weights alone. One of the mode
     ``finetune`` goes on from the end of an unquantized run (:meth:`source`), quantized, with a schedule of
-    its own for the last ``finetune_fraction`` of its tokens.
+    its own for the last ``finetune_fraction`` of its tokens. One of the mode ``ptq`` is its baseline's last
+    weights, quantized and evaluated: it trains nothing.
 
     ``run_id`` is the hash of every field, defaults too; fields that came later count where they are set.
 
@@ -148,6 +151,11 @@ class RunConfig:
                 f"recipe {self.recipe!r}: rotary positions of {self.model.family} stand between W_q and W_k, "
                 f"so qkr cannot be; leave it out, or use a family without them: {able}"
             )
+        if self.mode == "ptq" and (learned := recipe.learned()):
+            raise ConfigError(
+                f"recipe {self.recipe!r}: {', '.join(learned)} must be trained, and the mode ptq trains "
+                "nothing; use another mode, or a quantizer that needs no training, such as absmax"
+            )
         begins = self.annealing_step
         if begins is not None and begins < self.branch_step:
             raise ConfigError(
@@ -198,7 +206,9 @@ class RunConfig:
 
     @property
     def branch_step(self) -> int:
-        """Steps taken when the run leaves what it shares: its trunk, or in ``finetune`` another run."""
+        """Steps taken when the run leaves what it shares: its trunk, or the run that it goes on from."""
+        if self.mode == "ptq":
+            return self.steps
         if self.finetune_fraction is not None:
             return self.steps - min(self.steps - 1, max(1, round(self.finetune_fraction * self.steps)))
         return 0 if self.schedule == "cosine" else self._cooldown_step
@@ -233,8 +243,8 @@ class RunConfig:
     @property
     def trunk_id(self) -> str:
         """The id of the trunk that this run branches from, made as ``run_id`` is."""
-        if self.mode == "finetune":
-            raise ConfigError("a run of the mode finetune leaves no trunk: it goes on from another run")
+        if self.mode in _FROM_WEIGHTS:
+            raise ConfigError(f"a run of the mode {self.mode} leaves no trunk: it goes on from another run")
         shared = {key: value for key, value in self.to_json().items() if key not in _BRANCH_FIELDS}
         return _digest({**shared, "recipe": self.trunk_recipe})
 
@@ -244,12 +254,12 @@ class RunConfig:
         return RunConfig(**{**_shallow(self), **plain})
 
     def source(self) -> RunConfig | None:
-        """The unquantized run that one of the mode ``finetune`` goes on from; None of other modes.
+        """The unquantized run that one of the modes ``finetune`` and ``ptq`` goes on from; else None.
 
         Raises:
             ConfigError: Its tokens make no valid run.
         """
-        if self.mode != "finetune":
+        if self.mode not in _FROM_WEIGHTS:
             return None
         return replace(self.baseline(), tokens=self.branch_step * self.tokens_per_step)
 

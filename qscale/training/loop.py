@@ -79,7 +79,7 @@ def run_branch(
     Args:
         config: The run.
         folder: Of the run.
-        start: The folder of its trunk; in the mode ``finetune`` that of the run it goes on from.
+        start: The folder of its trunk; in the modes ``finetune`` and ``ptq`` that of the run it goes on from.
         corpus: In the tokens of the run.
         how: Where and how it computes.
         baseline: The record of the run that a quantized one is compared with.
@@ -132,7 +132,7 @@ def run_branch(
 def _begin(training: Training, start: Path) -> None:
     """The first state of a run of its own: the trunk's, or the weights of the run it goes on from."""
     config = training.config
-    if config.mode == "finetune":
+    if config.source() is not None:
         checkpoint.load_weights(paths.final_weights(start), training.model)
         training.step = config.branch_step
         return

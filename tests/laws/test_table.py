@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from qscale.errors import LawError
+from qscale.formats.recipe import without_span
 from qscale.laws.forms import FORMS
-from qscale.laws.table import read_table, without_span
+from qscale.laws.table import read_table
 
 FORM = FORMS["qat-unified"]
 ROWS = [

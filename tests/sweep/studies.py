@@ -6,7 +6,7 @@ import numpy as np
 
 from qscale.records import Record
 from qscale.sweep.board import Board
-from qscale.sweep.grid import Study
+from qscale.sweep.grid import Identity, Study
 from qscale.sweep.jobs import jobs
 from qscale.sweep.store import Store
 from qscale.training import paths
@@ -27,8 +27,13 @@ training: {batch_sequences: 2, context: 32, warmup_steps: 2, eval_windows: 8, le
 def board_at(path, text=TEXT):
     """The board of a new store at ``path``, its corpus noted."""
     store = Store.create(path, text)
-    store.begin(Study.parse(text).corpus, SHA)
+    store.begin(identities(text))
     return Board(store, jobs(store.runs()))
+
+
+def identities(text=TEXT, sha256=SHA):
+    """What the sources of a study turned out to be, all of one hash."""
+    return dict.fromkeys(Study.parse(text).sources(), Identity(sha256))
 
 
 def record_of(config, **changes):

@@ -95,7 +95,7 @@ def test_a_fraction_that_makes_no_run_is_refused(text, message):
 def test_recipes_are_taken_apart():
     text = TEXT.replace("[16, 32]", "[16]") + "decompose: [operands, inputs]\n"
     study = Study.parse(text)
-    assert study.recipes["tiny-20k"] == (
+    assert study.grids[0].recipes["tiny-20k"] == (
         "w4a4:g16",
         "w4a16:g16",
         "w16a4:g16",
@@ -117,7 +117,7 @@ def test_recipes_are_taken_apart():
 )
 def test_recipes_are_taken_apart_by_layer(recipe, left):
     text = TEXT.replace("[w4a4]", f"['{recipe}']").replace("group_sizes: [16, 32]\n", "")
-    first, *others = Study.parse(text + "decompose: [layers]\n").recipes["tiny-20k"]
+    first, *others = Study.parse(text + "decompose: [layers]\n").grids[0].recipes["tiny-20k"]
     base = Recipe.parse(recipe)
     assert first == str(base)
     names = [name for name, _ in shape_of("tiny-20k").layers()]

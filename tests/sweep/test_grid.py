@@ -93,7 +93,7 @@ def test_an_inline_shape_may_have_a_name():
 
 def test_family_is_an_axis_with_each_size_in_each_family():
     grid = study(sizes=["tiny-20k", "tiny-46k"], family=["llama", "qwen3", "opt"])
-    assert list(grid.sizes) == [
+    assert list(grid.grids[0].sizes) == [
         *("tiny-20k", "tiny-20k-qwen3", "tiny-20k-opt"),
         *("tiny-46k", "tiny-46k-qwen3", "tiny-46k-opt"),
     ]
@@ -104,17 +104,20 @@ def test_family_is_an_axis_with_each_size_in_each_family():
 
 def test_a_size_in_a_family_may_be_named_at_once():
     named, made = study(sizes=["tiny-20k-opt"]), study(family="opt")
-    assert named.sizes == made.sizes == {"tiny-20k-opt": shape_of("tiny-20k").in_family("opt")}
+    assert (
+        named.grids[0].sizes == made.grids[0].sizes == {"tiny-20k-opt": shape_of("tiny-20k").in_family("opt")}
+    )
 
 
 def test_values_by_size_reach_its_families_and_a_name_in_full_wins():
-    grid = study(
+    whole = study(
         sizes=["tiny-20k", "tiny-46k"],
         family=["llama", "opt"],
         tokens={"tiny-20k": [8192], "tiny-46k": [16384], "tiny-46k-opt": [24576]},
         seeds={"tiny-20k": [0, 1], "tiny-46k": [2]},
         training={"learning_rate": {"tiny-20k-opt": 0.5, "tiny-20k": 0.25}, "warmup_steps": 2},
     )
+    (grid,) = whole.grids
     assert {size: tokens[0] for size, tokens in grid.tokens.items()} == {
         "tiny-20k": 8192,
         "tiny-20k-opt": 8192,
@@ -122,14 +125,19 @@ def test_values_by_size_reach_its_families_and_a_name_in_full_wins():
         "tiny-46k-opt": 24576,
     }
     assert grid.seeds["tiny-20k-opt"] == (0, 1)
-    assert [grid.training[size].get("learning_rate") for size in grid.sizes] == [0.25, 0.5, None, None]
+    assert [grid.training[size].get("learning_rate") for size in grid.sizes] == [
+        0.25,
+        0.5,
+        None,
+        None,
+    ]
 
 
 def test_a_config_json_is_a_size_called_by_family_and_n(tmp_path):
     path = tmp_path / "config.json"
     keys = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 256}
     path.write_text(json.dumps({**keys, "model_type": "opt", "ffn_dim": 96}))
-    assert list(study(sizes=[str(path)]).sizes) == ["opt-29.5k"]
+    assert list(study(sizes=[str(path)]).grids[0].sizes) == ["opt-29.5k"]
 
 
 def test_an_override_names_layers_of_its_own_family():

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -9,12 +10,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from sweep.studies import SHA, TEXT, board_at, finish, record_of
+from sweep.studies import SHA, TEXT, board_at, finish, identities, record_of
 
 from qscale.errors import ConfigError, StoreError, StudyError
 from qscale.sweep import files, table
 from qscale.sweep.begin import begin
-from qscale.sweep.grid import Study
+from qscale.sweep.grid import Identity, Source, Study
 from qscale.sweep.merge import merged
 from qscale.sweep.store import Store
 
@@ -177,15 +178,17 @@ def test_an_unreadable_study_is_one_line(tmp_path, monkeypatch):
 
 def test_a_corpus_that_changed_is_refused_and_another_one_is_not(board):
     with pytest.raises(StoreError, match="has changed since this study began"):
-        board.store.begin("python", "cd" * 32)
-    board.store.begin("file:other", "cd" * 32)
-    assert board.store.corpus() == {
-        "name": "file:other",
-        "sha256": "cd" * 32,
+        board.store.begin(identities(sha256="cd" * 32))
+    with pytest.raises(StoreError, match="has changed since this study began"):
+        board.store.begin(identities(TEXT + "tokenizer: bpe:512\n", "cd" * 32))
+    board.store.begin({Source("file:other"): Identity("cd" * 32)})
+    noted = {"corpus": "file:other", "sha256": "cd" * 32, "path": str(Path("other").absolute())}
+    assert json.loads((board.store.path / "corpus.json").read_text()) == {
         "threads": 1,
         "device": "cpu",
-        "path": str(Path("other").absolute()),
+        "sources": [{"corpus": "python", "sha256": SHA}, noted],
     }
+    assert len(board.store.runs()) == 6, "those of the first corpus"
 
 
 def test_threads_and_device_are_those_that_the_study_began_with(board):
@@ -193,8 +196,8 @@ def test_threads_and_device_are_those_that_the_study_began_with(board):
         with pytest.raises(
             StudyError, match=r"began with 1 thread on cpu; pairs must share both.*--threads 1"
         ):
-            board.store.begin("python", SHA, **changed)
-    board.store.begin("python", SHA)
+            board.store.begin(identities(), **changed)
+    board.store.begin(identities())
 
 
 def test_a_damaged_note_of_the_corpus_is_an_error_that_says_so(board):
@@ -207,13 +210,14 @@ def test_a_corpus_in_a_file_is_found_from_another_folder(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     (tmp_path / "text.txt").write_text("text")
     monkeypatch.chdir(tmp_path)
-    store = Store.create(tmp_path / "study", TEXT.replace("python", "file:text.txt"))
-    assert store.corpus_name() == "file:text.txt"
-    store.begin("file:text.txt", SHA)
+    text, source = TEXT.replace("python", "file:text.txt"), Source("file:text.txt")
+    store = Store.create(tmp_path / "study", text)
+    assert store.corpus_name(source) == "file:text.txt"
+    store.begin(identities(text))
     monkeypatch.chdir(tmp_path / "here")
-    assert store.corpus_name() == f"file:{tmp_path / 'text.txt'}"
-    store.begin("file:text.txt", SHA)  # a second session, from here, keeps the path
-    assert store.corpus_name() == f"file:{tmp_path / 'text.txt'}"
+    assert store.corpus_name(source) == f"file:{tmp_path / 'text.txt'}"
+    store.begin(identities(text))  # a second session, from here, keeps the path
+    assert store.corpus_name(source) == f"file:{tmp_path / 'text.txt'}"
 
 
 def test_another_study_is_refused_where_finished_runs_would_leave_it(board):
@@ -248,10 +252,9 @@ def test_a_second_recipe_extends_a_ladder_and_other_ladders_do_not_merge():
     second = first.replace("w4a4:g32", "w8a8:g32").replace("8192, 16384", "16k, 32k")
     text = merged(first, Study.parse(second))
     study = Study.parse(text)
-    assert study.recipes == {"tiny-20k": ("w4a4:g32", "w8a8:g32")}
-    assert {run.run_id for each in (first, second) for run in Study.parse(each).runs(SHA)} <= {
+    assert {run.run_id for each in (first, second) for run in Study.parse(each).runs(SHA)} == {
         run.run_id for run in study.runs(SHA)
-    }
+    }, "no products of the two"
     assert merged(text, Study.parse(first)) == text
     for other in (
         second.replace("20k]", "46k]"),
@@ -279,7 +282,7 @@ def test_extending_a_study_keeps_its_records_and_counts_those_left_out(board, sa
     for job in board.runs.values():
         finish(board.store, job.config)
     Store.create(board.store.path, TEXT.replace("8192, ", "4096, "), replace=True)
-    board.store.begin("python", SHA)
+    board.store.begin(identities())
     assert len(table.observations(board.store.path, say=said.append)) == 2
     assert said == [
         "3 records do not belong to study.yaml as it is now: left out",

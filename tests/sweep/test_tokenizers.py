@@ -11,7 +11,8 @@ from qscale.data.tokenizer import TokenizerId
 from qscale.errors import ConfigError, StoreError
 from qscale.sweep import worker
 from qscale.sweep.begin import begin
-from qscale.sweep.grid import Study
+from qscale.sweep.corpora import load
+from qscale.sweep.grid import Identity, Source, Study
 from qscale.sweep.merge import merged
 from qscale.sweep.store import Store, quiet
 from qscale.training.how import How
@@ -39,11 +40,11 @@ def _place(tmp_path, monkeypatch):
 
 def _train(folder, text):
     store = Store.create(folder, text)
-    board, corpus = begin(store, quiet)
+    board, corpora = begin(store, quiet)
     worker.set_threads(1)
-    worker.work(board, corpus, How())
+    worker.work(board, corpora, How())
     (record,) = store.records()
-    return store, corpus, record
+    return store, corpora.of(board.jobs[0].config), record
 
 
 def test_bpe_study_learns_and_compares_with_bytes_in_bits_per_byte(tmp_path):
@@ -62,7 +63,7 @@ def test_bpe_study_learns_and_compares_with_bytes_in_bits_per_byte(tmp_path):
     assert record.config["tokenizer"] == f"bpe:512@{kept.stem}"
 
     shutil.rmtree(tmp_path / "cache")  # another machine: the study's own vocabulary, encoded anew
-    again = worker.corpus_of(store)
+    again = load(store, Source("file:text.txt", "bpe:512"))
     assert again.train.tobytes() == corpus.train.tobytes()
     kept.write_text("{}")
     with pytest.raises(StoreError, match="gone or damaged"):
@@ -77,16 +78,18 @@ def test_a_tokenizer_file_goes_into_the_study_by_its_hash(tmp_path):
     store = Store.create(
         tmp_path / "study", SMALL.format(tokenizer="file:mine.json").replace("32, l", "2, l")
     )
-    _, corpus = begin(store, quiet)
+    begin(store, quiet)
     (tmp_path / "mine.json").unlink()
-    assert begin(store, quiet)[1].tokenizer == corpus.tokenizer == TokenizerId(corpus.tokenizer.text, 300)
-    assert {run.tokenizer for run in store.runs()} == {corpus.tokenizer.text}
+    _, corpora = begin(store, quiet)
+    (run, *_) = store.runs()
+    assert corpora.of(run).tokenizer == TokenizerId(run.tokenizer, 300)
 
 
 def test_runs_of_bytes_keep_their_ids_and_others_have_the_vocabulary_in_theirs():
     plain, named = (Study.parse(text) for text in (TEXT, TEXT + "tokenizer: bpe:512\n"))
     assert {run.tokenizer for run in plain.runs(SHA)} == {"bytes"}
-    one, other = (named.runs(SHA, TokenizerId(f"bpe:512@{i}" * 4, 512))[0] for i in "ab")
+    (source,) = named.sources()
+    one, other = (named.runs({source: Identity(SHA, TokenizerId(f"bpe:512@{i}" * 4, 512))})[0] for i in "ab")
     assert one.run_id != other.run_id
     assert {run.model.vocab_size for run in named.runs("")} == {512}
 
@@ -96,7 +99,9 @@ def test_a_shape_may_have_a_larger_vocabulary_and_no_smaller_one():
         "{{tokenizer: bpe:512, tokens: [1M], sizes: [{{hidden_size: 32, intermediate_size: 64, "
         "num_layers: 2, num_heads: 1, num_kv_heads: 1, vocab_size: {}}}]}}"
     )
-    assert Study.parse(text.format(600)).runs(SHA, BPE)[0].model.vocab_size == 600
+    large = Study.parse(text.format(600))
+    (source,) = large.sources()
+    assert large.runs({source: Identity(SHA, BPE)})[0].model.vocab_size == 600
     with pytest.raises(ConfigError, match="vocab_size=300: tokenizer 'bpe:512' needs at least 512"):
         Study.parse(text.format(300))
 
@@ -106,7 +111,7 @@ def test_a_shape_may_have_a_larger_vocabulary_and_no_smaller_one():
     [
         ("tokenizer: byte", "unknown tokenizer 'byte'; did you mean 'bytes'"),
         ("tokenizer: bpe:12", "at least 257"),
-        ("tokenizer: [bytes]", "is not a name"),
+        ("tokenizer: [[bytes]]", "is not a name"),
         ("tokeniser: bytes", "did you mean 'tokenizer'"),
     ],
 )
@@ -116,7 +121,8 @@ def test_tokenizers_that_cannot_be_read_are_problems_of_the_study(line, message)
 
 
 def test_corpora_of_data_sets_are_checked_and_written_one_way():
-    assert Study.parse(TEXT.replace("python", "'hf:a/b,bytes=1M'")).corpus == "hf:a/b,bytes=1000000"
+    (source,) = Study.parse(TEXT.replace("python", "'hf:a/b,bytes=1M'")).sources()
+    assert source.corpus == "hf:a/b,bytes=1000000"
     with pytest.raises(ConfigError, match="how much text to stream"):
         Study.parse(TEXT.replace("python", "hf:a/b"))
 
@@ -124,11 +130,13 @@ def test_corpora_of_data_sets_are_checked_and_written_one_way():
 def test_store_knows_runs_by_corpus_and_tokenizer(tmp_path):
     text = TEXT + "tokenizer: bpe:512\n"
     store = Store.create(tmp_path / "study", text)
-    store.begin("python", SHA, tokenizer="bpe:512", tokenizer_id=BPE)
+    source = Source("python", "bpe:512")
+    store.begin({source: Identity(SHA, BPE)})
     assert {run.tokenizer for run in store.runs()} == {BPE.text}
     with pytest.raises(StoreError, match="the tokenizer 'bpe:512' has changed"):
-        store.begin("python", SHA, tokenizer="bpe:512", tokenizer_id=TokenizerId("bpe:512@other", 512))
-    assert json.loads((store.path / "corpus.json").read_text())["tokenizer"]["id"] == BPE.text
+        store.begin({source: Identity(SHA, TokenizerId("bpe:512@other", 512))})
+    (noted,) = json.loads((store.path / "corpus.json").read_text())["sources"]
+    assert noted["tokenizer"]["id"] == BPE.text
     (store.path / "study.yaml").write_text(TEXT)
     assert store.runs() == [], "the study names another tokenizer now"
 

@@ -21,6 +21,8 @@ from qscale.training import paths
 from qscale.training.how import How
 from qscale.training.monitor import DivergedError
 
+NO_CORPORA = SimpleNamespace(of=lambda _config: None)
+
 
 def pretend(job, board, corpus, how):
     """Leave the files that a job leaves."""
@@ -35,7 +37,7 @@ def pretend(job, board, corpus, how):
 def play(board, execute=pretend, should_stop=lambda: False):
     """Work a board off; returns the events."""
     events = []
-    work(board, None, How(emit=events.append, should_stop=should_stop), execute)
+    work(board, NO_CORPORA, How(emit=events.append, should_stop=should_stop), execute)
     return events
 
 
@@ -113,7 +115,7 @@ def test_a_stop_leaves_the_rest_for_later(board):
     def stop_in_second(*job):
         return pretend(*job) if len(events) < 2 else False
 
-    work(board, None, How(emit=events.append, should_stop=lambda: len(events) > 2), stop_in_second)
+    work(board, NO_CORPORA, How(emit=events.append, should_stop=lambda: len(events) > 2), stop_in_second)
     assert [event["event"] for event in events] == ["started", "finished", "started", "stopped"]
     assert outcome(board, stopped=True).exit_code == 130
 

@@ -12,6 +12,9 @@ _COUNT = re.compile(r"([0-9][0-9_]*(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?)([a-zA-
 #: Past any study; keeps ``1e999`` from becoming a number of a thousand digits.
 _LARGEST = Decimal(10) ** 18
 
+_TIME = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([smhd]?)")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
 
 def parse_count(value: object) -> int:
     """A positive whole number from ``3280000``, ``1e6``, ``"3.28M"`` (k, M, B or G, T: powers of 1000).
@@ -33,6 +36,19 @@ def parse_count(value: object) -> int:
     if not 1 <= number <= _LARGEST:
         raise ConfigError(f"{value!r} is not a count from 1 to 1e18")
     return int(number.to_integral_value())
+
+
+def parse_time(text: str) -> float:
+    """Seconds from ``90``, ``90s``, ``30m``, ``2h`` or ``1.5d``.
+
+    Raises:
+        ConfigError: It is not a duration, or not positive.
+    """
+    match = _TIME.fullmatch(text.strip()[:32])
+    seconds = 0.0 if match is None else float(match[1]) * _SECONDS[match[2] or "s"]
+    if not 0 < seconds < float("inf"):
+        raise ConfigError(f"{text!r} is not a duration; write 90s, 30m, 2h or 1.5d")
+    return seconds
 
 
 def short_count(number: float) -> str:

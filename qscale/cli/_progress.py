@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from qscale.sweep.executors import Outcome
+    from qscale.sweep.outcome import Outcome
     from qscale.sweep.store import Store
 
 

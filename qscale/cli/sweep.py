@@ -28,17 +28,29 @@ def command() -> None:
 )
 @click.argument("study", metavar="STUDY.yaml|FOLDER", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="The study folder, made or extended.")
-@click.option("--workers", type=click.IntRange(1), help="Processes; default: the study's, or one a core.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of each worker.")
+@click.option("--workers", type=click.IntRange(1), help="Processes; default: by cores or GPUs.")
+@click.option("--threads", type=click.IntRange(1), help="Of each worker; default: one up to 20 M parameters.")
 @click.option("--device", default="cpu", show_default=True, help="Where models train, as torch names it.")
+@click.option("--memory", help="All workers together, such as 16G; default: what the machine has free.")
+@click.option(
+    "--retries",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="Of a job after a crash, a kill or a timeout.",
+)
+@click.option("--timeout", help="Of one attempt at a job, such as 90s, 30m or 2h.")
 @click.option("--replace", is_flag=True, help="Replace the study in --out though finished runs leave it.")
 @_JSON
 def run(
     study: Path,
     out: Path | None,
     workers: int | None,
-    threads: int,
+    threads: int | None,
     device: str,
+    memory: str | None,
+    retries: int,
+    timeout: str | None,
     replace: bool,
     as_json: bool,
 ) -> None:
@@ -49,22 +61,53 @@ def run(
     """
     from qscale.cli import _progress
     from qscale.sweep.begin import begin
-    from qscale.sweep.executors import LocalExecutor, default_workers
+    from qscale.sweep.dispatch import Patience
+    from qscale.sweep.local import LocalExecutor
     from qscale.sweep.progress import display
     from qscale.sweep.stopping import StopSignal
+    from qscale.units import parse_count, parse_time
 
     say = _progress.remarks(as_json)
+    patience = Patience(retries=retries, timeout=None if timeout is None else parse_time(timeout))
+    budget = None if memory is None else parse_count(memory)
     store = _open_or_create(study, out, replace)
     store.say = say
     with StopSignal() as stop:
+        threads = threads or _threads(store, device)
         board, _ = begin(store, say, threads=threads, device=device)
-        count = workers or store.study().workers or default_workers()
+        count = workers or store.study().workers or _workers(threads, device)
         with display(board, as_json=as_json) as show:
-            executor = LocalExecutor(board, show, workers=count, threads=threads, device=device)
+            executor = LocalExecutor(
+                board, show, patience, workers=count, threads=threads, device=device, memory=budget
+            )
             outcome = executor.run(stop)
-    resume = _progress.resume(store, workers=workers, threads=threads, device=device)
+    resume = _progress.resume(
+        store,
+        workers=workers,
+        threads=threads,
+        device=device,
+        memory=memory,
+        retries=retries,
+        timeout=timeout,
+    )
     code = _progress.end(store, outcome, as_json=as_json, resume=resume)
     click.get_current_context().exit(code)
+
+
+def _threads(store: Store, device: str) -> int:
+    """Threads of a worker: those that the study began with, or by the size of its largest model."""
+    from qscale.sweep import machine, needs
+
+    shapes = [shape for grid in store.study().grids for shape in grid.sizes.values()]
+    return store.begun().threads or needs.threads_for(shapes, machine.cores(), device)
+
+
+def _workers(threads: int, device: str) -> int:
+    """A worker for each GPU, or as many as the cores have threads for."""
+    from qscale.sweep import machine
+
+    cards = machine.cards() if device == "cuda" else []
+    return len(cards) or max(1, machine.cores() // threads)
 
 
 def _open_or_create(study: Path, out: Path | None, replace: bool) -> Store:

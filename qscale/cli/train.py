@@ -121,7 +121,7 @@ def command(
     from qscale.cli import _progress
     from qscale.sweep import worker
     from qscale.sweep.begin import begin
-    from qscale.sweep.executors import outcome
+    from qscale.sweep.outcome import outcome
     from qscale.sweep.progress import display
     from qscale.sweep.stopping import StopSignal
     from qscale.training.how import How

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from qscale.errors import StoreError
 from qscale.sweep.board import Board
 from qscale.sweep.corpora import Corpora
-from qscale.sweep.executors import retry_failures
 from qscale.sweep.grid import Identity, Source
 from qscale.sweep.jobs import costs, jobs, plan
+from qscale.sweep.outcome import retry_failures
 from qscale.sweep.store import Store
 from qscale.sweep.words import plural
 from qscale.sweep.worker import check_device

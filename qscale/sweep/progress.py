@@ -184,6 +184,8 @@ def sentence(event: Event) -> str | None:
         return f"diverged  {label}, at step {event['step']}: {many} marked as diverged, left out of fits"
     if name == "failed":
         return f"FAILED    {label}: {event['error']}"
+    if name == "retrying":
+        return f"again     {label}: {event['error']}"
     if name == "stopped":
         return f"stopped   {label}: it goes on from its checkpoint"
     if name == "died":

@@ -1,8 +1,9 @@
-"""A worker: takes the first job that can be done now, does it, and looks again.
+"""Doing jobs: one that is told, or in this process one after another.
 
-``python -m qscale.sweep.worker STUDY --worker 0`` is a worker process; its stdout is one JSON event a line
-and nothing else. ``work`` is the same loop in this process. The only file of sweep that reaches training,
-and it does so inside a function: torch loads with the first job, not with a plan.
+``python -m qscale.sweep.worker STUDY --worker 0`` is a worker process: on its stdin it is told the id of a
+job a line, its stdout is one JSON event a line and nothing else. ``work`` does whatever can be done now in
+this process. The only file of sweep that reaches training, and it does so inside a function: torch loads
+with the first job, not with a plan.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,21 @@ def work(
             pause = min(2 * pause, _LONGEST_POLL)
 
 
+def serve(board: Board, corpora: Corpora, how: How, asked: Iterable[str]) -> None:
+    """Do the jobs whose ids are told; each ends with ``finished``, ``failed``, ``stopped`` or ``elsewhere``.
+
+    Raises:
+        StoreError: As for :func:`work`.
+    """
+    found = {job.id: job for job in board.jobs}
+    for line in asked:
+        job = found.get(line.strip())
+        if job is not None and not _take(job, board, corpora, how, run_job):
+            how.emit({"event": "elsewhere", "id": job.id})
+        if how.should_stop():
+            return
+
+
 def lead(board: Board, corpora: Corpora, how: How) -> None:
     """:func:`work` with the processes that train together; each does every job, and this one writes.
 
@@ -198,8 +214,9 @@ def _fail(job: Job, board: Board, error: Exception, tell: Emit) -> None:
             f"the disk is full ({job.label}): free some space and run the same command again; "
             "what is done is kept"
         ) from error
-    tell({"event": "failed", "kind": job.kind, "label": job.label, "error": text})
     board.store.write_failure(job, text, "".join(traceback.format_exception(error)))
+    again = not isinstance(error, QScaleError)  # what we understand would be the same the next time
+    tell({"event": "failed", "kind": job.kind, "label": job.label, "error": text, "retry": again})
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -241,11 +258,9 @@ def _main(options: argparse.Namespace, emit: Emit, should_stop: Callable[[], boo
     store = Store(options.study, lambda line: emit({"event": "note", "text": line}))
     board = Board(store, jobs(store.runs()))
     set_threads(options.threads)
-    work(
-        board,
-        Corpora(store),
-        How(device=options.device, emit=emit, should_stop=should_stop),
-    )
+    # Through readline: iterating a file reads ahead, and waits for more than the line that is there.
+    asked = iter(sys.stdin.readline, "")
+    serve(board, Corpora(store), How(device=options.device, emit=emit, should_stop=should_stop), asked)
     emit({"event": "exit", "error": None})
     return 0
 

@@ -56,10 +56,10 @@ def undisturbed(place):
     return place / "undisturbed"
 
 
-def drive(place, on_event=lambda *_: None):
+def drive(place, on_event=lambda *_: None, retries=0):
     """``qscale sweep run`` as a process with two workers; returns its exit code, events and remarks."""
     command = [sys.executable, "-m", "qscale", "sweep", "run", "study.yaml", "--out", "study"]
-    command += ["--workers", "2", "--json"]
+    command += ["--workers", "2", "--json", "--retries", str(retries)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, cwd=place, text=True, **pipes) as driver:
         events = []
@@ -95,6 +95,7 @@ def history(place):
     return SimpleNamespace(
         interrupted=drive(place, interrupt),
         killed=drive(place, kill),
+        survived=drive(place, Once("started", lambda _, pid: os.kill(pid, signal.SIGKILL)), retries=1),
         finished=drive(place),
         again=drive(place),
         victim=kill.event,
@@ -119,7 +120,17 @@ def test_a_killed_worker_is_reported_with_its_job_and_the_others_go_on(history):
     (died,) = names(session, "died")
     assert died["id"] == history.victim["id"]
     assert "SIGKILL" in died["error"]
-    assert names(session, "end")[0]["died"] == 1
+    (end,) = names(session, "end")
+    assert (end["failed"], end["died"]) == (1, 0)
+
+
+def test_a_killed_worker_is_replaced_and_its_job_tried_again(history):
+    session = history.survived
+    assert session.code == 0, session
+    (again,) = names(session, "retrying")
+    assert "SIGKILL" in again["error"]
+    assert names(session, "end")[0]["done"] == 12
+    assert max(event["worker"] for event in names(session, "worker")) == 1, "never more than two"
 
 
 def test_running_again_finishes_the_study(history):
@@ -131,7 +142,7 @@ def test_running_a_finished_study_starts_nothing(history):
     assert history.again.code == 0
     assert [event["event"] for event in history.again.events] == ["note", "end"]
     assert history.again.events[0]["text"] == "12 of 12 runs already done"
-    assert names(history.finished, "starting")[0]["workers"] >= 1
+    assert names(history.survived, "starting")[0]["workers"] >= 1
 
 
 def test_interrupted_and_undisturbed_studies_have_the_same_bytes(history, undisturbed, place):

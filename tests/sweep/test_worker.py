@@ -1,7 +1,6 @@
 """The loop of a worker, with jobs that only pretend to train."""
 
 import errno
-import io
 import os
 import threading
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ from sweep.studies import TEXT, board_at, finish, record_of
 from qscale.errors import StoreError
 from qscale.records import RecordVersionError
 from qscale.sweep.board import Board, last_step
-from qscale.sweep.executors import LocalExecutor, outcome, retry_failures
+from qscale.sweep.outcome import outcome, retry_failures
 from qscale.sweep.progress import sentence
 from qscale.sweep.store import Store
 from qscale.sweep.worker import run_job, work
@@ -250,20 +249,3 @@ def test_a_record_of_another_version_stops_the_work_and_is_left_alone(board):
         list(board.store.records())
     assert path.read_text() == text and len(list(path.parent.glob("record.json*"))) == 1
     assert board.store.failure(job) is None
-
-
-def test_a_dead_workers_job_that_another_has_taken_is_not_marked_as_failed(board):
-    executor = LocalExecutor(board, lambda _: None, workers=1)
-    job = board.jobs[0]
-    dead = SimpleNamespace(
-        index=0,
-        process=SimpleNamespace(stdout=io.StringIO(), returncode=-9),
-        job=job.id,
-        said_exit=False,
-        tail=lambda: "",
-    )
-    with board.store.lock(job):
-        executor._ended(dead, False)
-    assert board.store.failure(job) is None and executor.died == 1
-    executor._ended(dead, False)
-    assert "SIGKILL" in board.store.failure(job)

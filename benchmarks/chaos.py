@@ -1,8 +1,8 @@
 """Studies that are killed, torn, filled up and damaged at random, and whether they come out the same.
 
-Each trial takes a small study, does one thing to it, gives the same command again until the study is done,
-and compares every file with those of an undisturbed one. Trials of one seed are the same trials; what they hit
-also depends on how fast the machine is. One trial after another, two workers at most:
+Each trial takes a small study, does one thing to it, gives the same command again until the study is
+done, and compares every file with those of an undisturbed one. Trials of one seed are the same trials;
+what they hit also depends on how fast the machine is. One trial after another, two workers at most:
 
     python benchmarks/chaos.py --seed 0 --trials 100
     python benchmarks/chaos.py --faults full-disk,io-error --trials 8

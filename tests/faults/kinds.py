@@ -107,7 +107,7 @@ class Trial:
             time.sleep(0.01)
 
     def interrupted(self, *, after: str = "trunks/*/curve.jsonl", startup: float = 0.0) -> None:
-        """One session that is stopped on request, or everything killed, at some moment after a file is there."""
+        """One session, stopped on request or killed with all its workers, some time after a file is there."""
         driver = self.start()
         self.moment(driver, after=after, startup=startup)
         if self.dice.random() < 0.5:

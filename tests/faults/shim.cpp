@@ -108,6 +108,7 @@ bool takes_space(const std::string& call) {
 }
 
 [[noreturn]] void die() {
+  if (settings().kind == "cut" && settings().me != "driver") syscall(SYS_kill, getppid(), SIGKILL);
   syscall(SYS_kill, getpid(), SIGKILL);
   for (;;) pause();
 }
@@ -132,7 +133,7 @@ Fate judge(const std::string& call, const std::string& path) {
     return Fate::fail;
   }
   if (!now) return Fate::live;
-  if (set.kind == "torn") return Fate::tear;
+  if (set.kind == "torn" || set.kind == "cut") return Fate::tear;
   if (set.kind == "kill") return Fate::die;
   errno = EIO;
   return Fate::fail;

@@ -26,9 +26,11 @@ why_not = (
     else None
 )
 
-#: ``log`` does no harm and notes every call. ``kill`` and ``torn`` end the process, before or after the call or
-#: in the middle of what it writes. ``full`` lasts until the mark ``released`` is made, for all processes chosen.
-Kind = Literal["log", "kill", "torn", "full", "full-once", "io", "clock"]
+#: ``log`` does no harm and notes every call. ``kill`` and ``torn`` end the process: before or after the
+#: call, or in the middle of what it writes; ``cut`` is ``torn``, and ends the driver too. ``full`` lasts
+#: until the mark ``released`` is made, for all processes chosen; ``full-once`` and ``io`` are one failing
+#: call; from ``clock`` on it is an hour earlier.
+Kind = Literal["log", "kill", "torn", "cut", "full", "full-once", "io", "clock"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,7 @@ class Fault:
     seed: int = 0  #: where a write is torn; odd: killed when the call is done, even: before
 
     def environment(self, root: Path, marks: Path) -> dict[str, str]:
-        """What a process needs that has this fault below ``root``; marks are left in a folder of their own."""
+        """What a process needs that has this fault below ``root``; what it did is noted in ``marks``."""
         return {
             "LD_PRELOAD": str(library()),
             "QSCALE_FAULT_ROOT": str(root),

@@ -11,9 +11,9 @@ _SECONDS = 0.1
 
 
 class _Often(MetaPathFinder):
-    """Changes the interval in the module when it is imported: importing it here would load torch everywhere."""
+    """Changes the interval when its module is imported: to import it here would load torch everywhere."""
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(self, fullname, path=None, target=None):  # noqa: ARG002 - as the importer calls it
         if fullname != _NAME:
             return None
         sys.meta_path.remove(self)

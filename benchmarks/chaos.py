@@ -49,7 +49,8 @@ class Result:
     def line(self) -> str:
         if self.skipped:
             return f"{self.number:>4}  {self.kind:<20} skipped: {self.skipped}"
-        end = "DIFFERS: " + "; ".join(self.problems) if self.problems else "equal"
+        more = f"; and {len(self.problems) - 3} more" if len(self.problems) > 3 else ""
+        end = f"DIFFERS: {'; '.join(self.problems[:3])}{more}" if self.problems else "equal"
         said = f"; said: {_short(self.said)}" if self.said else ""
         return (
             f"{self.number:>4}  {self.kind:<20} {end}; {self.sessions} sessions, {self.seconds:.0f} s; "

@@ -332,7 +332,7 @@ def read_only(trial: Trial) -> None:
     expected = compare.table(trial.store, trial.place)
     out.touch()
     out.chmod(0o666)
-    with _unwritable(trial.store) as words:
+    with unwritable(trial.store) as words:
         trial.done.append("read-only")
         status = trial.place.ask("status", trial.store, "--json", before=words)
         run = trial.place.ask("run", trial.store, before=words)
@@ -345,7 +345,7 @@ def read_only(trial: Trial) -> None:
     else:
         lines = [line for line in run.stderr.splitlines() if "rror" in line] or run.stderr.splitlines()
         trial.done.append(f"run said: {lines[0] if lines else 'nothing'}")
-    with _unwritable(trial.store) as words:
+    with unwritable(trial.store) as words:
         exported = trial.place.ask("export", trial.store, "--baselines", "--out", out, before=words)
     if exported.returncode:
         trial.problems.append(f"export of a read-only store: {exported.stderr.strip()}")
@@ -452,7 +452,7 @@ def _tmpfs(folder: Path, size: int) -> Iterator[None]:
 
 
 @contextmanager
-def _unwritable(folder: Path) -> Iterator[tuple[str, ...]]:
+def unwritable(folder: Path) -> Iterator[tuple[str, ...]]:
     """What to put before a command that should find a folder read-only."""
     if os.geteuid() == 0:  # whom no mode keeps out
         script = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'

@@ -52,7 +52,7 @@ def differences(store: Path, good: Path, place: Place, *, curves: bool = True) -
         if name not in there and not _ASIDE.search(name) and not _UNFINISHED.search(name)
     ]
     for name in here.keys() & there.keys():
-        if name.endswith((".jsonl", "state.json")) and not curves:
+        if name.endswith(".jsonl") and not curves:
             continue
         if _content(here[name]) != _content(there[name]):
             found.append(f"{name} differs")
@@ -73,11 +73,11 @@ def table(store: Path, place: Place) -> list[dict[str, str]] | str:
 
 
 def _content(path: Path) -> object:
-    """The bytes; of what holds times, all but these."""
+    """The bytes; of what holds times, all but these, and the hash that covers them."""
     if path.name not in ("record.json", "state.json"):
         return path.read_bytes()
     try:
         data = json.loads(path.read_bytes())
-        return {key: data[key] for key in data if key not in TIMED | {"seconds"}}
+        return {key: data[key] for key in data if key not in TIMED | {"seconds", "sha256"}}
     except (ValueError, TypeError):
         return path.read_bytes()

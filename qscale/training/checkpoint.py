@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -122,7 +122,7 @@ def save_weights(folder: Path, model: nn.Module, ranks: Ranks | None = None) -> 
     temporary = folder / f".model.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(weights, temporary)
+        save_file(weights, temporary, metadata={"sha256": _digest_of(weights)})
         sync(temporary)
         temporary.replace(target)
         sync(folder)
@@ -136,17 +136,45 @@ def save_weights(folder: Path, model: nn.Module, ranks: Ranks | None = None) -> 
 def load_weights(folder: Path, model: nn.Module) -> None:
     """Load what :func:`save_weights` wrote into a model that is not quantized yet, or is by now.
 
+    Weights that cannot be read are renamed to ``model.safetensors.corrupt-<n>``: the run that left them is
+    then done again by whoever needs them next.
+
     Raises:
         StoreError: The weights cannot be read, or belong to another model.
     """
+    path = folder / "model.safetensors"
     try:
-        weights = load_file(folder / "model.safetensors")
+        weights = load_file(path)
+        with safe_open(path, "pt") as file:
+            wanted = (file.metadata() or {}).get("sha256")  # older files have none
+        if wanted is not None and wanted != _digest_of(weights):
+            raise ValueError("their sha256 is not the one that was written with them")
+    except (OSError, SafetensorError, ValueError) as error:
+        number = 1
+        while (aside := path.with_name(f"{path.name}.corrupt-{number}")).exists():
+            number += 1
+        with suppress(OSError):
+            path.rename(aside)
+        raise StoreError(
+            f"the weights in {folder.name} cannot be read: {error}; run again to train the run that left "
+            "them anew"
+        ) from error
+    try:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if name in weights or not _is_of_quantizer(name):
                     parameter.copy_(weights[name])
-    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise StoreError(f"the weights in {folder.name} cannot be read: {error}") from error
+    except (KeyError, RuntimeError) as error:
+        raise StoreError(f"the weights in {folder.name} are those of another model: {error}") from error
+
+
+def _digest_of(tensors: dict[str, torch.Tensor]) -> str:
+    """The sha256 of names and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _state(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -45,6 +45,9 @@ class Session:
         for event in self.events:
             if event["event"] in ("died", "failed", "exit", "retry") and event.get("error"):
                 return str(event["error"])
+        for event in self.events:
+            if event["event"] == "note" and "damaged" in event["text"]:
+                return str(event["text"])
         lines = [line for line in self.remarks.splitlines() if "error" in line.lower()]
         return lines[0] if lines and self.code else ""
 

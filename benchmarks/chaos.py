@@ -105,9 +105,9 @@ class Chaos:
 
 
 def table(results: Sequence[Result]) -> list[str]:
-    """Faults by kind: how many ended equal, how long that took, and what was said most often."""
+    """Faults by kind: how many ended equal, in how many sessions, and what was said most often."""
     lines = [
-        "| fault | trials | equal | sessions | set aside | unfinished | said |",
+        "| fault | trials | equal | sessions | set aside | left over | said |",
         "|---|---|---|---|---|---|---|",
     ]
     for kind in dict.fromkeys(KINDS) | dict.fromkeys(result.kind for result in results):

@@ -15,8 +15,8 @@ TIMED = {"wall_seconds", "tokens_per_second", "peak_memory_bytes", "host"}
 _OF_SESSIONS = re.compile(r"(^|/)lock$|^logs/|\.lock$")
 #: What was found damaged and is kept beside.
 _ASIDE = re.compile(r"\.corrupt-\d+(/|$)|(^|/)damaged-step-\d+(/|$)")
-#: What a killed process was writing: under a name of its own, and never read again.
-_UNFINISHED = re.compile(r"(^|/)\.|(^|/)eval_losses\.tmp\.npy$")
+#: What a killed process was writing, under a name of its own, or had yet to clear away: never read again.
+_UNFINISHED = re.compile(r"(^|/)\.|(^|/)eval_losses\.tmp\.npy$|^(runs|trunks)/\w+/checkpoint/step-\d+/")
 
 
 def files(store: Path) -> dict[str, Path]:
@@ -31,7 +31,7 @@ def set_aside(store: Path) -> list[str]:
 
 
 def unfinished(store: Path) -> list[str]:
-    """Temporary files that a killed process left."""
+    """Temporary files and rolling checkpoints that a killed process left."""
     return [name for name in files(store) if _UNFINISHED.search(name)]
 
 

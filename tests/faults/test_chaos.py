@@ -15,8 +15,8 @@ def result(kind="kill-all", **fields):
 
 
 def test_a_line_says_what_was_done_and_how_it_ended():
-    assert result().line.split() == "3 kill-all equal; 2 sessions, 10 s; SIGKILL".split()
-    assert result(problems=tuple("abcde")).line.split()[2:9] == "DIFFERS: a; b; c; and 2 more;".split()
+    assert " ".join(result().line.split()) == "3 kill-all equal; 2 sessions, 10 s; SIGKILL"
+    assert " DIFFERS: a; b; c; and 2 more; 2 sessions" in result(problems=tuple("abcde")).line
     assert result(skipped="no root").line.endswith("skipped: no root")
     assert len(result(said="a" * 1000).line) < 300
 
@@ -46,7 +46,7 @@ def test_every_kind_comes_once_before_any_comes_again_and_skips_are_told(tmp_pat
         raise SkippedError("not here")
 
     monkeypatch.setattr(chaos, "try_kind", skip)
-    monkeypatch.setattr(Chaos, "good", lambda self, _kind: (type("Place", (), {"folder": tmp_path}), None))
+    monkeypatch.setattr(Chaos, "good", lambda *_: (type("Place", (), {"folder": tmp_path}), None))
     trials = Chaos(tmp_path, 5, list(KINDS))
     assert all(trials.trial(number).skipped == "not here" for number in range(2 * len(KINDS)))
     assert [name for name, _ in tried] == [*KINDS, *KINDS]

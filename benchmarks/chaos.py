@@ -42,6 +42,7 @@ class Result:
     said: str = ""
     problems: tuple[str, ...] = ()
     skipped: str = ""
+    missed: bool = False
     set_aside: int = 0
     unfinished: int = 0
 
@@ -95,6 +96,7 @@ class Chaos:
             seconds=time.monotonic() - began,
             said=trial.said,
             problems=tuple(trial.problems),
+            missed=trial.missed,
             set_aside=len(compare.set_aside(trial.store)),
             unfinished=len(compare.unfinished(trial.store)),
         )
@@ -107,8 +109,8 @@ class Chaos:
 def table(results: Sequence[Result]) -> list[str]:
     """Faults by kind: how many ended equal, in how many sessions, and what was said most often."""
     lines = [
-        "| fault | trials | equal | sessions | set aside | left over | said |",
-        "|---|---|---|---|---|---|---|",
+        "| fault | trials | hit | equal | sessions | set aside | left over | said |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for kind in dict.fromkeys(KINDS) | dict.fromkeys(result.kind for result in results):
         of_kind = [result for result in results if result.kind == kind]
@@ -116,16 +118,16 @@ def table(results: Sequence[Result]) -> list[str]:
         if not of_kind:
             continue
         if not ran:
-            lines.append(f"| `{kind}` | 0 | -- | -- | -- | -- | skipped: {of_kind[0].skipped} |")
+            lines.append(f"| `{kind}` | 0 | -- | -- | -- | -- | -- | skipped: {of_kind[0].skipped} |")
             continue
         said = Counter(_general(result.said) for result in ran if result.said).most_common(1)
-        equal = sum(not result.problems for result in ran)
+        hit, equal = (sum(not getattr(result, what) for result in ran) for what in ("missed", "problems"))
         sums = [
             sum(values)
             for values in zip(*((r.sessions, r.set_aside, r.unfinished) for r in ran), strict=True)
         ]
         lines.append(
-            f"| `{kind}` | {len(ran)} | {equal} | {sums[0]} | {sums[1]} | {sums[2]} | "
+            f"| `{kind}` | {len(ran)} | {hit} | {equal} | {sums[0]} | {sums[1]} | {sums[2]} | "
             f"{_short(said[0][0]) if said else 'nothing'} |"
         )
     return lines

@@ -78,6 +78,7 @@ class Trial:
     done: list[str] = field(default_factory=list)  #: what befell it, in words
     problems: list[str] = field(default_factory=list)
     curves: bool = True  #: whether curves should come out the same
+    missed: bool = False  #: the call or file that was to be hit did not come
     drivers: list[Driver] = field(default_factory=list)
 
     def start(self, fault: Fault | None = None, *, workers: int | None = None) -> Driver:
@@ -141,6 +142,7 @@ class Trial:
             time.sleep(0.05)
         session = self.end(driver)
         self.done.append(f"{fault.kind} at {session.fired or 'no call'}")
+        self.missed = not session.fired
         (driver.marks / "released").touch()
         self.gone(driver)
         return session
@@ -274,6 +276,8 @@ def damage(trial: Trial, *, path: str, result: bool = False) -> None:
     found = sorted(trial.store.glob(path))
     if not found:
         trial.done.append(f"no {path} at that moment")
+        trial.missed = True
+        trial.finish()
         return
     victim = trial.dice.choice(found)
     data = victim.read_bytes()

@@ -28,13 +28,13 @@ def test_the_table_has_a_row_a_kind_in_their_order_with_what_was_said_most():
             result("full-disk", said="error: cannot write /tmp/two/record.json: full"),
             result("full-disk", problems=("it differs",), said="another"),
             result("full-tmpfs", skipped="no root"),
-            result("kill-worker", unfinished=2),
+            result("kill-worker", unfinished=2, missed=True),
         ]
     )
     assert lines[2:] == [
-        "| `kill-worker` | 1 | 1 | 2 | 0 | 2 | nothing |",
-        "| `full-disk` | 3 | 2 | 6 | 1 | 0 | error: cannot write record.json: full |",
-        "| `full-tmpfs` | 0 | -- | -- | -- | -- | skipped: no root |",
+        "| `kill-worker` | 1 | 0 | 1 | 2 | 0 | 2 | nothing |",
+        "| `full-disk` | 3 | 3 | 2 | 6 | 1 | 0 | error: cannot write record.json: full |",
+        "| `full-tmpfs` | 0 | -- | -- | -- | -- | -- | skipped: no root |",
     ]
 
 

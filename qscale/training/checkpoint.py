@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -22,6 +23,7 @@ from qscale.training.ranks import Ranks
 
 _KEPT = 2
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +67,8 @@ def save(
         temporary.mkdir(parents=True)
         save_file(weights, temporary / "model.safetensors")
         save_file(moments, temporary / "optimizer.safetensors")
-        (temporary / "state.json").write_text(json.dumps(_position_json(position)))
+        state = _position_json(position)
+        (temporary / "state.json").write_text(json.dumps({**state, "sha256": _digest(temporary, state)}))
         for path in temporary.iterdir():
             sync(path)
         if folder.exists():  # the same step again, after a resume: the bytes are the same
@@ -78,6 +81,16 @@ def save(
             f"checkpoint {folder.name} cannot be written: {error}; free some disk space and run again, "
             "finished work is kept"
         ) from error
+
+
+def _digest(folder: Path, state: dict[str, Any]) -> str:
+    """The sha256 of a checkpoint: of a bit that turned in a tensor, nothing else could tell."""
+    digest = hashlib.sha256(json.dumps(state).encode())
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        with (folder / name).open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def _position_json(position: Position) -> dict[str, Any]:
@@ -109,7 +122,7 @@ def save_weights(folder: Path, model: nn.Module, ranks: Ranks | None = None) -> 
     temporary = folder / f".model.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(weights, temporary)
+        save_file(weights, temporary, metadata={"sha256": _digest_of(weights)})
         sync(temporary)
         temporary.replace(target)
         sync(folder)
@@ -123,17 +136,45 @@ def save_weights(folder: Path, model: nn.Module, ranks: Ranks | None = None) -> 
 def load_weights(folder: Path, model: nn.Module) -> None:
     """Load what :func:`save_weights` wrote into a model that is not quantized yet, or is by now.
 
+    Weights that cannot be read are renamed to ``model.safetensors.corrupt-<n>``: the run that left them is
+    then done again by whoever needs them next.
+
     Raises:
         StoreError: The weights cannot be read, or belong to another model.
     """
+    path = folder / "model.safetensors"
     try:
-        weights = load_file(folder / "model.safetensors")
+        weights = load_file(path)
+        with safe_open(path, "pt") as file:
+            wanted = (file.metadata() or {}).get("sha256")  # older files have none
+        if wanted is not None and wanted != _digest_of(weights):
+            raise ValueError("their sha256 is not the one that was written with them")
+    except (OSError, SafetensorError, ValueError) as error:
+        number = 1
+        while (aside := path.with_name(f"{path.name}.corrupt-{number}")).exists():
+            number += 1
+        with suppress(OSError):
+            path.rename(aside)
+        raise StoreError(
+            f"the weights in {folder.name} cannot be read: {error}; run again to train the run that left "
+            "them anew"
+        ) from error
+    try:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if name in weights or not _is_of_quantizer(name):
                     parameter.copy_(weights[name])
-    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise StoreError(f"the weights in {folder.name} cannot be read: {error}") from error
+    except (KeyError, RuntimeError) as error:
+        raise StoreError(f"the weights in {folder.name} are those of another model: {error}") from error
+
+
+def _digest_of(tensors: dict[str, torch.Tensor]) -> str:
+    """The sha256 of names and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _state(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -168,7 +209,9 @@ def save_rolling(
     save(folder / f"step-{position.step:08d}", model, optimizer, position, ranks)
     if not ranks.is_main:
         return
-    for old in sorted(saved(folder), key=lambda path: path.stat().st_mtime_ns)[:-_KEPT]:
+    # By time, for steps may be taken again; but clocks go back, and the one just written has to stay.
+    others = [path for path in saved(folder) if step_of(path) != position.step]
+    for old in sorted(others, key=lambda path: path.stat().st_mtime_ns)[: 1 - _KEPT]:
         shutil.rmtree(old)
 
 
@@ -208,9 +251,12 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
         StoreError: The checkpoint cannot be read, or belongs to another model.
     """
     try:
+        state = json.loads((folder / "state.json").read_text())
+        wanted = state.pop("sha256", None)  # older checkpoints have none
+        if wanted is not None and wanted != _digest(folder, state):
+            raise ValueError("its sha256 is not the one that was written with it")
         weights = load_file(folder / "model.safetensors")
         moments = load_file(folder / "optimizer.safetensors")
-        state = json.loads((folder / "state.json").read_text())
         with torch.no_grad():
             for name, tensor in _state(model).items():
                 if name in weights or not _is_of_quantizer(name):
@@ -221,5 +267,5 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
                         key: moments[f"{name}.{key}"].to(parameter.device) for key in _MOMENTS
                     }
         return _position(state)
-    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise StoreError(f"checkpoint {str(folder)!r} cannot be read: {error}") from error

@@ -1,6 +1,8 @@
 """Training for real, at a size of seconds: resume to the bit, pairs, divergence, errors."""
 
 import json
+import os
+import time
 
 import numpy as np
 import pytest
@@ -203,6 +205,44 @@ def test_damaged_rolling_checkpoint_is_moved_aside_and_the_older_one_serves(
     assert loop.run_trunk(config(), [30], tmp_path / "whole", corpus)
     files = [paths.branch_checkpoint(tmp_path / name, 30) / "model.safetensors" for name in ("cut", "whole")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_one_turned_bit_of_a_checkpoint_is_found(config, corpus, tmp_path, name):
+    run = config()
+    assert loop.run_trunk(run, [run.branch_step], tmp_path, corpus)
+    victim = paths.branch_checkpoint(tmp_path, run.branch_step) / name
+    data = bytearray(victim.read_bytes())
+    # The lowest bit of the last number, and of the last digit of the step: both can be read all the same.
+    place = data.index(b",") - 1 if name == "state.json" else len(data) - 4
+    data[place] ^= 1
+    victim.write_bytes(data)
+    with pytest.raises(StoreError, match="moved aside, run again"):
+        loop.run_branch(run, tmp_path / "run", tmp_path, corpus)
+
+
+def test_checkpoints_without_a_hash_are_read(config, corpus, tmp_path):
+    run = config()
+    assert loop.run_trunk(run, [run.branch_step], tmp_path, corpus)
+    file = paths.branch_checkpoint(tmp_path, run.branch_step) / "state.json"
+    state = json.loads(file.read_text())
+    assert len(state.pop("sha256")) == 64
+    file.write_text(json.dumps(state))
+    assert loop.run_branch(run, tmp_path / "run", tmp_path, corpus) is not None
+
+
+def test_the_checkpoint_just_written_stays_though_the_clock_has_gone_back(
+    config, corpus, tmp_path, monkeypatch
+):
+    run = config()
+    assert not loop.run_trunk(run, [run.branch_step], tmp_path, corpus, How(should_stop=_StopAfter(2)))
+    first = checkpoint.saved(paths.checkpoints(tmp_path))
+    for ahead, stop in ((7200, 2), (3600, 2)):
+        for path in checkpoint.saved(paths.checkpoints(tmp_path)):
+            os.utime(path, (time.time() + ahead,) * 2)
+        assert not loop.run_trunk(run, [run.branch_step], tmp_path, corpus, How(should_stop=_StopAfter(stop)))
+    steps = [checkpoint.step_of(path) for path in checkpoint.saved(paths.checkpoints(tmp_path))]
+    assert len(steps) == 2 and steps[-1] > checkpoint.step_of(first[-1]) + 2
 
 
 def test_damaged_branch_checkpoint_fails_once_and_is_made_again(config, corpus, tmp_path):

@@ -11,6 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from qscale.sweep.board import Board
+    from qscale.sweep.dispatch import Executor
     from qscale.sweep.grid import Study
     from qscale.sweep.store import Store
 
@@ -40,6 +41,8 @@ def command() -> None:
     help="Of a job after a crash, a kill or a timeout.",
 )
 @click.option("--timeout", help="Of one attempt at a job, such as 90s, 30m or 2h.")
+@click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True)
+@click.option("--address", help="Of the Ray cluster, such as auto; without it Ray starts here.")
 @click.option("--replace", is_flag=True, help="Replace the study in --out though finished runs leave it.")
 @_JSON
 def run(
@@ -51,6 +54,8 @@ def run(
     memory: str | None,
     retries: int,
     timeout: str | None,
+    executor: str,
+    address: str | None,
     replace: bool,
     as_json: bool,
 ) -> None:
@@ -64,6 +69,7 @@ def run(
     from qscale.sweep.dispatch import Patience
     from qscale.sweep.local import LocalExecutor
     from qscale.sweep.progress import display
+    from qscale.sweep.ray_cluster import RayExecutor
     from qscale.sweep.stopping import StopSignal
     from qscale.units import parse_count, parse_time
 
@@ -77,10 +83,14 @@ def run(
         board, _ = begin(store, say, threads=threads, device=device)
         count = workers or store.study().workers or _workers(threads, device)
         with display(board, as_json=as_json) as show:
-            executor = LocalExecutor(
-                board, show, patience, workers=count, threads=threads, device=device, memory=budget
-            )
-            outcome = executor.run(stop)
+            where: Executor
+            if executor == "ray":
+                where = RayExecutor(board, show, patience, address=address, threads=threads, device=device)
+            else:
+                where = LocalExecutor(
+                    board, show, patience, workers=count, threads=threads, device=device, memory=budget
+                )
+            outcome = where.run(stop)
     resume = _progress.resume(
         store,
         workers=workers,
@@ -89,6 +99,8 @@ def run(
         memory=memory,
         retries=retries,
         timeout=timeout,
+        executor=executor,
+        address=address,
     )
     code = _progress.end(store, outcome, as_json=as_json, resume=resume)
     click.get_current_context().exit(code)

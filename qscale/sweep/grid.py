@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from qscale.data.tokenizer import TokenizerId, check_vocabulary, planned
 from qscale.errors import ConfigError
 from qscale.formats import Recipe
-from qscale.models.ladder import ModelShape, name_of
+from qscale.models.ladder import ModelShape, name_of, with_vocabulary
 from qscale.sweep.yamltext import load_mapping
 from qscale.training import defaults
 from qscale.training.config import RunConfig
@@ -112,7 +112,7 @@ class Study:
         tokenizer = tokenizer or planned(self.tokenizer)
         shape = self.sizes[size]
         if shape.vocab_size == _VOCABULARY:
-            shape = replace(shape, vocab_size=tokenizer.vocab_size)
+            shape = with_vocabulary(shape, tokenizer.vocab_size)
         check_vocabulary(tokenizer, shape.vocab_size)
         training = {
             "learning_rate": defaults.learning_rate(shape.N),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 _FOLDER = click.argument("folder", type=click.Path(path_type=Path))
+_MOST_LISTED = 60
 
 
 @click.group(name="sweep", epilog="Example: qscale sweep run study.yaml --out study")
@@ -133,6 +134,46 @@ def export(folder: Path, out: Path, baselines: bool, as_json: bool) -> None:
         if as_json
         else f"{plural(count, 'row')} written to {out}"
     )
+
+
+@command.command(epilog="Example: qscale sweep gc study; then qscale sweep gc study --delete")
+@_FOLDER
+@click.option("--delete", is_flag=True, help="Delete what is listed; without it nothing changes.")
+@click.option("--strangers", is_flag=True, help="Also runs and trunks that the study does not ask for.")
+@click.option("--corrupt", is_flag=True, help="Also what was set aside as damaged.")
+@_JSON
+def gc(folder: Path, delete: bool, strangers: bool, corrupt: bool, as_json: bool) -> None:
+    """List what a study's folder could do without, with sizes and reasons, or delete it.
+
+    Checkpoints that no unfinished run needs, and files whose writer died. Records, losses, curves,
+    configurations and last weights of the study's runs stay, and so does what a process works in. A trunk
+    without checkpoints is trained again should the study be extended.
+    """
+    from qscale.sweep import gc
+    from qscale.sweep.board import Board
+    from qscale.sweep.jobs import jobs
+    from qscale.sweep.store import Store
+    from qscale.sweep.words import plural
+    from qscale.units import short_count
+
+    store = Store(folder, lambda line: click.echo(f"note: {line}", err=True))
+    items = list(gc.find(Board(store, jobs(store.runs())), strangers=strangers, corrupt=corrupt))
+    gone = gc.delete(items) if delete else []
+    total = sum(item.size for item in (gone if delete else items))
+    if as_json:
+        listed = [{"path": str(item.path), "bytes": item.size, "why": item.why} for item in items]
+        click.echo(json.dumps({"items": listed, "bytes": total, "deleted": len(gone)}, indent=1))
+        return
+    for item in items[:_MOST_LISTED]:
+        click.echo(f"{short_count(item.size):>6}B  {item.path.relative_to(store.path)}  ({item.why})")
+    if len(items) > _MOST_LISTED:
+        click.echo(f"and {len(items) - _MOST_LISTED} more: --json lists all")
+    if delete:
+        click.echo(f"{plural(len(gone), 'item')} deleted, {short_count(total)}B")
+    elif items:
+        click.echo(f"{plural(len(items), 'item')}, {short_count(total)}B; to delete them: add --delete")
+    else:
+        click.echo("nothing to delete")
 
 
 @command.command(epilog="Example: qscale sweep plan study.yaml")

@@ -20,6 +20,7 @@ from qscale.units import short_count
 #: Fields that not every family has; None is the family's own value, and is left out of the JSON form.
 _OPTIONS = ("head_dim", "rope_theta", "norm_eps", "max_positions")
 _REALS = ("rope_theta", "norm_eps")
+_MOST_LAYERS, _LARGEST = 10_000, 2**31
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,10 @@ class ModelShape:
                 object.__setattr__(self, name, float(value))
             elif type(value) is not int or value < 1:
                 raise ConfigError(f"{name}={value!r}: a model shape needs positive whole sizes")
+            elif value > (_MOST_LAYERS if name == "num_layers" else _LARGEST):
+                raise ConfigError(
+                    f"{name}: a model shape has at most {_MOST_LAYERS} layers and sizes of 2^31"
+                )
         self._check_options()
         self._check_heads()
 

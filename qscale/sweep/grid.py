@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from qscale import bounded
 from qscale.data.tokenizer import TokenizerId, check_vocabulary, planned
 from qscale.errors import ConfigError
 from qscale.formats import Recipe
@@ -179,9 +180,9 @@ def read_text(path: Path) -> str:
         ConfigError: It is missing, unreadable or not text.
     """
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        return bounded.read_text(path, bounded.STUDY_BYTES)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"cannot read the study {path}: {reason}; give a YAML file") from error
 
 

@@ -139,7 +139,7 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     model = config.get("model")
     inner = {f"model.{key}": value for key, value in model.items()} if isinstance(model, Mapping) else {}
     outer = {key: value for key, value in config.items() if key != "model"}
-    return {**_DEFAULTS, **outer, **inner}
+    return {**outer, **inner, **{key: value for key, value in _DEFAULTS.items() if key not in outer | inner}}
 
 
 def _size(config: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
@@ -17,10 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from qscale import bounded
 from qscale.errors import StoreError
 from qscale.training.ranks import Ranks
 
 _KEPT = 2
+_STEP = re.compile(r"step-[0-9]{1,18}")
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -87,10 +90,21 @@ def _position_json(position: Position) -> dict[str, Any]:
     return {"step": position.step, "seconds": position.seconds, "monitor": monitor}
 
 
-def _position(data: dict[str, Any]) -> Position:
+def _position(folder: Path) -> Position:
+    """What ``state.json`` says; a ``ValueError``, ``TypeError`` or ``KeyError`` where it is not ours."""
+    data = bounded.loads(bounded.read_bytes(folder / "state.json", bounded.NOTE_BYTES))
+    if not isinstance(data, dict):
+        raise TypeError("state.json is not an object")
     seen, average, lowest = data.get("monitor", (0, 0.0, None))
-    monitor = (int(seen), float(average), math.inf if lowest is None else float(lowest))
-    return Position(step=int(data["step"]), seconds=float(data["seconds"]), monitor=monitor)
+    numbers = (data["step"], seen, data["seconds"], average, 0.0 if lowest is None else lowest)
+    if type(data["step"]) is not int or type(seen) is not int:
+        raise ValueError(f"step {data['step']!r}: not a whole number")
+    if not all(type(number) in (int, float) and abs(number) < 1e300 for number in numbers):
+        raise ValueError("state.json holds something else than numbers")
+    if folder.name.startswith("step-") and data["step"] != step_of(folder):
+        raise ValueError(f"it is of step {data['step']}")
+    monitor = (seen, float(average), math.inf if lowest is None else float(lowest))
+    return Position(step=data["step"], seconds=float(data["seconds"]), monitor=monitor)
 
 
 def save_weights(folder: Path, model: nn.Module, ranks: Ranks | None = None) -> None:
@@ -132,8 +146,8 @@ def load_weights(folder: Path, model: nn.Module) -> None:
             for name, parameter in model.named_parameters():
                 if name in weights or not _is_of_quantizer(name):
                     parameter.copy_(weights[name])
-    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise StoreError(f"the weights in {folder.name} cannot be read: {error}") from error
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise StoreError(f"the weights in {folder.name} cannot be read: {bounded.one_line(error)}") from error
 
 
 def _state(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -174,7 +188,8 @@ def save_rolling(
 
 def saved(folder: Path) -> list[Path]:
     """The whole checkpoints in a folder, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
+    found = (path for path in folder.glob("step-*") if (path / "state.json").is_file())
+    return sorted(path for path in found if _STEP.fullmatch(path.name))
 
 
 def step_of(checkpoint: Path) -> int:
@@ -210,7 +225,7 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
     try:
         weights = load_file(folder / "model.safetensors")
         moments = load_file(folder / "optimizer.safetensors")
-        state = json.loads((folder / "state.json").read_text())
+        position = _position(folder)
         with torch.no_grad():
             for name, tensor in _state(model).items():
                 if name in weights or not _is_of_quantizer(name):
@@ -220,6 +235,6 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
                     optimizer.state[parameter] = {
                         key: moments[f"{name}.{key}"].to(parameter.device) for key in _MOMENTS
                     }
-        return _position(state)
-    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise StoreError(f"checkpoint {str(folder)!r} cannot be read: {error}") from error
+        return position
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise StoreError(f"checkpoint {str(folder)!r} cannot be read: {bounded.one_line(error)}") from error

@@ -11,6 +11,7 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Literal
 
+from qscale import bounded
 from qscale.errors import ConfigError
 from qscale.formats import Recipe
 from qscale.formats.annealing import Anneal
@@ -19,6 +20,8 @@ from qscale.models.ladder import ModelShape
 
 #: Raised by one whenever the same configuration starts to give other numbers.
 NUMERICS_VERSION = 1
+#: Of a recipe and of names, in a configuration that somebody else may have written.
+_LONGEST_TEXT = 10_000
 
 #: ``baseline`` is the unquantized run of a matched pair, whatever the mode of its partner.
 Mode = Literal["baseline", "scratch", "cooldown", "finetune"]
@@ -303,13 +306,34 @@ class RunConfig(_Found):
         Raises:
             ConfigError: Unknown, missing or invalid fields.
         """
-        for key in data:
+        for key, value in data.items():
             if key not in cls.__dataclass_fields__:
-                raise ConfigError(f"unknown run field {key!r}; known: {', '.join(cls.__dataclass_fields__)}")
+                raise ConfigError(
+                    f"unknown run field {bounded.one_line(repr(key), 60)}; known: "
+                    f"{', '.join(cls.__dataclass_fields__)}"
+                )
+            if not _is_of_kind(key, value):
+                raise ConfigError(f"{key}={bounded.one_line(repr(value), 60)}: not what a run has there")
         try:
             return cls(**{**data, "model": ModelShape.from_json(data["model"])})
         except (KeyError, TypeError) as error:
-            raise ConfigError(f"run configuration is incomplete: {error}") from error
+            raise ConfigError(f"run configuration is incomplete: {bounded.one_line(error)}") from error
+
+
+def _is_of_kind(name: str, value: object) -> bool:
+    """Whether a value may stand in a field: its type, and numbers that computing with cannot break."""
+    kind = RunConfig.__dataclass_fields__[name].type
+    if name == "model":
+        return isinstance(value, Mapping)
+    if value is None:
+        return "None" in kind
+    if kind.startswith("int"):
+        return type(value) is int and abs(value) < 2**63
+    if kind.startswith("float"):
+        return isinstance(value, (int, float)) and type(value) is not bool and abs(value) < 1e300
+    if kind.startswith("bool"):
+        return type(value) is bool
+    return isinstance(value, str) and len(value) <= _LONGEST_TEXT
 
 
 def _is_signed_zero(value: float) -> bool:

@@ -38,7 +38,7 @@ from qscale.training.config import RunConfig
 from qscale.training.losses import read_losses
 
 #: A line that a reader could not do with in this time is a fault too.
-_SECONDS = 10.0
+_SECONDS = 30.0
 STUDY = """\
 corpus: python
 tokenizer: bytes

@@ -146,7 +146,7 @@ class Store:
         """The corpus as ``data.corpus.load`` takes it here, wherever the current folder is."""
         begun, name = self.corpus(), self.study().corpus
         path = begun.get("path")
-        here = begun.get("name") == name and isinstance(path, str) and Path(path).exists()
+        here = begun.get("name") == name and isinstance(path, str) and _exists(path)
         return f"file:{path}" if here else name
 
     def begin(
@@ -197,7 +197,7 @@ class Store:
         if name.startswith("file:"):
             path = Path(name.removeprefix("file:")).expanduser().absolute()
             noted = begun.get("path") if same else None
-            note["path"] = noted if noted and Path(noted).exists() else str(path)
+            note["path"] = noted if noted and _exists(noted) else str(path)
         if note != begun:
             files.write_whole(self.path / "corpus.json", json.dumps(note) + "\n")
 
@@ -437,6 +437,10 @@ def _file(corpus: str) -> str | None:
     if not corpus.startswith("file:"):
         return None
     return str(Path(corpus.removeprefix("file:")).expanduser().absolute())
+
+
+def _exists(path: str) -> bool:
+    return os.path.exists(path)  # noqa: PTH110 - of Path it is an error where the name is too long
 
 
 def _text(path: Path, limit: int) -> str | None:

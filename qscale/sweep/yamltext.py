@@ -15,6 +15,8 @@ from qscale.errors import ConfigError
 _MOST_VALUES = 200_000
 #: No count is longer; past some thousand digits Python does not even print one.
 _MOST_BITS = 128
+#: A study has five levels; the time that a text takes grows with them.
+_DEEPEST = 32
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -30,6 +32,17 @@ class _StrictLoader(yaml.SafeLoader):
             if key_node.value.__hash__ is not None:
                 seen.add(key_node.value)
         return super().construct_mapping(node, deep=deep)
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "not readable: nested too deeply", mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()

@@ -167,6 +167,13 @@ def test_a_note_of_the_corpus_that_cannot_be_is_damaged(board, change):
     assert "corpus.json is damaged" in result.stderr and result.stderr.count("\n") == 1
 
 
+def test_a_path_longer_than_any_name_is_no_corpus(board):
+    path = board.store.path / "corpus.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "path": "9" * 5000}))
+    assert board.store.corpus_name() == "python"
+    board.store.begin("python", json.loads(path.read_text())["sha256"])
+
+
 def test_a_failure_reaches_a_terminal_as_one_plain_line(board):
     job = next(iter(board.runs.values()))
     (board.store.folder(job) / "record.json").unlink()
@@ -241,6 +248,7 @@ _MERGES = "\n".join(f"m{i}: &m{i} {{<<: [*m{i - 1}, *m{i - 1}], k{i}: 1}}" for i
         f"a0: &a0 [1]\n{_LINES}\n{TEXT}",
         f"m0: &m0 {{k: 1}}\n{_MERGES}\n{TEXT}",
         "sizes: &a [*a]",
+        "sizes: " + "[" * 490 + "1," * 100_000,
         "sizes: [tiny-20k]\ntokens: [0x" + "f" * 900_000 + "]",
         TEXT + "seeds: [" + "9" * 5000 + "]",
         TEXT + "x: !!python/object/apply:os.system [id]",
@@ -253,7 +261,7 @@ _MERGES = "\n".join(f"m{i}: &m{i} {{<<: [*m{i - 1}, *m{i - 1}], k{i}: 1}}" for i
         "\x00",
     ],
     ids=[
-        *("aliases", "merges", "itself", "hex", "digits", "object", "layers"),
+        *("aliases", "merges", "itself", "nested", "hex", "digits", "object", "layers"),
         *("span", "bpe", "key", "date", "set", "control"),
     ],
 )  # fmt: skip

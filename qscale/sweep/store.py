@@ -464,7 +464,7 @@ def _is_note(data: object) -> bool:
     if type(data.get("threads", 1)) is not int or data.get("threads", 1) < 1:
         return False
     tokenizer = data.get("tokenizer")
-    return tokenizer is None or (
+    return "tokenizer" not in data or (
         isinstance(tokenizer, dict)
         and isinstance(tokenizer.get("name"), str)
         and isinstance(tokenizer.get("id"), str)

@@ -155,6 +155,7 @@ def test_a_baseline_that_a_record_names_is_no_path(board):
         {"tokenizer": {"name": "bpe:512", "id": "bpe:512@../../../secret", "vocab_size": 512}},
         {"tokenizer": {"name": "bpe:512", "id": "bpe:512@" + "ab" * 8, "vocab_size": 10**30}},
         {"tokenizer": []},
+        {"tokenizer": None},
         {"tokenizer": "bytes"},
     ],
     ids=str,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from operator import attrgetter
 from typing import Any
 
+from qscale import bounded
 from qscale.errors import StoreError
 
 SCHEMA_VERSION = 1
@@ -57,27 +58,31 @@ class Record:
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        for name in (
-            "loss",
-            "loss_se",
-            "delta",
-            "delta_se",
-            "wall_seconds",
-            "tokens_per_second",
-            "epochs",
-            "relmse_weight",
-            "relmse_input",
-        ):
+        for name, value in zip(_NUMBERS, _numbers(self), strict=True):
+            if not (type(value) in (float, int) and -_LARGEST < value < _LARGEST) and (
+                value is not None or name in _MEASURED
+            ):
+                raise StoreError(f"record of run {self._name}: {name}={_short(value)} is not a finite number")
+        for name, value in zip(_COUNTS, _counts(self), strict=True):
+            if type(value) is not int or not 0 <= value < _MOST:
+                raise StoreError(f"record of run {self._name}: {name}={_short(value)} is not a count")
+        for name, kind in _KINDS.items():
+            if not isinstance(value := getattr(self, name), kind):
+                raise StoreError(f"record of run {self._name}: {name}={_short(value)} is no {kind.__name__}")
+        for name in ("run_id", "baseline_run_id"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, (int, float)) or not math.isfinite(value)):
-                raise StoreError(f"record of run {self.run_id}: {name}={value!r} is not a finite number")
-        for name in ("N", "N_total", "D", "eval_tokens"):
-            if type(getattr(self, name)) is not int:
-                raise StoreError(
-                    f"record of run {self.run_id}: {name}={getattr(self, name)!r} is not a count"
-                )
+            if not bounded.is_id(value) and (value is not None or name == "run_id"):
+                raise StoreError(f"record of run {self._name}: {name}={_short(value)} is not 16 hex digits")
+        step = self.diverged_step
+        if step is not None and (type(step) is not int or not 0 <= step < _MOST):
+            raise StoreError(f"record of run {self._name}: diverged_step={_short(step)} is not a count")
         if not self.diverged and self.loss is None:
             raise StoreError(f"record of run {self.run_id}: no loss, and not marked as diverged")
+
+    @property
+    def _name(self) -> str:
+        """The run for a message; what stands there may be anything."""
+        return self.run_id if bounded.is_id(self.run_id) else _short(self.run_id)
 
     def dumps(self) -> str:
         """Strict JSON text, one field a line."""
@@ -87,18 +92,52 @@ class Record:
     def loads(cls, text: str) -> Record:
         """Read a record back from its JSON text."""
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
+            data = bounded.loads(text)
+        except ValueError as error:
             raise StoreError(f"not JSON: {error}") from error
         if not isinstance(data, dict):
             raise StoreError(f"a record is a JSON object, not {type(data).__name__}")
         version = data.get("schema_version")
         if type(version) is int and version != SCHEMA_VERSION:
             raise RecordVersionError(
-                f"record of run {data.get('run_id')}: schema version {version}, this qscale reads "
-                f"{SCHEMA_VERSION}; use the qscale that wrote it, or name a new folder"
+                f"record of run {_short(data.get('run_id'))}: schema version {_short(version)}, this qscale "
+                f"reads {SCHEMA_VERSION}; use the qscale that wrote it, or name a new folder"
             )
         try:
             return cls(**data)
         except TypeError as error:
-            raise StoreError(f"record fields do not match: {error}") from error
+            raise StoreError(f"record fields do not match: {bounded.one_line(error)}") from error
+
+
+_NUMBERS = (
+    "loss",
+    "loss_se",
+    "delta",
+    "delta_se",
+    "bits_per_byte",
+    "wall_seconds",
+    "tokens_per_second",
+    "epochs",
+    "G",
+    "G_weight",
+    "G_input",
+    "relmse_weight",
+    "relmse_input",
+)
+#: Of those the ones that every run has.
+_MEASURED = ("wall_seconds", "tokens_per_second", "epochs")
+_COUNTS = ("N", "N_total", "D", "eval_tokens", "peak_memory_bytes")
+_KINDS: dict[str, type] = {
+    "mode": str,
+    "diverged": bool,
+    "config": Mapping,
+    "versions": Mapping,
+    "host": Mapping,
+}
+_LARGEST, _MOST = 1e300, 2**63
+_numbers, _counts = attrgetter(*_NUMBERS), attrgetter(*_COUNTS)
+
+
+def _short(value: object) -> str:
+    """A value of a stranger's for a message: an integer may have a thousand digits."""
+    return repr(value) if isinstance(value, float) else bounded.one_line(repr(value), 60)

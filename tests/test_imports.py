@@ -34,7 +34,7 @@ ENTRIES = {
     "public-names": ("import qscale\nqscale.laws, qscale.QuantSpec, qscale.Recipe", NO_TORCH),
     "grid": ("import qscale.sweep.grid", (*NO_TORCH, "numpy")),
     "store": ("import qscale.sweep.store, qscale.sweep.table, qscale.sweep.board", (*NO_TORCH, "numpy")),
-    "executors": ("import qscale.sweep.executors, qscale.sweep.begin, qscale.sweep.progress", NO_TORCH),
+    "executors": ("import qscale.sweep.local, qscale.sweep.ray_cluster, qscale.sweep.begin", NO_TORCH),
     "worker": ("import qscale.sweep.worker", NO_TORCH),
     "config": ("import qscale.training.config, qscale.training.paths, qscale.training.defaults", NO_TORCH),
     "ladder": ("import qscale.models.ladder", NO_TORCH),

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from qscale.sweep.board import Board
     from qscale.sweep.dispatch import Executor
     from qscale.sweep.grid import Study
     from qscale.sweep.store import Store
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 _FOLDER = click.argument("folder", type=click.Path(path_type=Path))
+_MOST_LISTED = 60
 
 
 @click.group(name="sweep", epilog="Example: qscale sweep run study.yaml --out study")
@@ -140,52 +139,34 @@ def _open_or_create(study: Path, out: Path | None, replace: bool) -> Store:
 
 @command.command(epilog="Example: qscale sweep status study")
 @_FOLDER
+@click.option("--all", "every", is_flag=True, help="Every job, also of a study larger than a screen.")
 @_JSON
-def status(folder: Path, as_json: bool) -> None:
-    """Show what is done, running, waiting and failed, and the losses so far; changes nothing."""
+def status(folder: Path, every: bool, as_json: bool) -> None:
+    """Show what is done, running, waiting and failed, the losses and the time left; changes nothing."""
+    from qscale.sweep import status as shown
     from qscale.sweep.board import Board
     from qscale.sweep.jobs import jobs
-    from qscale.sweep.progress import LEGEND
-    from qscale.sweep.store import Store
-    from qscale.sweep.words import plural
+    from qscale.sweep.store import Damaged, Store
+    from qscale.sweep.strangers import explain
 
     store = Store(folder, lambda line: click.echo(f"note: {line}", err=True))
     board = Board(store, jobs(store.runs()))
     rows = board.overview()
-    strangers = sum(1 for record in store.records() if record.run_id not in board.runs)
-    runs = Counter(row["state"] for row in rows if row["kind"] == "run")
+    damaged = Damaged(store)
+    for run_id, fault in sorted(board.damaged.items()):
+        damaged.note(run_id, fault)
+    damaged.end()
+    others = store.records(besides=board.runs)
+    strangers = explain((record.config for record in others), [job.config for job in board.runs.values()])
     if as_json:
-        counts = {"runs": len(board.runs), "states": dict(runs), "strangers": strangers}
-        click.echo(json.dumps({**counts, "jobs": rows}, indent=1))
+        click.echo(shown.as_json(board, rows, strangers))
         return
     if not rows:
         click.echo(f"nothing has run yet; begin with: qscale sweep run {folder}")
         return
-    width = max(len(row["label"]) for row in rows)
-    click.echo(f"{'state':<8} {'job':<{width}} {LEGEND}")
-    for row in rows:
-        click.echo(f"{row['state']:<8} {row['label']:<{width}} {_news(row, board)}".rstrip())
-    click.echo(
-        f"{plural(len(board.runs), 'run')}: " + ", ".join(f"{n} {state}" for state, n in sorted(runs.items()))
-    )
-    if strangers:
-        do = "does" if strangers == 1 else "do"
-        click.echo(f"{plural(strangers, 'record')} {do} not belong to the study as it is now; kept on disk")
-
-
-def _news(row: dict[str, Any], board: Board) -> str:
-    """What there is to say about one job: its result, its step, or its error."""
-    from qscale.sweep.progress import result
-
-    if row["state"] == "failed":
-        return str(row["error"])
-    if row["state"] == "done":
-        return result(row).removeprefix(": ")
-    if row["state"] == "running" and "step" in row:
-        job = board.runs.get(row["id"]) or board.trunks[row["id"]]
-        last = job.steps[-1] if job.kind == "trunk" else job.config.steps
-        return f"step {row['step']} of {last}, loss {row['loss']:.3f}"
-    return ""
+    click.echo("\n".join(shown.lines(board, rows, every=every)))
+    for line in strangers.lines:
+        click.echo(line)
 
 
 @command.command(epilog="Example: qscale sweep export study --out observations.csv")
@@ -202,13 +183,52 @@ def export(folder: Path, out: Path, baselines: bool, as_json: bool) -> None:
         click.echo(f"note: {line}", err=True)
 
     table.check_name(out)
-    rows = table.observations(folder, baselines=baselines, say=say)
-    table.export(rows, out)
+    count = table.export(table.rows(folder, baselines=baselines, say=say), out)
     click.echo(
-        json.dumps({"rows": len(rows), "out": str(out)})
+        json.dumps({"rows": count, "out": str(out)})
         if as_json
-        else f"{plural(len(rows), 'row')} written to {out}"
+        else f"{plural(count, 'row')} written to {out}"
     )
+
+
+@command.command(epilog="Example: qscale sweep gc study; then qscale sweep gc study --delete")
+@_FOLDER
+@click.option("--delete", is_flag=True, help="Delete what is listed; without it nothing changes.")
+@click.option("--strangers", is_flag=True, help="Also runs and trunks that the study does not ask for.")
+@click.option("--corrupt", is_flag=True, help="Also what was set aside as damaged.")
+@_JSON
+def gc(folder: Path, delete: bool, strangers: bool, corrupt: bool, as_json: bool) -> None:
+    """List what a study's folder could do without, with sizes and reasons, or delete it.
+
+    Checkpoints that no unfinished run needs, and files whose writer died. Records, losses, curves,
+    configurations and last weights of the study's runs stay, and so does what a process works in. A trunk
+    without checkpoints is trained again should the study be extended.
+    """
+    from qscale.sweep import gc
+    from qscale.sweep.board import Board
+    from qscale.sweep.jobs import jobs
+    from qscale.sweep.store import Store
+    from qscale.sweep.words import plural
+    from qscale.units import short_count
+
+    store = Store(folder, lambda line: click.echo(f"note: {line}", err=True))
+    items = list(gc.find(Board(store, jobs(store.runs())), strangers=strangers, corrupt=corrupt))
+    gone = gc.delete(items) if delete else []
+    total = sum(item.size for item in (gone if delete else items))
+    if as_json:
+        listed = [{"path": str(item.path), "bytes": item.size, "why": item.why} for item in items]
+        click.echo(json.dumps({"items": listed, "bytes": total, "deleted": len(gone)}, indent=1))
+        return
+    for item in items[:_MOST_LISTED]:
+        click.echo(f"{short_count(item.size):>6}B  {item.path.relative_to(store.path)}  ({item.why})")
+    if len(items) > _MOST_LISTED:
+        click.echo(f"and {len(items) - _MOST_LISTED} more: --json lists all")
+    if delete:
+        click.echo(f"{plural(len(gone), 'item')} deleted, {short_count(total)}B")
+    elif items:
+        click.echo(f"{plural(len(items), 'item')}, {short_count(total)}B; to delete them: add --delete")
+    else:
+        click.echo("nothing to delete")
 
 
 @command.command(epilog="Example: qscale sweep plan study.yaml")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -156,7 +157,7 @@ def _python_documents(packages: dict[str, str]) -> Iterator[bytes]:
 
 
 def _text_files(path: Path) -> list[Path]:
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - of Path it is an error where the name is too long
         raise CorpusError(
             f"corpus path {str(path)!r} does not exist{_place(path)}: name a text file, a jsonl file "
             "or a folder"

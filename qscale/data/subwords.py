@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from qscale import bounded
 from qscale.data.cache import cache_folder
 from qscale.data.corpus import Corpus, blocks
 from qscale.data.tokenizer import DOCUMENT_END, TokenizerId, parse, vocab_size
@@ -168,12 +169,13 @@ def text_of(name: str, corpus: Corpus) -> str:
     """
     kind, argument = parse(name)
     if kind == "file":
-        path = Path(argument).expanduser()
+        path = Path(argument)
         try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            path = path.expanduser()
+            return bounded.read_text(path, bounded.TOKENIZER_BYTES)
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a home that is nobody's
             place = "" if path.is_absolute() else f" in {str(Path.cwd())!r}"
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            reason = error.strerror if isinstance(error, OSError) else str(error)
             raise ConfigError(
                 f"tokenizer file {str(path)!r} cannot be read{place} ({reason}): name a tokenizer.json"
             ) from error

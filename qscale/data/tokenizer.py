@@ -6,13 +6,13 @@ a ``tokenizer.json`` of the user's own. ``subwords.py`` trains, reads and applie
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from qscale import bounded
 from qscale.errors import ConfigError
 
 KNOWN = ("bytes", "bpe:SIZE", "file:PATH")
@@ -21,7 +21,7 @@ KNOWN = ("bytes", "bpe:SIZE", "file:PATH")
 DOCUMENT_END = b"\x00"
 
 #: A vocabulary of BPE starts from all bytes, and one merge is the least to learn.
-_LEAST_SIZE = 257
+_LEAST_SIZE, _LARGEST_SIZE = 257, 10**8
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +52,20 @@ def parse(name: str) -> tuple[str, str]:
     if (kind == "file" and argument) or name == "bytes":
         return kind, argument
     if kind == "bpe" and argument:
-        if not (argument.isascii() and argument.isdigit()) or int(argument) < _LEAST_SIZE:
+        if (
+            not (argument.isascii() and argument.isdigit())
+            or not _LEAST_SIZE <= int(argument[:12]) < _LARGEST_SIZE
+        ):
             raise ConfigError(
-                f"tokenizer {name!r}: a vocabulary has a whole number of tokens, at least {_LEAST_SIZE} "
-                "(256 bytes and a merge), such as bpe:4096"
+                f"tokenizer {bounded.one_line(repr(name), 80)}: a vocabulary has a whole number of tokens, "
+                f"at least {_LEAST_SIZE} (256 bytes and a merge), such as bpe:4096"
             )
         return kind, str(int(argument))
-    nearest = get_close_matches(name, KNOWN, n=1, cutoff=0.5)
+    nearest = get_close_matches(name[:80], KNOWN, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    raise ConfigError(f"unknown tokenizer {name!r}; {hint}known: {', '.join(KNOWN)}")
+    raise ConfigError(
+        f"unknown tokenizer {bounded.one_line(repr(name), 80)}; {hint}known: {', '.join(KNOWN)}"
+    )
 
 
 def planned(name: str) -> TokenizerId:
@@ -77,8 +82,9 @@ def planned(name: str) -> TokenizerId:
     if kind == "bpe":
         return TokenizerId(name, int(argument))
     try:
-        size = vocab_size(json.loads(Path(argument).expanduser().read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        text = bounded.read_text(Path(argument).expanduser(), bounded.TOKENIZER_BYTES)
+        size = vocab_size(bounded.loads(text))
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: a home that is nobody's
         size = BYTES.vocab_size
     return TokenizerId(name, size)
 
@@ -94,9 +100,12 @@ def vocab_size(data: Any) -> int:
         added = [row["id"] for row in data.get("added_tokens") or []]
         # Unigram models list pairs of token and score, by id; the others map tokens to ids.
         ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
-        return int(max((*ids, *added))) + 1
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"no vocabulary ({error!r})") from error
+        size = max((*ids, *added)) + 1
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"no vocabulary ({bounded.one_line(repr(error))})") from error
+    if type(size) is not int or not 0 < size < 2**31:
+        raise ValueError("no vocabulary: its ids are no numbers of tokens")
+    return size
 
 
 def check(run: str, corpus: TokenizerId, model_vocab_size: int) -> None:

@@ -16,7 +16,8 @@ from qscale.formats.spec import QuantSpec
 
 #: Overrides name the operand of a layer: ``down_proj.input``, ``q_proj.weight``.
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*\.(weight|input)")
-_SHORT = re.compile(r"w(\d+)a(\d+)(?::(.+))?")
+_SHORT = re.compile(r"w(\d{1,3})a(\d{1,3})(?::(.+))?")
+_LONGEST = 10_000  # characters of a recipe: every layer of a deep model may be named
 _PARTS = {
     "weight": "w",
     "input": "a",
@@ -116,6 +117,8 @@ class Recipe:
             return text
         if not isinstance(text, str):
             raise SpecError(f"a recipe is a text such as w4a4:g128, or a Recipe, not {text!r}")
+        if len(text) > _LONGEST:
+            raise SpecError(f"a recipe of {len(text)} characters, starting {text[:40]!r}: at most {_LONGEST}")
         head, *rest = presets.expand(text).split(",")
         fields: dict[str, Any] = {"overrides": {}}
         if "=" not in head:

@@ -13,7 +13,7 @@ def _is_power_of_two(size: int) -> bool:
     return size & (size - 1) == 0
 
 
-_TEXT = re.compile(r"hadamard:(full|[1-9]\d*)(:signs)?")
+_TEXT = re.compile(r"hadamard:(full|[1-9]\d{0,8})(:signs)?")
 
 
 @dataclass(frozen=True, slots=True)

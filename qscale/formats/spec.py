@@ -39,7 +39,8 @@ _OPTIONS: dict[str, tuple[str, Any]] = {
     "away": ("rounding", "away"),
     "stochastic": ("rounding", "stochastic"),
 }
-_GROUP = re.compile(r"([gb])([1-9][0-9]*)")
+_LONGEST = 200  # characters of a spec
+_GROUP = re.compile(r"([gb])([1-9][0-9]{0,8})")
 _HELP = "format[:granularity][:option...][@dialect], such as int4:g128 or int8:channel:asym@torchao"
 
 
@@ -122,6 +123,8 @@ class QuantSpec:
             return text
         if not isinstance(text, str):
             raise SpecError(f"a spec is a text or a QuantSpec, not {text!r}: the form is {_HELP}")
+        if len(text) > _LONGEST:
+            raise SpecError(f"a spec of {len(text)} characters, starting {text[:20]!r}: the form is {_HELP}")
         body, at, dialect = text.partition("@")
         name, *parts = body.split(":")
         if not name or (at and not dialect) or "" in parts:

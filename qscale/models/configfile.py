@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from qscale import bounded
 from qscale.errors import ConfigError
 from qscale.models.families import Family, family_of
 
@@ -25,13 +25,13 @@ def read_shape_fields(path: Path | str) -> dict[str, Any]:
             a shape cannot.
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = bounded.loads(bounded.read_text(path, bounded.MODEL_CONFIG_BYTES))
     except OSError as error:
         raise ConfigError(
             f"cannot read the model configuration {path}: {error.strerror}; give a config.json"
         ) from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: it is not JSON: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: it is not JSON: {bounded.one_line(error)}") from error
     if not isinstance(data, dict) or "model_type" not in data:
         raise ConfigError(f"{path}: it has no model_type; give the config.json of a model")
     try:

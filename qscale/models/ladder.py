@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from qscale.errors import ConfigError
@@ -20,6 +20,7 @@ from qscale.units import short_count
 #: Fields that not every family has; None is the family's own value, and is left out of the JSON form.
 _OPTIONS = ("head_dim", "rope_theta", "norm_eps", "max_positions")
 _REALS = ("rope_theta", "norm_eps")
+_MOST_LAYERS, _LARGEST = 10_000, 2**31
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,8 @@ class ModelShape:
     max_positions: int | None = None  #: rows of learned positions, the longest context (opt)
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
             if name == "tie_embeddings":
                 if type(value) is not bool:
                     raise ConfigError(f"tie_embeddings={value!r}: true or false")
@@ -63,6 +65,10 @@ class ModelShape:
                 object.__setattr__(self, name, float(value))
             elif type(value) is not int or value < 1:
                 raise ConfigError(f"{name}={value!r}: a model shape needs positive whole sizes")
+            elif value > (_MOST_LAYERS if name == "num_layers" else _LARGEST):
+                raise ConfigError(
+                    f"{name}: a model shape has at most {_MOST_LAYERS} layers and sizes of 2^31"
+                )
         self._check_options()
         self._check_heads()
 
@@ -141,7 +147,7 @@ class ModelShape:
 
     def linears(self) -> Iterator[Linear]:
         """The linear layers of one block."""
-        yield from family_of(self.family).linears(self)
+        yield from _linears(self)
 
     def layers(self) -> Iterator[tuple[str, Linear]]:
         """The linear layers of all blocks, each with its name from the list of blocks down.
@@ -176,14 +182,12 @@ class ModelShape:
     @property
     def n_linear(self) -> int:
         """Weights of the linear layers of all blocks, without biases: those that quantization touches."""
-        return self.num_layers * sum(linear.weights for linear in self.linears())
+        return self.num_layers * sum(linear.weights for linear in _linears(self))
 
     @property
     def N(self) -> int:
         """Non-embedding parameters: linear layers with biases, norms; no embedding, no head, no positions."""
-        family = family_of(self.family)
-        biases = sum(linear.outputs for linear in self.linears() if linear.bias)
-        return self.n_linear + self.num_layers * (biases + family.norms(self)) + family.final_norm(self)
+        return _parameters(self)
 
     @property
     def N_total(self) -> int:
@@ -194,8 +198,7 @@ class ModelShape:
 
     def flops_per_token(self, context: int) -> int:
         """Training FLOPs of one token: 6 a weight of blocks and head, and causal attention."""
-        attention = self.num_layers * self.num_heads * self.head_size * context
-        return 6 * (self.n_linear + self.vocab_size * self.hidden_size + attention)
+        return _flops_per_token(self, context)
 
     def group_length(self, recipe: Recipe, operand: str) -> float | None:
         """Mean group length of one operand (``weight`` or ``input``), weighted by layer parameters.
@@ -220,9 +223,8 @@ class ModelShape:
 
         They came later than the first runs, whose ids are made from this.
         """
-        return {
-            name: value for name, value in asdict(self).items() if name not in _OPTIONS or value is not None
-        }
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: value for name, value in values.items() if name not in _OPTIONS or value is not None}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelShape:
@@ -240,6 +242,30 @@ class ModelShape:
             return cls(**data)
         except TypeError as error:
             raise ConfigError(f"model shape {dict(data)}: {error}") from error
+
+
+@lru_cache(maxsize=1024)
+def _linears(shape: ModelShape) -> tuple[Linear, ...]:
+    return tuple(family_of(shape.family).linears(shape))
+
+
+@lru_cache(maxsize=1024)
+def _parameters(shape: ModelShape) -> int:
+    family = family_of(shape.family)
+    biases = sum(linear.outputs for linear in _linears(shape) if linear.bias)
+    return shape.n_linear + shape.num_layers * (biases + family.norms(shape)) + family.final_norm(shape)
+
+
+@lru_cache(maxsize=1024)
+def _flops_per_token(shape: ModelShape, context: int) -> int:
+    attention = shape.num_layers * shape.num_heads * shape.head_size * context
+    return 6 * (shape.n_linear + shape.vocab_size * shape.hidden_size + attention)
+
+
+@lru_cache(maxsize=1024)
+def with_vocabulary(shape: ModelShape, size: int) -> ModelShape:
+    """The same shape with a vocabulary of ``size`` tokens; one object for all that ask."""
+    return replace(shape, vocab_size=size)
 
 
 def _tiny(width: int, layers: int) -> ModelShape:

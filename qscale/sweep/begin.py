@@ -13,7 +13,7 @@ from qscale.sweep.grid import Identity, Source
 from qscale.sweep.jobs import costs, jobs, plan
 from qscale.sweep.outcome import retry_failures
 from qscale.sweep.store import Store
-from qscale.sweep.words import plural
+from qscale.sweep.strangers import explain
 from qscale.sweep.worker import check_device
 
 if TYPE_CHECKING:
@@ -53,13 +53,9 @@ def begin(
     runs = study.runs(found)
     board = Board(store, jobs(runs))
     retry_failures(board)
-    strangers = sum(1 for record in store.records() if record.run_id not in board.runs)
-    if strangers:
-        do = "does" if strangers == 1 else "do"
-        say(
-            f"{plural(strangers, 'record')} in {store.path} {do} not belong to the study as it is now; "
-            "what is on disk stays"
-        )
+    others = store.records(besides=board.runs)
+    for line in explain((record.config for record in others), runs).lines:
+        say(line)
     states = board.look()
     done = sum(states[run] == "done" for run in board.runs)
     if done < len(board.runs):

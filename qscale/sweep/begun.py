@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr as short_repr
 from typing import Any
 
 from qscale.data.tokenizer import TokenizerId
 from qscale.errors import StoreError, StudyError
 from qscale.sweep.grid import Identity, Source
 from qscale.sweep.words import plural
+
+_TOKENIZER_ID = re.compile(r"(bpe:[0-9]{1,9}@|file:)[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +61,7 @@ class Begun:
                 f"{where}: the tokenizer {source.tokenizer!r} has changed since this study began: it is "
                 f"{now}, and was {before}; restore it below tokenizers/, or start a study in a new folder"
             )
-        kept = noted.path if noted is not None and noted.path and Path(noted.path).exists() else None
+        kept = noted.path if noted is not None and noted.path and is_there(noted.path) else None
         note = Note(identity=identity, path=kept or file_path(source.corpus))
         return Begun(threads=self.threads, device=self.device, notes={**self.notes, source: note})
 
@@ -97,18 +102,25 @@ class Begun:
         try:
             notes = {}
             for row in data["sources"]:
-                made = row.get("tokenizer")
-                source = Source(_of(str, row["corpus"]), _of(str, made["name"]) if made else "bytes")
-                tokenizer = TokenizerId(_of(str, made["id"]), _of(int, made["vocab_size"])) if made else None
+                made = row.get("tokenizer", {})
+                if not isinstance(made, dict):
+                    raise TypeError(f"{short_repr(made)} is not a tokenizer")
+                source = Source(_text(row["corpus"]), _text(made["name"]) if made else "bytes")
+                tokenizer = _tokenizer(made) if made else None
                 path = row.get("path")
                 notes[source] = Note(
-                    identity=Identity(_of(str, row["sha256"]), tokenizer),
-                    path=None if path is None else _of(str, path),
+                    identity=Identity(_text(row["sha256"]), tokenizer),
+                    path=None if path is None else _text(path),
                 )
-            threads = None if data["threads"] is None else _of(int, data["threads"])
-            return cls(threads=threads, device=_of(str, data["device"]), notes=notes)
+            threads = None if data["threads"] is None else _number(data["threads"])
+            return cls(threads=threads, device=_text(data["device"]), notes=notes)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not the note of a study's sources: {error}") from error
+
+
+def is_there(path: str) -> bool:
+    """Whether there is such a file; a path too long for one is no error."""
+    return os.path.exists(path)  # noqa: PTH110 - of Path it is
 
 
 def file_path(corpus: str) -> str | None:
@@ -118,9 +130,24 @@ def file_path(corpus: str) -> str | None:
     return str(Path(corpus.removeprefix("file:")).expanduser().absolute())
 
 
-def _of(kind: type, value: Any) -> Any:
-    if type(value) is not kind:
-        raise TypeError(f"{value!r} is not of type {kind.__name__}")
+def _tokenizer(made: Any) -> TokenizerId:
+    """A tokenizer's id, whose end names a file of the study."""
+    text, size = _text(made["id"]), _number(made["vocab_size"])
+    if _TOKENIZER_ID.fullmatch(text) is None:
+        raise ValueError(f"{short_repr(text)} is not the id of a tokenizer")
+    return TokenizerId(text, size)
+
+
+def _text(value: Any) -> str:
+    """Text of one line, which a terminal may be shown."""
+    if type(value) is not str or not value.isprintable():
+        raise TypeError(f"{short_repr(value)} is not text of one line")
+    return value
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or not 0 < value < 2**31:
+        raise TypeError(f"{short_repr(value)} is not a positive number")
     return value
 
 

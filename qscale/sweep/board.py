@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from qscale import bounded
+from qscale.errors import StoreError
+from qscale.records import Record, RecordVersionError
 from qscale.sweep import files
 from qscale.sweep.jobs import Job
 from qscale.sweep.store import Store
@@ -15,6 +18,24 @@ from qscale.training import paths
 
 #: ``blocked``: it needs something that failed. ``waiting``: it needs something that is not done yet.
 State = Literal["done", "ready", "waiting", "failed", "blocked"]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What is kept in mind of a record: ten thousand of them are a few megabytes."""
+
+    loss: float | None
+    delta: float | None
+    delta_se: float | None
+    diverged: bool
+    seconds: float
+    written: float  #: when, in seconds of the clock
+
+    @classmethod
+    def of(cls, record: Record, written: float) -> Result:
+        """The result of a record."""
+        values = (record.loss, record.delta, record.delta_se, record.diverged, record.wall_seconds)
+        return cls(*values, written)
 
 
 class Board:
@@ -26,6 +47,8 @@ class Board:
         self.runs = {job.id: job for job in jobs if job.kind == "run"}
         self.trunks = {job.id: job for job in jobs if job.kind == "trunk"}
         self.diverged: set[str] = set()  #: runs whose record, as far as it was seen, says so
+        self.results: dict[str, Result] = {}  #: of the runs with a record, each read once
+        self.damaged: dict[str, str] = {}  #: runs whose record cannot be used, and why
         self._recorded: set[str] = set()  # runs with a record: it never goes away
         self._usable: set[str] = set()  # runs whose losses and weights serve those that need them
 
@@ -34,10 +57,8 @@ class Board:
         folders = self.store.names("runs")
         notes = {run: self._notes(run) for run in self.runs.keys() & folders - self._recorded}
         for run, names in notes.items():
-            if "record.json" in names and (record := self.store.record(run)) is not None:
-                self._recorded.add(run)
-                if record.diverged:
-                    self.diverged.add(run)
+            if "record.json" in names:
+                self._read(run)
         done = self._recorded & self.runs.keys()
         done -= self._unusable(done)
         needed: dict[str, set[int]] = {trunk: set() for trunk in self.trunks}
@@ -98,6 +119,21 @@ class Board:
             weights=any(job.source_id == run.id for job in needed),
         )
 
+    def _read(self, run: str) -> None:
+        try:
+            found = self.store.read(run)
+        except RecordVersionError:
+            raise
+        except StoreError as error:
+            self.damaged[run] = str(error)
+            return
+        self.damaged.pop(run, None)
+        if found is not None:
+            self._recorded.add(run)
+            self.results[run] = Result.of(*found)
+            if found[0].diverged:
+                self.diverged.add(run)
+
     def _notes(self, run: str) -> set[str]:
         return self.store.names(f"runs/{run}") & {"record.json", "failure.json"}
 
@@ -133,27 +169,28 @@ class Board:
         states = self.look()
         for job in self.jobs:
             state: str = states[job.id]
-            folder = self.store.folder(job)
             row: dict[str, Any] = {"kind": job.kind, "id": job.id, "label": job.label}
-            if state == "ready" and files.is_locked(folder):
+            if state == "ready" and files.is_locked(folder := self.store.folder(job)):
                 state = "running"
                 row |= last_step(folder)
             if state == "failed":
                 row["error"] = self.store.failure(job)
-            if state == "done" and (record := self.store.record(job.id)):
-                row |= {"loss": record.loss, "delta": record.delta, "delta_se": record.delta_se}
-                row |= {"diverged": record.diverged}
-            rows.append({**row, "state": state})
+            if state == "done" and (result := self.results.get(job.id)):
+                row |= {"loss": result.loss, "delta": result.delta, "delta_se": result.delta_se}
+                row["diverged"] = result.diverged
+            row["state"] = state
+            rows.append(row)
         return rows
 
 
 def last_step(folder: Path) -> dict[str, Any]:
-    """Step and loss of the last whole line of a curve; a torn or missing one is no news."""
+    """Step and loss of the last whole line of a curve; a torn, odd or missing one is no news."""
     try:
-        with paths.curve(folder).open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
-            lines = file.read().split(b"\n")[:-1]
-        row = json.loads(lines[-1])
-        return {"step": row["step"], "loss": row["loss"]}
+        lines = bounded.read_end(paths.curve(folder), 4096).split(b"\n")[:-1]
+        row = bounded.loads(lines[-1])
+        step, loss = row["step"], row["loss"]
     except (OSError, ValueError, IndexError, KeyError, TypeError):
         return {}
+    if type(step) is not int or not 0 <= step < 2**63 or type(loss) is not float or not math.isfinite(loss):
+        return {}
+    return {"step": step, "loss": loss}

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from qscale import bounded
 from qscale.data.tokenizer import TokenizerId, check_vocabulary, planned
 from qscale.errors import ConfigError
 from qscale.formats import Recipe
 from qscale.formats.recipe import without_span
-from qscale.models.ladder import ModelShape, name_of
+from qscale.models.ladder import ModelShape, name_of, with_vocabulary
 from qscale.sweep.yamltext import load_mapping
 from qscale.training import defaults
 from qscale.training.config import RunConfig
@@ -92,7 +93,7 @@ class Grid:
         tokenizer = identity.tokenizer or planned(self.source.tokenizer)
         shape = self.sizes[size]
         if shape.vocab_size == _VOCABULARY:
-            shape = replace(shape, vocab_size=tokenizer.vocab_size)
+            shape = with_vocabulary(shape, tokenizer.vocab_size)
         check_vocabulary(tokenizer, shape.vocab_size)
         training = {
             "learning_rate": defaults.learning_rate(shape.N),
@@ -219,9 +220,9 @@ def read_text(path: Path) -> str:
         ConfigError: It is missing, unreadable or not text.
     """
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        return bounded.read_text(path, bounded.STUDY_BYTES)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"cannot read the study {path}: {reason}; give a YAML file") from error
 
 

@@ -10,11 +10,10 @@ import uuid
 from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from qscale.errors import ConfigError
-from qscale.sweep import files
+from qscale.sweep import files, worker
 from qscale.sweep.board import Board, last_step
 from qscale.sweep.dispatch import Event, Executor, Patience
 from qscale.sweep.jobs import Job
@@ -88,7 +87,7 @@ class RayExecutor(Executor):
                 raise ConfigError(f"Ray cannot be reached at {where}: {why}") from error
             self._connected = True
         self._ray = ray
-        self._attempt = ray.remote(attempt)
+        self._attempt = ray.remote(worker.attempt)
         self._room = _AHEAD * self._slots()
         self.show({"event": "starting", "workers": min(self._room // _AHEAD, undone)})
 
@@ -185,39 +184,6 @@ class RayExecutor(Executor):
         if self._connected:
             self._ray.shutdown()  # before stdout is ours again: it prints from a thread
         self._quiet.close()
-
-
-def attempt(folder: str, job_id: str, threads: int, device: str, stop_file: str) -> list[Event]:
-    """One attempt at a job, on whatever machine this runs; returns what it had to say, but for steps."""
-    from qscale.errors import QScaleError
-    from qscale.sweep import worker
-    from qscale.sweep.corpora import Corpora
-    from qscale.sweep.jobs import jobs
-    from qscale.sweep.store import Store
-    from qscale.training.how import How
-
-    events: list[Event] = []
-    looked, stopping = 0.0, False
-
-    def should_stop() -> bool:
-        nonlocal looked, stopping
-        if time.monotonic() - looked > _LOOK:
-            looked, stopping = time.monotonic(), Path(stop_file).exists()
-        return stopping
-
-    def emit(event: Event) -> None:
-        if event["event"] != "step":
-            events.append(event)
-
-    try:
-        store = Store(folder, lambda line: emit({"event": "note", "text": line}))
-        board = Board(store, jobs(store.runs()))
-        worker.set_threads(threads)
-        how = How(device=device, emit=emit, should_stop=should_stop)
-        worker.serve(board, Corpora(store), how, [job_id])
-    except QScaleError as error:
-        emit({"event": "exit", "worker": job_id, "error": str(error)})
-    return events
 
 
 def _check_reachable(address: str | None) -> None:

@@ -14,17 +14,19 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
+from qscale import bounded
 from qscale.data.tokenizer import TokenizerId
 from qscale.errors import ConfigError, StoreError, StudyError
 from qscale.records import Record, RecordVersionError
 from qscale.sweep import files
-from qscale.sweep.begun import Begun
+from qscale.sweep.begun import Begun, is_there
 from qscale.sweep.grid import Identity, Source, Study
 from qscale.sweep.jobs import Job
+from qscale.sweep.strangers import Strangers, explain
 from qscale.sweep.words import plural
 from qscale.training import paths
 from qscale.training.config import RunConfig
@@ -88,12 +90,12 @@ class Store:
             raise StudyError(f"{path} is a file, or lies below one: name a new folder") from error
         except OSError as error:
             raise files.store_error("make the study folder", path, error) from error
-        there = _text(path / "study.yaml")
-        if there is not None and there != text and not replace and (lost := cls(path).orphans(study)):
+        there = _text(path / "study.yaml", bounded.STUDY_BYTES)
+        if there is not None and there != text and not replace and (lost := cls(path).orphans(study)).count:
             raise StudyError(
-                f"{path} holds another study, and {plural(lost, 'finished run')} of it would no longer "
-                "belong: name a new folder, keep those points in the study, or give --replace "
-                "(records stay on disk)"
+                f"{path} holds another study, and {plural(lost.count, 'finished run')} of it would no longer "
+                f"belong ({'; '.join(lost.reasons)}): name a new folder, keep those points in the study, or "
+                "give --replace (records stay on disk)"
             )
         if there != text:
             files.write_whole(path / "study.yaml", text)
@@ -125,10 +127,14 @@ class Store:
             StoreError: The note is there and cannot be read.
         """
         path = self.path / "corpus.json"
-        if not path.exists():
+        try:
+            return Begun.from_json(bounded.loads(bounded.read_bytes(path, bounded.NOTE_BYTES)))
+        except FileNotFoundError:
             return Begun()
-        with suppress(ValueError):
-            return Begun.from_json(json.loads(_text(path) or ""))
+        except OSError as error:
+            raise files.store_error("read", path, error) from error
+        except ValueError:
+            pass
         raise StoreError(
             f"{path} is damaged: restore it, or delete it and run the study again, which writes it anew"
         )
@@ -136,7 +142,7 @@ class Store:
     def corpus_name(self, source: Source) -> str:
         """The corpus as ``data.corpus.load`` takes it here, wherever the current folder is."""
         note = self.begun().note(source)
-        here = note is not None and note.path is not None and Path(note.path).exists()
+        here = note is not None and note.path is not None and is_there(note.path)
         return f"file:{note.path}" if note is not None and here else source.corpus
 
     def begin(self, found: Mapping[Source, Identity], *, threads: int = 1, device: str = "cpu") -> None:
@@ -164,7 +170,7 @@ class Store:
         if note is None or note.identity.tokenizer is None:
             return None
         path = self._tokenizer_file(note.identity.tokenizer)
-        text = _text(path)
+        text = _text(path, bounded.TOKENIZER_BYTES)
         if text is None or hashlib.sha256(text.encode()).hexdigest()[:16] != path.stem:
             raise StoreError(f"{path} is gone or damaged, and its runs need it: restore it from a copy")
         return text
@@ -172,23 +178,25 @@ class Store:
     def keep_tokenizer(self, tokenizer: TokenizerId, text: str) -> None:
         """Write a tokenizer's JSON into the study, named by its hash, unless it is there."""
         path = self._tokenizer_file(tokenizer)
-        if _text(path) != text:
+        if _text(path, bounded.TOKENIZER_BYTES) != text:
             files.write_whole(path, text)
 
     def _tokenizer_file(self, tokenizer: TokenizerId) -> Path:
         return self.path / "tokenizers" / f"{tokenizer.text[-16:]}.json"
 
-    def orphans(self, study: Study) -> int:
-        """How many finished runs of the study as it is now would not belong to ``study``.
+    def orphans(self, study: Study) -> Strangers:
+        """The finished runs of the study as it is now that would not belong to ``study``, and why.
 
         Of a study.yaml that cannot be read, all that ``study`` does not ask for.
         """
         if not self.begun().notes:
-            return 0
-        finished = {record.run_id for record in self.records()}
+            return Strangers(0, ())
+        wanted = study.runs(self.identities(study))
+        mine: set[str] | None = None
         with suppress(ConfigError):
-            finished &= {run.run_id for run in self.runs()}
-        return len(finished - {run.run_id for run in study.runs(self.identities(study))})
+            mine = {run.run_id for run in self.runs()}
+        others = self.records(besides={run.run_id for run in wanted})
+        return explain((record.config for record in others if mine is None or record.run_id in mine), wanted)
 
     def run_folder(self, run_id: str) -> Path:
         """Where a run's files lie."""
@@ -210,7 +218,7 @@ class Store:
         """Write the job's config.json, unless it is there."""
         path = self.folder(job) / "config.json"
         text = json.dumps(job.config.to_json(), indent=1, allow_nan=False) + "\n"
-        if _text(path) != text:
+        if _text(path, bounded.NOTE_BYTES) != text:
             files.write_whole(path, text)
 
     # Records
@@ -222,39 +230,46 @@ class Store:
             RecordVersionError: Another version of qscale made it: it is good, and not ours to do again.
         """
         try:
-            return self._read(run_id)
+            found = self.read(run_id)
         except RecordVersionError:
             raise
         except StoreError:
             return None
+        return None if found is None else found[0]
 
-    def _read(self, run_id: str) -> Record | None:
-        path = self.run_folder(run_id) / "record.json"
+    def read(self, run_id: str) -> tuple[Record, float] | None:
+        """The record of a finished run and when it was written; None where there is none.
+
+        Raises:
+            StoreError: It is damaged, and how.
+            RecordVersionError: As for :meth:`record`.
+        """
+        path = f"{self.path}/runs/{run_id}/record.json"  # a Path costs more than the reading
         try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
+            data, written = bounded.read_with_time(path, bounded.RECORD_BYTES)
+            text = bounded.text_of(data)
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except UnicodeDecodeError as error:
-            raise StoreError("not text") from error
         except OSError as error:
-            raise files.store_error("read", path, error) from error
+            raise files.store_error("read", Path(path), error) from error
+        except ValueError as error:
+            raise StoreError(str(error)) from error
         try:
             record = Record.loads(text)
         except RecordVersionError as error:
             raise RecordVersionError(f"{path} was made by another version of qscale: {error}") from error
         if record.run_id != run_id:
             raise StoreError(f"it is the record of run {record.run_id}")
-        return record
+        return record, written
 
     def has_losses(self, run_id: str, count: int) -> bool:
         """Whether a run's losses by sequence, ``count`` of them, can be read."""
-        import numpy as np
+        from qscale.training.losses import read_losses  # with NumPy, which `status` does without
 
         try:
-            losses = np.load(paths.eval_losses(self.run_folder(run_id)), allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            return len(read_losses(paths.eval_losses(self.run_folder(run_id)))) == count
+        except StoreError:
             return False
-        return isinstance(losses, np.ndarray) and losses.shape == (count,)
 
     def has_weights(self, run_id: str) -> bool:
         """Whether the last weights of an unquantized run are there."""
@@ -271,7 +286,8 @@ class Store:
             weights: Its last weights are needed as well.
         """
         try:
-            record = self._read(run_id)
+            found = self.read(run_id)
+            record = None if found is None else found[0]
             if record and losses is not None and not record.diverged and not self.has_losses(run_id, losses):
                 raise StoreError("the losses by sequence beside it cannot be read")
             if record and weights and not record.diverged and not self.has_weights(run_id):
@@ -298,55 +314,53 @@ class Store:
         if self.record(record.run_id) is None:
             files.write_whole(self.run_folder(record.run_id) / "record.json", record.dumps())
 
-    def records(self) -> Iterator[Record]:
-        """Every usable record in the folder, whether or not the study still asks for it."""
-        for folder in sorted(self._folders("runs")):
+    def records(self, besides: Container[str] = ()) -> Iterator[Record]:
+        """Every usable record in the folder, whether or not the study still asks for it.
+
+        One at a time, and none of those ``besides`` which others are wanted. Damaged ones are said in some
+        lines, however many they are.
+        """
+        damaged = Damaged(self)
+        for run_id in sorted(self.names("runs")):
+            if run_id in besides or not bounded.is_id(run_id):
+                continue
             try:
-                record = self._read(folder.name)
+                found = self.read(run_id)
             except RecordVersionError:
                 raise
             except StoreError as error:
-                self.say(
-                    f"{folder / 'record.json'} is damaged ({error}): left out; the next run does it again"
-                )
+                damaged.note(run_id, error)
                 continue
-            if record is not None:
-                yield record
+            if found is not None:
+                yield found[0]
+        damaged.end()
 
     def names(self, folder: str) -> set[str]:
         """What a folder of the store holds; nothing where it is missing."""
+        path = f"{self.path}/{folder}"
         try:
-            return set(os.listdir(self.path / folder))  # noqa: PTH208 - names, and many of them
-        except FileNotFoundError:
+            return set(os.listdir(path))  # noqa: PTH208 - names, and many of them
+        except (FileNotFoundError, NotADirectoryError):
             return set()
         except OSError as error:
-            raise files.store_error("read", self.path / folder, error) from error
-
-    def _folders(self, kind: str) -> list[Path]:
-        try:
-            return [path for path in (self.path / kind).iterdir() if path.is_dir()]
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise files.store_error("read", self.path / kind, error) from error
+            raise files.store_error("read", Path(path), error) from error
 
     # Failures
 
     def write_failure(self, job: Job, error: str, tail: str = "") -> None:
         """Note why a job failed; the next run of the study tries it again."""
-        note = {"job": job.label, "error": error, "tail": tail[-4000:], "time": time.time()}
+        note = {"job": job.label, "error": error[:4000], "tail": tail[-4000:], "time": time.time()}
         files.write_whole(self.folder(job) / "failure.json", json.dumps(note, indent=1) + "\n")
 
     def failure(self, job: Job) -> str | None:
         """The error of a failed job."""
-        path = self.folder(job) / "failure.json"
-        if not path.exists():
+        try:
+            note = bounded.loads(bounded.read_bytes(self.folder(job) / "failure.json", bounded.NOTE_BYTES))
+            return bounded.one_line(note.get("error", "unknown"), 2000)
+        except FileNotFoundError:
             return None
-        with suppress(ValueError):
-            note = json.loads(_text(path) or "{}")
-            if isinstance(note, dict):
-                return str(note.get("error", "unknown"))
-        return "unknown: failure.json cannot be read"
+        except (OSError, ValueError, AttributeError):
+            return "unknown: failure.json cannot be read"
 
     def clear_failure(self, job: Job) -> None:
         """Forget a failure, so that the job is tried again."""
@@ -356,9 +370,33 @@ class Store:
             raise files.store_error("clear the failure of", self.folder(job), error) from error
 
 
-def _text(path: Path) -> str | None:
+def _text(path: Path, limit: int) -> str | None:
     """A file's text; None where it is missing or unreadable."""
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        return bounded.read_text(path, limit)
+    except (OSError, ValueError):
         return None
+
+
+class Damaged:
+    """Says which records cannot be used: the first some by name, the others by their number."""
+
+    _NAMED = 3
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.count = 0
+
+    def note(self, run_id: str, error: object) -> None:
+        """Say one, or count it."""
+        self.count += 1
+        if self.count <= self._NAMED:
+            path = self.store.run_folder(run_id) / "record.json"
+            self.store.say(f"{path} is damaged ({error}): left out; the next run does it again")
+
+    def end(self) -> None:
+        """Say how many were only counted."""
+        if (more := self.count - self._NAMED) > 0:
+            self.store.say(
+                f"and {plural(more, 'more damaged record')}: left out; the next run does them again"
+            )

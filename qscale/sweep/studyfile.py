@@ -468,7 +468,7 @@ class Reader:
     def fractions(self) -> tuple[float, ...]:
         """Parts of the tokens that the mode finetune trains on."""
         if not self.data.get("finetune_fractions"):
-            if "finetune" in self.data.get("modes", ()):
+            if "finetune" in self.modes():
                 self.problem(
                     "the mode finetune needs finetune_fractions, such as [0.1, 0.2] (qscale train: "
                     "--finetune-fraction 0.1)"

@@ -3,53 +3,57 @@
 from __future__ import annotations
 
 import csv
-import io
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from qscale import bounded
 from qscale.errors import ConfigError, SpecError, StoreError
 from qscale.formats import QuantSpec, Recipe
 from qscale.formats.recipe import without_span
-from qscale.records import Record
-from qscale.sweep import files
-from qscale.sweep.store import Store, quiet
+from qscale.records import Record, RecordVersionError
+from qscale.sweep import files, strangers
+from qscale.sweep.store import Damaged, Store, quiet
 from qscale.sweep.words import plural
 from qscale.training import paths
 from qscale.training.config import RunConfig
 
-COLUMNS = (
-    "run_id",
-    "ladder",
-    "family",
-    "corpus",
-    "tokenizer",
-    "mode",
-    "recipe",
-    "seed",
-    "N",
-    "N_total",
-    "D",
-    "G",
-    "G_weight",
-    "G_input",
-    "r",
-    "r_measured",
-    "finetune_fraction",
-    "delta",
-    "delta_se",
-    "loss",
-    "loss_se",
-    "baseline_loss",
-    "baseline_run_id",
-    "bits_per_byte",
-    "diverged",
-    "epochs",
-    "eval_tokens",
-    "tokens_per_second",
-    "wall_seconds",
-)
+#: Columns and their types; any but a name may be missing in a row.
+COLUMNS: dict[str, type] = {
+    "run_id": str,
+    "ladder": str,
+    "family": str,
+    "corpus": str,
+    "tokenizer": str,
+    "mode": str,
+    "recipe": str,
+    "seed": int,
+    "N": int,
+    "N_total": int,
+    "D": int,
+    "G": float,
+    "G_weight": float,
+    "G_input": float,
+    "r": float,
+    "r_measured": float,
+    "finetune_fraction": float,
+    "delta": float,
+    "delta_se": float,
+    "loss": float,
+    "loss_se": float,
+    "baseline_loss": float,
+    "baseline_run_id": str,
+    "bits_per_byte": float,
+    "diverged": bool,
+    "epochs": float,
+    "eval_tokens": int,
+    "tokens_per_second": float,
+    "wall_seconds": float,
+}
+#: Rows of Parquet that are held in memory at a time.
+_ROW_GROUP = 1024
 
 
 def observations(
@@ -68,24 +72,56 @@ def observations(
     Raises:
         StoreError: Not a study folder.
     """
+    return list(rows(path, baselines=baselines, say=say))
+
+
+def rows(
+    path: Path | str, *, baselines: bool = False, say: Callable[[str], None] = quiet
+) -> Iterator[dict[str, Any]]:
+    """As :func:`observations`, one row at a time, with one record in memory however many there are.
+
+    What there is to say of runs to come and of records that do not belong is said behind the last row.
+    """
     store = Store(path, say)
-    wanted = {run.run_id: run for run in store.runs()}
-    records = {record.run_id: record for record in store.records()}
-    if strangers := len(records.keys() - wanted.keys()):
-        do = "does" if strangers == 1 else "do"
-        say(f"{plural(strangers, 'record')} {do} not belong to study.yaml as it is now: left out")
-    quantized = [run_id for run_id, run in wanted.items() if run.recipe is not None]
-    done = sum(run_id in records for run_id in quantized)
-    if done < len(quantized):
-        say(f"{done} of {plural(len(quantized), 'quantized run')} {'is' if done == 1 else 'are'} done")
-    return [
-        _row(records[run_id], run, records.get(records[run_id].baseline_run_id or ""))
-        for run_id, run in wanted.items()
-        if run_id in records and (baselines or run.recipe is not None)
-    ]
+    wanted = store.runs()
+    losses: dict[str, float | None] = {}  # of the baselines that were met
+    damaged = Damaged(store)
+    done = quantized = 0
+
+    def read(run_id: str) -> Record | None:
+        try:
+            found = store.read(run_id)
+        except RecordVersionError:
+            raise
+        except StoreError as error:
+            damaged.note(run_id, error)
+            return None
+        return None if found is None else found[0]
+
+    for run in wanted:
+        met = run.run_id in losses and not baselines
+        record = None if met else read(run.run_id)
+        if run.recipe is None and not met:
+            losses[run.run_id] = None if record is None else record.loss
+        if run.recipe is not None:
+            quantized += 1
+            done += record is not None
+        if record is None or (run.recipe is None and not baselines):
+            continue
+        baseline = record.baseline_run_id
+        if baseline is not None and baseline not in losses:
+            other = read(baseline)
+            losses[baseline] = None if other is None else other.loss
+        yield _row(record, run, losses.get(baseline or ""))
+    damaged.end()
+    others = store.records(besides={run.run_id for run in wanted})
+    for line in strangers.explain((record.config for record in others), wanted).lines:
+        say(line)
+    if done < quantized:
+        say(f"{done} of {plural(quantized, 'quantized run')} {'is' if done == 1 else 'are'} done")
 
 
-def _row(record: Record, run: RunConfig, baseline: Record | None) -> dict[str, Any]:
+def _row(record: Record, run: RunConfig, baseline_loss: float | None) -> dict[str, Any]:
     values: dict[str, Any] = {
         # Runs that share a baseline share its noise: scratch recipes too, whose trunks are their own.
         "ladder": run.baseline().trunk_id,
@@ -94,7 +130,7 @@ def _row(record: Record, run: RunConfig, baseline: Record | None) -> dict[str, A
         "tokenizer": run.tokenizer,
         "recipe": run.recipe,
         "seed": run.init_seed,
-        "baseline_loss": None if baseline is None else baseline.loss,
+        "baseline_loss": baseline_loss,
         "finetune_fraction": run.finetune_fraction,
         "r_measured": measured_error(record),
         "r": None if run.recipe is None else rounding_error(run.recipe, record),
@@ -108,11 +144,16 @@ def rounding_error(recipe: str, record: Record) -> float | None:
     What the formats do to such numbers (:func:`qscale.formats.relmse`), not what they did to the tensors of
     the run. None where layers differ, scales are not those of absmax, or a format's error is not known.
     """
+    return _error_of(recipe, record.G_weight, record.G_input)
+
+
+@lru_cache(maxsize=1024)
+def _error_of(recipe: str, weight_group: float | None, input_group: float | None) -> float | None:
     parsed = Recipe.parse(recipe)
     if parsed.overrides or parsed.kv or parsed.qkr or parsed.keep or parsed.quantizer != "absmax":
         return None
     try:
-        errors = [_relmse(parsed.weight, record.G_weight), _relmse(parsed.input, record.G_input)]
+        errors = [_relmse(parsed.weight, weight_group), _relmse(parsed.input, input_group)]
     except SpecError:
         return None
     weight, inputs = errors
@@ -140,25 +181,18 @@ def _relmse(spec: QuantSpec | None, group: float | None) -> float:
     return relmse(spec, group_size=round(group) if whole and group else None)
 
 
-def export(rows: list[dict[str, Any]], out: Path) -> None:
-    """Write rows to ``out``: CSV or Parquet, by its ending.
+def export(rows: Iterable[Mapping[str, Any]], out: Path) -> int:
+    """Write rows to ``out`` as they come, CSV or Parquet by its ending; returns how many.
+
+    The file appears whole or not at all.
 
     Raises:
         ConfigError: Another ending.
         StoreError: pyarrow is missing, or the file cannot be written.
     """
     check_name(out)
-    try:
-        if out.suffix == ".csv":
-            text = io.StringIO()
-            writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-            files.write_whole(out, text.getvalue())
-        else:
-            _write_parquet(rows, out)
-    except OSError as error:
-        raise files.store_error("write", out, error) from error
+    with files.replacing(out) as temporary:
+        return (_write_csv if out.suffix == ".csv" else _write_parquet)(rows, temporary)
 
 
 def check_name(out: Path) -> None:
@@ -171,7 +205,18 @@ def check_name(out: Path) -> None:
         raise ConfigError(f"cannot export to {out.name}: end the name with .csv or .parquet")
 
 
-def _write_parquet(rows: list[dict[str, Any]], out: Path) -> None:
+def _write_csv(rows: Iterable[Mapping[str, Any]], out: Path) -> int:
+    count = 0
+    with out.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(row)
+            count += 1
+    return count
+
+
+def _write_parquet(rows: Iterable[Mapping[str, Any]], out: Path) -> int:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -179,11 +224,16 @@ def _write_parquet(rows: list[dict[str, Any]], out: Path) -> None:
         raise StoreError(
             "Parquet needs pyarrow, which is not installed: pip install pyarrow, or export to .csv"
         ) from error
-    table = pyarrow.table({name: [row[name] for row in rows] for name in COLUMNS})
-    temporary = out.with_name(f".{out.name}.tmp")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(table, temporary)
-    temporary.replace(out)
+    kinds = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_()}
+    schema = pyarrow.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
+    count = 0
+    with parquet.ParquetWriter(out, schema) as writer:
+        rows = iter(rows)
+        while part := list(islice(rows, _ROW_GROUP)):
+            columns = {name: [row[name] for row in part] for name in COLUMNS}
+            writer.write_table(pyarrow.table(columns, schema=schema))
+            count += len(part)
+    return count
 
 
 def layer_rows(
@@ -221,9 +271,9 @@ def layer_rows(
 def _last_layers(folder: Path) -> list[dict[str, Any]]:
     """The diagnostics of the last step that are whole; none of runs that did not look."""
     try:
-        lines = paths.diagnostics(folder).read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
+        text = bounded.read_text(paths.diagnostics(folder), bounded.DIAGNOSTICS_BYTES)
+        rows = [bounded.loads(line) for line in text.splitlines()]
         last = max(row["step"] for row in rows)
+        return [row for row in rows if row["step"] == last]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    return [row for row in rows if row["step"] == last]

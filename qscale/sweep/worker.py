@@ -37,6 +37,7 @@ Execute = Callable[[Job, Board, Corpora, How], bool]
 
 _POLL = 0.2  # seconds between two looks for a job; longer while there is none
 _LONGEST_POLL = 2.0
+_STOP_LOOK = 1.0  # seconds between two looks for the file that asks to stop
 
 
 def run_job(job: Job, board: Board, corpora: Corpora, how: How) -> bool:
@@ -142,6 +143,34 @@ def serve(board: Board, corpora: Corpora, how: How, asked: Iterable[str]) -> Non
             how.emit({"event": "elsewhere", "id": job.id})
         if how.should_stop():
             return
+
+
+def attempt(folder: str, job_id: str, threads: int, device: str, stop_file: str) -> list[Event]:
+    """One attempt at a job, on whatever machine this runs; returns what it had to say, but for steps.
+
+    It stops, with a checkpoint, when the file ``stop_file`` appears.
+    """
+    events: list[Event] = []
+    looked, stopping = float("-inf"), False
+
+    def should_stop() -> bool:
+        nonlocal looked, stopping
+        if time.monotonic() - looked > _STOP_LOOK:
+            looked, stopping = time.monotonic(), Path(stop_file).exists()
+        return stopping
+
+    def emit(event: Event) -> None:
+        if event["event"] != "step":
+            events.append(event)
+
+    try:
+        store = Store(folder, lambda line: emit({"event": "note", "text": line}))
+        board = Board(store, jobs(store.runs()))
+        set_threads(threads)
+        serve(board, Corpora(store), How(device=device, emit=emit, should_stop=should_stop), [job_id])
+    except QScaleError as error:
+        emit({"event": "exit", "worker": job_id, "error": str(error)})
+    return events
 
 
 def lead(board: Board, corpora: Corpora, how: How) -> None:

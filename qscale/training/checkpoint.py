@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
@@ -18,10 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from qscale import bounded
 from qscale.errors import StoreError
 from qscale.training.ranks import Ranks
 
 _KEPT = 2
+_STEP = re.compile(r"step-[0-9]{1,18}")
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 _BLOCK = 1 << 20
 
@@ -100,10 +103,18 @@ def _position_json(position: Position) -> dict[str, Any]:
     return {"step": position.step, "seconds": position.seconds, "monitor": monitor}
 
 
-def _position(data: dict[str, Any]) -> Position:
+def _position(folder: Path, data: dict[str, Any]) -> Position:
+    """What ``state.json`` says; a ``ValueError``, ``TypeError`` or ``KeyError`` where it is not ours."""
     seen, average, lowest = data.get("monitor", (0, 0.0, None))
-    monitor = (int(seen), float(average), math.inf if lowest is None else float(lowest))
-    return Position(step=int(data["step"]), seconds=float(data["seconds"]), monitor=monitor)
+    numbers = (data["step"], seen, data["seconds"], average, 0.0 if lowest is None else lowest)
+    if type(data["step"]) is not int or type(seen) is not int:
+        raise ValueError(f"step {data['step']!r}: not a whole number")
+    if not all(type(number) in (int, float) and abs(number) < 1e300 for number in numbers):
+        raise ValueError("state.json holds something else than numbers")
+    if folder.name.startswith("step-") and data["step"] != step_of(folder):
+        raise ValueError(f"it is of step {data['step']}")
+    monitor = (seen, float(average), math.inf if lowest is None else float(lowest))
+    return Position(step=data["step"], seconds=float(data["seconds"]), monitor=monitor)
 
 
 def save_weights(folder: Path, model: nn.Module, ranks: Ranks | None = None) -> None:
@@ -150,11 +161,7 @@ def load_weights(folder: Path, model: nn.Module) -> None:
         if wanted is not None and wanted != _digest_of(weights):
             raise ValueError("their sha256 is not the one that was written with them")
     except (OSError, SafetensorError, ValueError) as error:
-        number = 1
-        while (aside := path.with_name(f"{path.name}.corrupt-{number}")).exists():
-            number += 1
-        with suppress(OSError):
-            path.rename(aside)
+        _set_aside(path)
         raise StoreError(
             f"the weights in {folder.name} cannot be read: {error}; run again to train the run that left "
             "them anew"
@@ -164,8 +171,10 @@ def load_weights(folder: Path, model: nn.Module) -> None:
             for name, parameter in model.named_parameters():
                 if name in weights or not _is_of_quantizer(name):
                     parameter.copy_(weights[name])
-    except (KeyError, RuntimeError) as error:
-        raise StoreError(f"the weights in {folder.name} are those of another model: {error}") from error
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise StoreError(
+            f"the weights in {folder.name} are those of another model: {bounded.one_line(error)}"
+        ) from error
 
 
 def _digest_of(tensors: dict[str, torch.Tensor]) -> str:
@@ -217,7 +226,8 @@ def save_rolling(
 
 def saved(folder: Path) -> list[Path]:
     """The whole checkpoints in a folder, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
+    found = (path for path in folder.glob("step-*") if (path / "state.json").is_file())
+    return sorted(path for path in found if _STEP.fullmatch(path.name))
 
 
 def step_of(checkpoint: Path) -> int:
@@ -230,16 +240,23 @@ def restore_newest(
 ) -> Position | None:
     """Restore the checkpoint of the latest step that can be read; None where there is none.
 
-    One that cannot be read is renamed to ``damaged-<name>``, out of the way of the next attempt.
+    One that cannot be read is renamed to ``<name>.corrupt-<n>``, out of the way of the next attempt.
     """
     for folder in sorted(candidates, key=step_of, reverse=True):
         try:
             return restore(folder, model, optimizer)
         except StoreError:
-            shutil.rmtree(aside := folder.with_name(f"damaged-{folder.name}"), ignore_errors=True)
-            with suppress(OSError):
-                folder.rename(aside)
+            _set_aside(folder)
     return None
+
+
+def _set_aside(path: Path) -> None:
+    """Rename what cannot be read, as far as the disk allows; nothing is deleted."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.corrupt-{number}")).exists():
+        number += 1
+    with suppress(OSError):
+        path.rename(aside)
 
 
 def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
@@ -251,12 +268,15 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
         StoreError: The checkpoint cannot be read, or belongs to another model.
     """
     try:
-        state = json.loads((folder / "state.json").read_text())
+        state = bounded.loads(bounded.read_bytes(folder / "state.json", bounded.NOTE_BYTES))
+        if not isinstance(state, dict):
+            raise TypeError("state.json is not an object")
         wanted = state.pop("sha256", None)  # older checkpoints have none
         if wanted is not None and wanted != _digest(folder, state):
             raise ValueError("its sha256 is not the one that was written with it")
         weights = load_file(folder / "model.safetensors")
         moments = load_file(folder / "optimizer.safetensors")
+        position = _position(folder, state)
         with torch.no_grad():
             for name, tensor in _state(model).items():
                 if name in weights or not _is_of_quantizer(name):
@@ -266,6 +286,6 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
                     optimizer.state[parameter] = {
                         key: moments[f"{name}.{key}"].to(parameter.device) for key in _MOMENTS
                     }
-        return _position(state)
+        return position
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise StoreError(f"checkpoint {str(folder)!r} cannot be read: {error}") from error
+        raise StoreError(f"checkpoint {str(folder)!r} cannot be read: {bounded.one_line(error)}") from error

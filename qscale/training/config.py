@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Literal
 
+from qscale import bounded
 from qscale.errors import ConfigError
 from qscale.formats import Recipe
 from qscale.formats.annealing import Anneal
@@ -16,6 +20,8 @@ from qscale.models.ladder import ModelShape
 
 #: Raised by one whenever the same configuration starts to give other numbers.
 NUMERICS_VERSION = 1
+#: Of a recipe and of names, in a configuration that somebody else may have written.
+_LONGEST_TEXT = 10_000
 
 #: ``baseline`` is the unquantized run of a matched pair, whatever the mode of its partner.
 Mode = Literal["baseline", "scratch", "cooldown", "finetune", "ptq"]
@@ -43,8 +49,17 @@ _LATER_FIELDS = (
 )
 
 
+class _Found:
+    """What a configuration has found out about itself; no part of it."""
+
+    __slots__ = ("_baseline", "_run_id", "_trunk_id")
+    _baseline: RunConfig
+    _run_id: str
+    _trunk_id: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunConfig:
+class RunConfig(_Found):
     """One run: a model trained on ``tokens`` tokens, at constant rate and then with a linear cooldown.
 
     The trunk (warm-up and constant rate) is shared by all runs that agree in everything but the branch:
@@ -101,12 +116,12 @@ class RunConfig:
         problems += [
             f"{name}={getattr(self, name)}: must lie in [0, 1)"
             for name in ("beta1", "beta2", "cooldown_fraction")
-            if not 0 <= getattr(self, name) < 1
+            if not 0 <= getattr(self, name) < 1 or _is_signed_zero(getattr(self, name))
         ]
         problems += [
             f"{name}={getattr(self, name)}: must not be negative"
             for name in ("warmup_steps", "weight_decay", "gradient_clip", "init_seed", "data_seed")
-            if not getattr(self, name) >= 0
+            if not getattr(self, name) >= 0 or _is_signed_zero(getattr(self, name))
         ]
         problems += [
             f"{name}={getattr(self, name)!r}: known are {', '.join(known)}"
@@ -141,8 +156,9 @@ class RunConfig:
         if problems:
             raise ConfigError("; ".join(problems))
         if self.recipe is not None:
-            object.__setattr__(self, "recipe", str(Recipe.parse(self.recipe)))
-            self._check_recipe(Recipe.parse(self.recipe))
+            recipe, text = _recipe(self.recipe)
+            object.__setattr__(self, "recipe", text)
+            self._check_recipe(recipe)
 
     def _check_recipe(self, recipe: Recipe) -> None:
         if recipe.qkr is not None and family_of(self.model.family).rotary:
@@ -178,7 +194,7 @@ class RunConfig:
                 "mode='cooldown' with schedule='cosine': it has no cooldown to be switched on at; use the "
                 "mode scratch or finetune"
             )
-        if not 0 <= self.final_rate < 1:
+        if not 0 <= self.final_rate < 1 or _is_signed_zero(self.final_rate):
             problems.append(f"final_rate={self.final_rate}: must lie in [0, 1), a part of the peak")
         elif self.final_rate and self.schedule != "cosine":
             problems.append(
@@ -220,7 +236,7 @@ class RunConfig:
     @property
     def annealing_step(self) -> int | None:
         """The first step in which weights are frozen; None where the recipe does not anneal."""
-        anneal = None if self.recipe is None else Recipe.parse(self.recipe).anneal
+        anneal = None if self.recipe is None else _recipe(self.recipe)[0].anneal
         if anneal is None:
             return None
         return self.steps - max(1, round(Anneal.parse(anneal).fraction * self.steps))
@@ -233,25 +249,46 @@ class RunConfig:
         """
         if self.recipe is None or self.mode != "scratch":
             return None
-        return str(replace(Recipe.parse(self.recipe), anneal=None))
+        recipe, text = _recipe(self.recipe)
+        return text if recipe.anneal is None else str(replace(recipe, anneal=None))
 
     @property
     def run_id(self) -> str:
         """First 16 hex digits of the sha256 of the canonical JSON of every field."""
-        return _digest(self.to_json())
+        try:
+            return self._run_id
+        except AttributeError:
+            object.__setattr__(self, "_run_id", _digest(self.to_json()))
+            return self._run_id
 
     @property
     def trunk_id(self) -> str:
         """The id of the trunk that this run branches from, made as ``run_id`` is."""
         if self.mode in _FROM_WEIGHTS:
             raise ConfigError(f"a run of the mode {self.mode} leaves no trunk: it goes on from another run")
-        shared = {key: value for key, value in self.to_json().items() if key not in _BRANCH_FIELDS}
-        return _digest({**shared, "recipe": self.trunk_recipe})
+        if self.mode == "cooldown" and self.finetune_rate == 1.0:
+            return self.baseline().trunk_id
+        try:
+            return self._trunk_id
+        except AttributeError:
+            shared = self.to_json()
+            for name in _BRANCH_FIELDS:
+                del shared[name]
+            shared["recipe"] = self.trunk_recipe
+            object.__setattr__(self, "_trunk_id", _digest(shared))
+            return self._trunk_id
 
     def baseline(self) -> RunConfig:
         """The unquantized run that this one is compared with."""
-        plain = {"mode": "baseline", "recipe": None, "finetune_fraction": None, "finetune_rate": 1.0}
-        return RunConfig(**{**_shallow(self), **plain})
+        if self.mode == "baseline" and self.finetune_rate == 1.0:
+            return self
+        try:
+            return self._baseline
+        except AttributeError:
+            plain = {"mode": "baseline", "recipe": None, "finetune_fraction": None, "finetune_rate": 1.0}
+            values = {**_shallow(self), **plain}
+            object.__setattr__(self, "_baseline", _shared_baseline(*values.values()))
+            return self._baseline
 
     def source(self) -> RunConfig | None:
         """The unquantized run that one of the modes ``finetune`` and ``ptq`` goes on from; else None.
@@ -265,12 +302,12 @@ class RunConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Every field as JSON; of those that came later the ones that are not at their default."""
-        defaults = {name: type(self).__dataclass_fields__[name].default for name in _LATER_FIELDS}
-        return {
-            name: self.model.to_json() if name == "model" else value
-            for name, value in _shallow(self).items()
-            if name not in defaults or value != defaults[name]
-        }
+        found = _shallow(self)
+        found["model"] = self.model.to_json()
+        for name in _LATER_FIELDS:
+            if found[name] == _DEFAULTS[name]:
+                del found[name]
+        return found
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunConfig:
@@ -279,19 +316,63 @@ class RunConfig:
         Raises:
             ConfigError: Unknown, missing or invalid fields.
         """
-        for key in data:
+        for key, value in data.items():
             if key not in cls.__dataclass_fields__:
-                raise ConfigError(f"unknown run field {key!r}; known: {', '.join(cls.__dataclass_fields__)}")
+                raise ConfigError(
+                    f"unknown run field {bounded.one_line(repr(key), 60)}; known: "
+                    f"{', '.join(cls.__dataclass_fields__)}"
+                )
+            if not _is_of_kind(key, value):
+                raise ConfigError(f"{key}={bounded.one_line(repr(value), 60)}: not what a run has there")
         try:
             return cls(**{**data, "model": ModelShape.from_json(data["model"])})
         except (KeyError, TypeError) as error:
-            raise ConfigError(f"run configuration is incomplete: {error}") from error
+            raise ConfigError(f"run configuration is incomplete: {bounded.one_line(error)}") from error
+
+
+def _is_of_kind(name: str, value: object) -> bool:
+    """Whether a value may stand in a field: its type, and numbers that computing with cannot break."""
+    kind = RunConfig.__dataclass_fields__[name].type
+    if name == "model":
+        return isinstance(value, Mapping)
+    if value is None:
+        return "None" in kind
+    if kind.startswith("int"):
+        return type(value) is int and abs(value) < 2**63
+    if kind.startswith("float"):
+        return isinstance(value, (int, float)) and type(value) is not bool and abs(value) < 1e300
+    if kind.startswith("bool"):
+        return type(value) is bool
+    return isinstance(value, str) and len(value) <= _LONGEST_TEXT
+
+
+def _is_signed_zero(value: float) -> bool:
+    """-0.0: the same numbers as 0.0, and another id."""
+    return value == 0 and math.copysign(1.0, value) < 0
+
+
+_FIELDS = tuple(RunConfig.__dataclass_fields__)
+_DEFAULTS = {name: RunConfig.__dataclass_fields__[name].default for name in _LATER_FIELDS}
+_values = attrgetter(*_FIELDS)
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
 def _shallow(config: RunConfig) -> dict[str, Any]:
-    return {f.name: getattr(config, f.name) for f in fields(config)}
+    return dict(zip(_FIELDS, _values(config), strict=True))
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _shared_baseline(*values: Any) -> RunConfig:
+    """One object, with the ids that it found, for all runs that are compared with it."""
+    return RunConfig(**dict(zip(_FIELDS, values, strict=True)))
+
+
+@lru_cache(maxsize=4096)
+def _recipe(text: str) -> tuple[Recipe, str]:
+    """A recipe and its canonical text; a study has few of them, and many runs of each."""
+    recipe = Recipe.parse(text)
+    return recipe, str(recipe)
 
 
 def _digest(data: Mapping[str, Any]) -> str:
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(_canonical(data).encode()).hexdigest()[:16]

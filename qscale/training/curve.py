@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any, TextIO
 
+from qscale import bounded
+
 
 class Curve:
     """Appends to a file of one JSON object a line; steps already there are not written again."""
@@ -18,14 +20,13 @@ class Curve:
     def __enter__(self) -> Curve:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
-            data = self.path.read_bytes()
             whole = 0
-            for line in data.splitlines(keepends=True):  # a kill or a power cut may tear the end
-                if (step := _step_of(line)) is None:
-                    break
-                self.last, whole = step, whole + len(line)
-            if whole < len(data):
-                os.truncate(self.path, whole)
+            with self.path.open("rb") as file:
+                # a kill or a power cut may tear the end
+                while (step := _step_of(line := file.readline(bounded.LINE_BYTES))) is not None:
+                    self.last, whole = step, whole + len(line)
+                if line:
+                    os.truncate(self.path, whole)
         self.file: TextIO = self.path.open("a")
         return self
 
@@ -42,6 +43,7 @@ class Curve:
 def _step_of(line: bytes) -> int | None:
     """The step of a whole line of the curve, None for a torn one."""
     try:
-        return int(json.loads(line)["step"]) if line.endswith(b"\n") else None
-    except (ValueError, KeyError, TypeError):
+        step = json.loads(line)["step"] if line.endswith(b"\n") else None
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
+    return step if type(step) is int else None

@@ -21,6 +21,7 @@ from qscale.training.config import RunConfig
 from qscale.training.engine import Training
 from qscale.training.evaluate import paired_delta, sequence_losses
 from qscale.training.how import How
+from qscale.training.losses import read_losses
 from qscale.training.monitor import DivergedError, Monitor
 from qscale.training.result import make_record
 from qscale.training.schedule import branch_rate, trunk_rate
@@ -116,7 +117,7 @@ def run_branch(
         shutil.rmtree(paths.checkpoints(folder), ignore_errors=True)
     delta = None
     if baseline_losses is not None and np.isfinite(losses).all():
-        delta = paired_delta(losses, np.load(baseline_losses, allow_pickle=False))
+        delta = paired_delta(losses, read_losses(baseline_losses))
     return make_record(
         config,
         corpus,

@@ -224,12 +224,14 @@ def test_another_study_is_refused_where_finished_runs_would_leave_it(board):
     for job in board.runs.values():
         finish(board.store, job.config)
     path = board.store.path
-    for text, lost in (
-        (TEXT.replace("8192, ", ""), "3 finished runs"),
-        (TEXT.replace("[16, 32]", "[16]"), "2 finished runs"),
-        (TEXT.replace("python", "file:other"), "6 finished runs"),
+    for text, lost, why in (
+        (TEXT.replace("8192, ", ""), "3 finished runs", "tokens 8.19k, the study now says 16.4k"),
+        (TEXT.replace("[16, 32]", "[16]"), "2 finished runs", "recipe w4a4:g32, not in the study"),
+        (TEXT.replace("python", "file:other"), "6 finished runs", "its corpus or tokenizer is another one"),
     ):
-        with pytest.raises(StudyError, match=f"{lost} of it would no longer belong.*--replace") as caught:
+        with pytest.raises(
+            StudyError, match=rf"{lost} of it would no longer belong \(.*{why}\).*--replace"
+        ) as caught:
             Store.create(path, text)
         assert caught.value.exit_code == 2
         assert (path / "study.yaml").read_text() == TEXT
@@ -285,17 +287,18 @@ def test_extending_a_study_keeps_its_records_and_counts_those_left_out(board, sa
     board.store.begin(identities())
     assert len(table.observations(board.store.path, say=said.append)) == 2
     assert said == [
-        "3 records do not belong to study.yaml as it is now: left out",
+        "3 records do not belong to study.yaml as it is now: left out, kept on disk",
+        "  3 runs: tokens 8.19k, not in the study",
         "2 of 4 quantized runs are done",
     ]
     monkeypatch.setattr("qscale.data.corpus.load", lambda _: FakeCorpus())
     said.clear()
     extended, _ = begin(board.store, said.append)
     assert sum(extended.done(job) for job in extended.runs.values()) == 3
-    assert (
-        f"3 records in {board.store.path} do not belong to the study as it is now; what is on disk stays"
-        in said
-    )
+    assert said[:2] == [
+        "3 records do not belong to study.yaml as it is now: left out, kept on disk",
+        "  3 runs: tokens 8.19k, not in the study",
+    ]
     assert "3 of 6 runs already done" in said
 
 

@@ -10,7 +10,7 @@ from cuda_emulator.build import CSRC, HERE, build, environment, why_not
 pytestmark = pytest.mark.skipif(why_not is not None, reason=str(why_not))
 
 PROGRAM = HERE / "fake_quant_kernels.cpp"
-INTS = [CSRC / "cuda" / name for name in ("fake_quant_int.cu", "range.cu")]
+INTS = [CSRC / "cuda" / name for name in ("fake_quant_int.cu", "range.cu", "dequantize.cu")]
 ALL = [*INTS, *(CSRC / "cuda" / f"fake_quant_{name}.cu" for name in ("float", "codebook"))]
 
 

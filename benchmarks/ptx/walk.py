@@ -219,7 +219,8 @@ class Walk:
         to, *sources = operands
         target, source = modifiers[-2:]
         if target in _SMALL or source in _SMALL:
-            return self._cvt_small(target, source, to, sources)
+            self._cvt_small(target, source, to, sources)
+            return
         values = [_read(self.value(s), source) for s in sources]
         if len(values) == 2:  # the second operand is the lower half
             kind = target.removesuffix("x2")

@@ -194,6 +194,7 @@ int main() {
   values("nf4:g64", codebook(0), Scaling{ScaleKind::float32, 1.0f}, 64);
   given("int4:g128:given", int4, 128);
   given("int8:channel:given", int8, kAxis);
+  given("fp8_e4m3:g128:given", fp8, 128);
   codes("int4:g128", int4, 128, true);
   codes("int8:channel", int8, kAxis, false);
   codes("fp8_e4m3:g128", fp8, 128, false);

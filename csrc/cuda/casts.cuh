@@ -1,6 +1,7 @@
 // The formats that the device converts to and from by itself, two numbers at a time: FP8 from SM 8.9 on, to the bits of
 // numerics/float_quant.h. FP4 is left to that: its conversions are of single members of a family of devices (SM 10.0a,
-// 12.0a), and the library is compiled for families.
+// 12.0a), and the library is compiled for families. Values under the groups' own scales are left to it as well, which
+// takes no more instructions there than two conversions each way.
 #pragma once
 
 #include "cuda/device.cuh"

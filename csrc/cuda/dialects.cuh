@@ -43,7 +43,6 @@ struct Dialect {
   using Reduced = typename Rule::Reduced;
   using Scale = decltype(dialects::scale_of<T>(Reduced{}, std::declval<const Rule&>()));
   static constexpr bool kMayRefuse = false;
-  static constexpr bool kInPairs = false;
   static constexpr int kMostThreads = 512;  // more, and registers are spilled
   const Job<Rule>& job;
   // Where it is the job's it is not copied: a table that is indexed has to stay where it lies.

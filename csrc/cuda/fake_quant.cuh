@@ -58,14 +58,6 @@ __device__ __forceinline__ void finish_pack(const Way& way, const float (&v)[kPa
     return;
   }
   float out[n];
-  if constexpr (Way::kInPairs && output == Output::values) {
-    if (way.in_pairs()) {
-#pragma unroll
-      for (int i = 0; i < n; i += 2) way.pair(v + i, scale, out + i);
-      store_pack(y, pack, packed<T>(out));
-      return;
-    }
-  }
   uint8_t codes[n];
 #pragma unroll
   for (int i = 0; i < n; i += 4) {

@@ -84,17 +84,8 @@ __device__ __forceinline__ void finish_quad(const Way& way, const float* v, cons
     return;
   }
   float out[4];
-  bool done = false;
-  if constexpr (Way::kInPairs) {
-    if (done = way.in_pairs(); done) {
-      way.pair(v, scale, out);
-      way.pair(v + 2, scale, out + 2);
-    }
-  }
-  if (!done) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) out[i] = way.value(v[i], scale, 0u);
-  }
+  for (int i = 0; i < 4; ++i) out[i] = way.value(v[i], scale, 0u);
   *to = packed_quad(out, T{});
 }
 

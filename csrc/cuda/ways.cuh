@@ -1,6 +1,5 @@
 // Ways in and out of a format: what a group is asked, its scale, and what becomes of each element. A way that may refuse
-// a scale has `exact` for it; `for_any` is the way that serves any element, whatever is known of its group. `kInPairs` is
-// for those that may make two elements at a time.
+// a scale has `exact` for it; `for_any` is the way that serves any element, whatever is known of its group.
 #pragma once
 
 #include <type_traits>
@@ -19,7 +18,6 @@ struct Plain {
   using Element = Element_;
   using Reduced = Ends;
   static constexpr bool kMayRefuse = false;
-  static constexpr bool kInPairs = false;
   static constexpr int kMostThreads = 512;  // more, and registers are spilled
   struct Scale {
     float scale, divisor, zero, beside;  // the last without the scale of the tensor
@@ -77,7 +75,6 @@ struct Plain {
 template <bool held>
 struct QuickInt {
   using Element = IntGrid;
-  static constexpr bool kCasts = false;
   float low, high;
 
   __device__ __forceinline__ explicit QuickInt(const IntGrid& grid) : low(grid.qmin), high(grid.qmax) {}
@@ -97,17 +94,14 @@ struct QuickInt {
 template <bool held>
 struct QuickFloat {
   using Element = FloatGrid;
-  static constexpr bool kCasts = true;
   float largest, smallest_normal, shift;
   uint32_t sign;
-  Cast cast;
 
   __device__ __forceinline__ explicit QuickFloat(const FloatGrid& grid)
       : largest(grid.largest),
         smallest_normal(power_of_two(grid.min_exponent)),
         shift(1.5f * power_of_two(23 - grid.mantissa_bits)),
-        sign(has_negative_zero(grid) ? 0x80000000u : 0u),
-        cast(cast_of(grid)) {}
+        sign(has_negative_zero(grid) ? 0x80000000u : 0u) {}
   static __host__ bool serves(const FloatGrid& grid) {
     return grid.rounding == Rounding::even && grid.mantissa_bits > 0 && grid.largest <= 0x1p100f;
   }
@@ -128,7 +122,6 @@ struct QuickFloat {
 template <bool held>
 struct QuickCodebook {
   using Element = Codebook;
-  static constexpr bool kCasts = false;
   const float* bins;  // shared: midpoints, values below, values above
 
   __device__ __forceinline__ explicit QuickCodebook(const Codebook& table) {
@@ -161,7 +154,6 @@ struct Quick {
   using Element = typename Rounder::Element;
   using Reduced = float;
   static constexpr bool kMayRefuse = true;
-  static constexpr bool kInPairs = Rounder::kCasts;
   static constexpr int kMostThreads = 1024;
   struct Scale {
     float scale, reciprocal;
@@ -199,24 +191,13 @@ struct Quick {
     return s.scale >= least && s.scale <= kLargestFastScale;
   }
   static __device__ __forceinline__ bool is_random() { return false; }
-  __device__ __forceinline__ float quotient_of(float x, const Scale& s) const {
+  __device__ __forceinline__ float value(float x, const Scale& s, uint32_t) const {
     float quotient = __fmul_rn(x, s.reciprocal);
 #pragma unroll
     for (int step = 0; step < steps; ++step) {
       quotient = __fmaf_rn(__fmaf_rn(-quotient, s.scale, x), s.reciprocal, quotient);
     }
-    return quotient;
-  }
-  __device__ __forceinline__ float value(float x, const Scale& s, uint32_t) const {
-    return rounder.signed_zero(__fmul_rn(rounder(quotient_of(x, s)), s.scale), x);
-  }
-  // Where the device converts: it holds values to the ends.
-  __device__ __forceinline__ bool in_pairs() const { return rounder.cast != Cast::none; }
-  __device__ __forceinline__ void pair(const float* x, const Scale& s, float* y) const {
-    const uint16_t codes = cast_codes(quotient_of(x[0], s), quotient_of(x[1], s), rounder.cast);
-    const float2 values = values_of_codes(codes, rounder.cast);
-    y[0] = rounder.signed_zero(__fmul_rn(values.x, s.scale), x[0]);
-    y[1] = rounder.signed_zero(__fmul_rn(values.y, s.scale), x[1]);
+    return rounder.signed_zero(__fmul_rn(rounder(quotient), s.scale), x);
   }
   __device__ __forceinline__ float exact(float x, const Scale& s) const {
     return value_of(x / divisor_of(s.scale), 0.0f, job.element, 0u) * s.scale;

@@ -171,7 +171,7 @@ __device__ __forceinline__ void mix(const Hadamard& job, const Signs& matrix, co
 // `by_packs`: x lies without gaps and aligned, and a row of a block is a pack or more. With a workspace, a thread block
 // takes one piece after the other.
 template <class T, bool by_packs, bool in_workspace>
-__global__ void __launch_bounds__(kMixThreads)
+__global__ void __launch_bounds__(kMixThreads, 1)
     any_blocks(const __grid_constant__ Hadamard job, const __grid_constant__ Signs matrix, int64_t first, int64_t pieces,
                int at_once, float* workspace) {
   const int count = static_cast<int>(job.size()) * at_once, inner = static_cast<int>(job.inner);

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from operator import attrgetter
@@ -55,6 +57,7 @@ class Record:
     delta_se: float | None = None
     relmse_weight: float | None = None  #: E[(q - w)^2] / E[w^2], mean over quantized weights at the end
     relmse_input: float | None = None  #: of the inputs, on held-out sequences
+    eval_losses_sha256: str | None = None  #: of the values in ``eval_losses.npy``
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -73,6 +76,9 @@ class Record:
             value = getattr(self, name)
             if not bounded.is_id(value) and (value is not None or name == "run_id"):
                 raise StoreError(f"record of run {self._name}: {name}={_short(value)} is not 16 hex digits")
+        for name in ("loss", "delta"):
+            if (getattr(self, name) is None) != (getattr(self, f"{name}_se") is None):
+                raise StoreError(f"record of run {self._name}: {name} without {name}_se, or the other way")
         step = self.diverged_step
         if step is not None and (type(step) is not int or not 0 <= step < _MOST):
             raise StoreError(f"record of run {self._name}: diverged_step={_short(step)} is not a count")
@@ -85,18 +91,26 @@ class Record:
         return self.run_id if bounded.is_id(self.run_id) else _short(self.run_id)
 
     def dumps(self) -> str:
-        """Strict JSON text, one field a line."""
-        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+        """Strict JSON text, one field a line; the last is the sha256 of all that is before it."""
+        text = json.dumps(asdict(self), indent=1, allow_nan=False).removesuffix("\n}")
+        return f'{text},\n "sha256": "{hashlib.sha256(text.encode()).hexdigest()}"\n}}\n'
 
     @classmethod
     def loads(cls, text: str) -> Record:
-        """Read a record back from its JSON text."""
+        """Read a record back from its JSON text.
+
+        Raises:
+            RecordVersionError: Another version of qscale wrote it.
+            StoreError: It is damaged, or something else.
+        """
         try:
             data = bounded.loads(text)
         except ValueError as error:
             raise StoreError(f"not JSON: {error}") from error
         if not isinstance(data, dict):
             raise StoreError(f"a record is a JSON object, not {type(data).__name__}")
+        if data.pop("sha256", None) != _digest(text):
+            raise StoreError("its sha256 is not the one that was written with it")
         version = data.get("schema_version")
         if type(version) is int and version != SCHEMA_VERSION:
             raise RecordVersionError(
@@ -135,7 +149,14 @@ _KINDS: dict[str, type] = {
     "host": Mapping,
 }
 _LARGEST, _MOST = 1e300, 2**63
+_LAST = re.compile(r',\n "sha256": "[0-9a-f]{64}"\n}\n\Z')
 _numbers, _counts = attrgetter(*_NUMBERS), attrgetter(*_COUNTS)
+
+
+def _digest(text: str) -> str | None:
+    """The sha256 of what stands before the last field, which must be laid out as we write it."""
+    match = _LAST.search(text)
+    return None if match is None else hashlib.sha256(text[: match.start()].encode()).hexdigest()
 
 
 def _short(value: object) -> str:

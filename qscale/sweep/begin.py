@@ -53,6 +53,7 @@ def begin(
     runs = study.runs(found)
     board = Board(store, jobs(runs))
     retry_failures(board)
+    board.tidy()
     others = store.records(besides=board.runs)
     for line in explain((record.config for record in others), runs).lines:
         say(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,13 +30,14 @@ class Result:
     delta_se: float | None
     diverged: bool
     seconds: float
+    losses_sha256: str | None
     written: float  #: when, in seconds of the clock
 
     @classmethod
     def of(cls, record: Record, written: float) -> Result:
         """The result of a record."""
         values = (record.loss, record.delta, record.delta_se, record.diverged, record.wall_seconds)
-        return cls(*values, written)
+        return cls(*values, record.eval_losses_sha256, written)
 
 
 class Board:
@@ -109,6 +111,25 @@ class Board:
             (job for job in undone if job.steps[0] in missing), key=lambda job: job.baseline_id is not None
         )
 
+    def tidy(self) -> None:
+        """Before a session: set damaged losses of finished runs aside, drop what a killed worker left.
+
+        What others work on is passed over.
+        """
+        states = self.look()
+        for run, job in self.runs.items():
+            if states[run] == "done" and run not in self.diverged and not self._has_losses(run):
+                with self.store.lock(job) as held:
+                    if held:
+                        self.store.repair(run, losses=job.config.eval_windows)
+                        self._recorded.discard(run)
+        for trunk, job in self.trunks.items():
+            rolling = paths.checkpoints(self.store.trunk_folder(trunk))
+            if states[trunk] == "done" and rolling.is_dir():  # branch checkpoints serve from here on
+                with self.store.lock(job) as held:
+                    if held:
+                        shutil.rmtree(rolling, ignore_errors=True)
+
     def repair(self, run: Job) -> None:
         """Move a record that this run cannot be done with aside; the caller holds the run's lock."""
         needed = [job for job in self.runs.values() if run.id in (job.baseline_id, job.source_id)]
@@ -134,6 +155,10 @@ class Board:
             if found[0].diverged:
                 self.diverged.add(run)
 
+    def _has_losses(self, run: str) -> bool:
+        told = self.results[run].losses_sha256
+        return self.store.has_losses(run, self.runs[run].config.eval_windows, told)
+
     def _notes(self, run: str) -> set[str]:
         return self.store.names(f"runs/{run}") & {"record.json", "failure.json"}
 
@@ -155,7 +180,7 @@ class Board:
         found = set()
         for run in (compared | continued) - self._usable - self.diverged:
             assert run is not None
-            losses = run not in compared or self.store.has_losses(run, self.runs[run].config.eval_windows)
+            losses = run not in compared or self._has_losses(run)
             if losses and (run not in continued or self.store.has_weights(run)):
                 self._usable.add(run)
             else:

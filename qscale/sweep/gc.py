@@ -21,9 +21,7 @@ from qscale.sweep.board import Board
 from qscale.sweep.jobs import Job
 from qscale.training import paths
 
-#: What is written beside its target: ``.record.json.4711``, ``.step-00000010.4711``, ``eval_losses.tmp.npy``.
-_TEMPORARY = re.compile(r"\..+\.([0-9]{1,10})|eval_losses\.tmp\.npy")
-_CORRUPT = re.compile(r"record\.json\.corrupt-[0-9]+")
+_CORRUPT = re.compile(r".+\.corrupt-[0-9]+")
 #: A process on another machine has no number here: what it writes is young.
 _YOUNG = 600.0
 
@@ -106,13 +104,13 @@ def _leftovers(folder: Path, *, corrupt: bool, deep: bool) -> Iterator[Item]:
     for place in places:
         yield from _temporary(place, folder)
         for entry in _entries(place) if corrupt else ():
-            if _CORRUPT.fullmatch(entry.name) or entry.name.startswith("damaged-step-"):
+            if _CORRUPT.fullmatch(entry.name):
                 yield Item(Path(entry.path), _size(Path(entry.path)), "set aside as damaged", folder)
 
 
 def _temporary(place: Path, folder: Path | None) -> Iterator[Item]:
     for entry in _entries(place):
-        match = _TEMPORARY.fullmatch(entry.name)
+        match = paths.TEMPORARY.fullmatch(entry.name)
         if match is None or _is_alive(match[1]):
             continue
         if time.time() - entry.stat(follow_symlinks=False).st_mtime > _YOUNG:

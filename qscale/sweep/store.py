@@ -83,21 +83,23 @@ class Store:
         path = Path(path)
         study = Study.parse(text)
         try:
-            if not (path / "study.yaml").exists() and path.is_dir() and any(path.iterdir()):
+            there = os.listdir(path) if path.is_dir() else []  # noqa: PTH208 - names are all it takes
+            # A driver that died in its first write has left a temporary file.
+            if "study.yaml" not in there and any(not name.startswith(".study.yaml.") for name in there):
                 raise StudyError(f"{path} is not empty and holds no study: name a new folder")
             path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise StudyError(f"{path} is a file, or lies below one: name a new folder") from error
         except OSError as error:
             raise files.store_error("make the study folder", path, error) from error
-        there = _text(path / "study.yaml", bounded.STUDY_BYTES)
-        if there is not None and there != text and not replace and (lost := cls(path).orphans(study)).count:
+        before = _text(path / "study.yaml", bounded.STUDY_BYTES)
+        if before is not None and before != text and not replace and (lost := cls(path).orphans(study)).count:
             raise StudyError(
                 f"{path} holds another study, and {plural(lost.count, 'finished run')} of it would no longer "
                 f"belong ({'; '.join(lost.reasons)}): name a new folder, keep those points in the study, or "
                 "give --replace (records stay on disk)"
             )
-        if there != text:
+        if before != text:
             files.write_whole(path / "study.yaml", text)
         return cls(path, say)
 
@@ -262,21 +264,22 @@ class Store:
             raise StoreError(f"it is the record of run {record.run_id}")
         return record, written
 
-    def has_losses(self, run_id: str, count: int) -> bool:
-        """Whether a run's losses by sequence, ``count`` of them, can be read."""
-        from qscale.training.losses import read_losses  # with NumPy, which `status` does without
+    def has_losses(self, run_id: str, count: int, sha256: str | None) -> bool:
+        """Whether a run's losses by sequence can be read: ``count`` of them, and as its record has them."""
+        from qscale.training.losses import losses_sha256, read_losses  # with NumPy: `status` does without
 
         try:
-            return len(read_losses(paths.eval_losses(self.run_folder(run_id)))) == count
+            losses = read_losses(paths.eval_losses(self.run_folder(run_id)))
         except StoreError:
             return False
+        return len(losses) == count and sha256 in (None, losses_sha256(losses))
 
     def has_weights(self, run_id: str) -> bool:
         """Whether the last weights of an unquantized run are there."""
         return (paths.final_weights(self.run_folder(run_id)) / "model.safetensors").is_file()
 
     def repair(self, run_id: str, *, losses: int | None = None, weights: bool = False) -> None:
-        """Move a record that cannot be used aside; the caller holds the run's lock.
+        """Move a record that cannot be used aside, with damaged losses; the caller holds the run's lock.
 
         Without the lock, a record that another process has just put right could be moved.
 
@@ -288,22 +291,27 @@ class Store:
         try:
             found = self.read(run_id)
             record = None if found is None else found[0]
-            if record and losses is not None and not record.diverged and not self.has_losses(run_id, losses):
-                raise StoreError("the losses by sequence beside it cannot be read")
+            if record and losses is not None and not record.diverged:
+                told = record.eval_losses_sha256
+                if not self.has_losses(run_id, losses, told):
+                    self._set_aside(paths.eval_losses(self.run_folder(run_id)))
+                    raise StoreError("the losses by sequence beside it are missing or damaged")
             if record and weights and not record.diverged and not self.has_weights(run_id):
                 raise StoreError("its last weights are not there")
         except RecordVersionError:
             raise
         except StoreError as error:
             path = self.run_folder(run_id) / "record.json"
-            number = 1
-            while (aside := path.with_name(f"record.json.corrupt-{number}")).exists():
-                number += 1
-            try:
-                path.rename(aside)
-            except OSError as fault:
-                raise files.store_error("move aside", path, fault) from fault
+            aside = self._set_aside(path)
             self.say(f"{path} is damaged ({error}): moved to {aside.name}, the run is done again")
+
+    def _set_aside(self, path: Path) -> Path:
+        try:
+            return paths.set_aside(path)
+        except FileNotFoundError:
+            return path
+        except OSError as error:
+            raise files.store_error("move aside", path, error) from error
 
     def write_record(self, record: Record) -> None:
         """Write a run's record, which makes it done. A valid record is never overwritten.

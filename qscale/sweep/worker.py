@@ -213,6 +213,7 @@ def _take(job: Job, board: Board, corpora: Corpora, how: How, execute: Execute) 
     with board.store.lock(job) as held:
         if not held or board.state(job) != "ready":  # it may have changed before the lock was ours
             return False
+        paths.clear_unfinished(board.store.folder(job))
         if job.kind == "run":
             board.repair(job)
         board.store.write_config(job)

@@ -21,6 +21,7 @@ from torch import nn
 
 from qscale import bounded
 from qscale.errors import StoreError
+from qscale.training import paths
 from qscale.training.ranks import Ranks
 
 _KEPT = 2
@@ -161,7 +162,8 @@ def load_weights(folder: Path, model: nn.Module) -> None:
         if wanted is not None and wanted != _digest_of(weights):
             raise ValueError("their sha256 is not the one that was written with them")
     except (OSError, SafetensorError, ValueError) as error:
-        _set_aside(path)
+        with suppress(OSError):
+            paths.set_aside(path)
         raise StoreError(
             f"the weights in {folder.name} cannot be read: {error}; run again to train the run that left "
             "them anew"
@@ -246,17 +248,9 @@ def restore_newest(
         try:
             return restore(folder, model, optimizer)
         except StoreError:
-            _set_aside(folder)
+            with suppress(OSError):
+                paths.set_aside(folder)
     return None
-
-
-def _set_aside(path: Path) -> None:
-    """Rename what cannot be read, as far as the disk allows; nothing is deleted."""
-    number = 1
-    while (aside := path.with_name(f"{path.name}.corrupt-{number}")).exists():
-        number += 1
-    with suppress(OSError):
-        path.rename(aside)
 
 
 def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -43,3 +44,8 @@ def read_losses(path: Path) -> NDArray[np.float64]:
         raise StoreError(f"{path} cannot be read: {os.strerror(error.errno or 0)}") from error
     except ValueError as error:
         raise StoreError(f"{path} cannot be read: {error}") from error
+
+
+def losses_sha256(losses: NDArray[np.float64]) -> str:
+    """The sha256 of the values, as 64-bit little-endian numbers."""
+    return hashlib.sha256(np.ascontiguousarray(losses, dtype="<f8").tobytes()).hexdigest()

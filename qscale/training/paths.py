@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+from contextlib import suppress
 from pathlib import Path
+
+#: What is written beside its target: ``.record.json.4711``, ``.step-00000010.4711``, ``.tmp4a3f``.
+TEMPORARY = re.compile(r"\..+\.([0-9]{1,10})|\.tmp\w+|eval_losses\.tmp\.npy")
 
 
 def branch_checkpoint(trunk: Path, step: int) -> Path:
@@ -36,3 +42,24 @@ def diagnostics(folder: Path) -> Path:
 def final_weights(run: Path) -> Path:
     """The folder of the weights that an unquantized run ended with."""
     return run / "final"
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file or folder to ``<name>.corrupt-<n>``; nothing is deleted.
+
+    Raises:
+        OSError: The disk does not allow it.
+    """
+    number = 1
+    while (aside := path.with_name(f"{path.name}.corrupt-{number}")).exists():
+        number += 1
+    return path.rename(aside)
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Delete what a killed process left half written; the caller holds the folder's lock."""
+    for place in (folder, final_weights(folder), checkpoints(folder), branch_checkpoint(folder, 0).parent):
+        with suppress(OSError):  # no such folder, or a disk that is only read
+            for path in place.iterdir():
+                if TEMPORARY.fullmatch(path.name):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()

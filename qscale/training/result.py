@@ -16,6 +16,7 @@ from qscale.models.ladder import ModelShape
 from qscale.records import Record
 from qscale.training.config import RunConfig
 from qscale.training.evaluate import Estimate, estimate
+from qscale.training.losses import losses_sha256
 
 
 def make_record(
@@ -70,6 +71,7 @@ def make_record(
         delta_se=None if delta is None else delta.se,
         relmse_weight=relmse[0],
         relmse_input=relmse[1],
+        eval_losses_sha256=None if losses is None else losses_sha256(losses),
     )
 
 

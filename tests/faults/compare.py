@@ -14,7 +14,7 @@ TIMED = {"wall_seconds", "tokens_per_second", "peak_memory_bytes", "host"}
 #: Files that serve sessions, not results.
 _OF_SESSIONS = re.compile(r"(^|/)lock$|^logs/|\.lock$")
 #: What was found damaged and is kept beside.
-_ASIDE = re.compile(r"\.corrupt-\d+(/|$)|(^|/)damaged-step-\d+(/|$)")
+_ASIDE = re.compile(r"\.corrupt-\d+(/|$)")
 #: What a killed process was writing, under a name of its own, or had yet to clear away: never read again.
 _UNFINISHED = re.compile(r"(^|/)\.|(^|/)eval_losses\.tmp\.npy$|^(runs|trunks)/\w+/checkpoint/step-\d+/")
 

@@ -43,7 +43,7 @@ class Session:
     def said(self) -> str:
         """The first complaint in its words; empty where there is none."""
         for event in self.events:
-            if event["event"] in ("died", "failed", "exit", "retry") and event.get("error"):
+            if event["event"] in ("died", "failed", "exit", "retrying") and event.get("error"):
                 return str(event["error"])
         for event in self.events:
             if event["event"] == "note" and "damaged" in event["text"]:

@@ -1,5 +1,6 @@
 """Small studies, records and jobs for tests of the sweep."""
 
+import hashlib
 import random
 
 import numpy as np
@@ -62,7 +63,17 @@ def record_of(config, **changes):
         "delta": 0.05 if quantized else None,
         "delta_se": 0.001 if quantized else None,
     }
-    return Record(**fields | changes)
+    fields |= changes
+    for name in ("loss", "delta"):
+        if fields[name] is None:
+            fields[f"{name}_se"] = None
+    return Record(**fields)
+
+
+def sealed(text):
+    """The text of a record, changed by hand, with the sha256 that belongs to it."""
+    body = text[: text.rindex(',\n "sha256"')]
+    return f'{body},\n "sha256": "{hashlib.sha256(body.encode()).hexdigest()}"\n}}\n'
 
 
 def finish(store, config, **changes):

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sweep.studies import TEXT, board_at, finish, identities, record_of
+from sweep.studies import TEXT, board_at, finish, identities, record_of, sealed
 
 from qscale import bounded
 from qscale.cli import main
@@ -98,7 +98,7 @@ def test_files_of_ten_gigabytes_in_a_run_are_left_out(board, name):
     assert call("status", board.store.path).exit_code == 0
     assert call("export", board.store.path, "--out", board.store.path / "x.csv").exit_code == 0
     board.store.write_config(job)
-    assert not board.store.has_losses(job.id, 8) or name != "eval_losses.npy"
+    assert not board.store.has_losses(job.id, 8, None) or name != "eval_losses.npy"
 
 
 # Numbers, names and paths
@@ -137,7 +137,7 @@ def test_a_record_with_a_value_that_cannot_be_is_damaged(board, change):
 def test_a_baseline_that_a_record_names_is_no_path(board):
     job = next(job for job in board.runs.values() if job.baseline_id)
     path = board.store.run_folder(job.id) / "record.json"
-    path.write_text(path.read_text().replace(job.baseline_id, "../../elsewhere"))
+    path.write_text(sealed(path.read_text().replace(job.baseline_id, "../../elsewhere")))
     said = []
     assert len(table.observations(board.store.path, say=said.append)) == 3
     assert "is not 16 hex digits" in said[0]

@@ -4,20 +4,25 @@ import csv
 import errno
 import json
 import os
+import random
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sweep.studies import SHA, TEXT, board_at, finish, identities, record_of
 
 from qscale.errors import ConfigError, StoreError, StudyError
 from qscale.sweep import files, table
 from qscale.sweep.begin import begin
+from qscale.sweep.board import Board
 from qscale.sweep.grid import Identity, Source, Study
 from qscale.sweep.merge import merged
 from qscale.sweep.store import Store
+from qscale.training import paths
+from qscale.training.losses import losses_sha256
 
 
 @pytest.fixture
@@ -359,3 +364,58 @@ def test_a_failure_is_kept_until_it_is_cleared(board):
     assert "cannot be read" in board.store.failure(job)
     board.store.clear_failure(job)
     assert board.store.failure(job) is None
+
+
+def test_no_bit_of_a_record_turns_unnoticed(board):
+    job = baseline_of(board)
+    finish(board.store, job.config, loss=1.0625)
+    path = board.store.run_folder(job.id) / "record.json"
+    good = path.read_bytes()
+    dice = random.Random(0)
+    for place in (
+        *dice.sample(range(len(good)), 60),
+        good.index(b"1.0625"),
+        *range(len(good) - 90, len(good)),
+    ):
+        path.write_bytes(good[:place] + bytes([good[place] ^ 1 << dice.randrange(8)]) + good[place + 1 :])
+        assert board.store.record(job.id) is None, place
+    path.write_bytes(good)
+    assert board.store.record(job.id).loss == 1.0625
+
+
+def test_losses_in_which_a_bit_turned_are_set_aside_when_a_session_begins(board, said):
+    jobs = list(board.runs.values())
+    for job in jobs:
+        finish(board.store, job.config)
+        losses = np.load(paths.eval_losses(board.store.run_folder(job.id)))
+        (board.store.run_folder(job.id) / "record.json").unlink()
+        board.store.write_record(record_of(job.config, eval_losses_sha256=losses_sha256(losses)))
+    bad = jobs[-1]
+    path = paths.eval_losses(board.store.run_folder(bad.id))
+    data = path.read_bytes()
+    path.write_bytes(data[:-3] + bytes([data[-3] ^ 4]) + data[-2:])
+    fresh = Board(board.store, board.jobs)
+    assert fresh.state(bad) == "done", "nothing reads them until then"
+    fresh.tidy()
+    assert {job.id for job in jobs if Board(board.store, board.jobs).state(job) != "done"} == {bad.id}
+    assert path.with_name("eval_losses.npy.corrupt-1").exists()
+    assert "missing or damaged" in said[-1]
+
+
+def test_what_a_killed_worker_left_of_a_trunk_that_is_done_goes_when_a_session_begins(board):
+    for job in board.runs.values():
+        finish(board.store, job.config)
+    (trunk,) = board.trunks.values()
+    rolling = paths.checkpoints(board.store.folder(trunk)) / "step-00000010"
+    rolling.mkdir(parents=True)
+    with board.store.lock(trunk):
+        Board(board.store, board.jobs).tidy()
+    assert rolling.exists(), "another process works there"
+    Board(board.store, board.jobs).tidy()
+    assert not rolling.exists()
+
+
+def test_a_driver_that_died_in_its_first_write_does_not_spoil_the_folder(tmp_path):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / ".study.yaml.4711").write_text(TEXT[:20])
+    assert Store.create(tmp_path / "study", TEXT).study()

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from sweep.studies import TEXT, board_at, finish, record_of
+from sweep.studies import TEXT, board_at, finish, record_of, sealed
 
 from qscale.errors import StoreError
 from qscale.records import RecordVersionError
@@ -239,7 +239,7 @@ def test_a_record_of_another_version_stops_the_work_and_is_left_alone(board):
     play(board)
     job = next(iter(board.runs.values()))
     path = board.store.run_folder(job.id) / "record.json"
-    text = path.read_text().replace('"schema_version": 1', '"schema_version": 2')
+    text = sealed(path.read_text().replace('"schema_version": 1', '"schema_version": 2'))
     path.write_text(text)
     with pytest.raises(RecordVersionError, match="made by another version of qscale"):
         play(Board(board.store, board.jobs))

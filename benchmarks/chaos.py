@@ -7,18 +7,22 @@ what they hit also depends on how fast the machine is. One trial after another, 
     python benchmarks/chaos.py --seed 0 --trials 100
     python benchmarks/chaos.py --faults full-disk,io-error --trials 8
     python benchmarks/chaos.py --seed 0 --first 17 --trials 1 --keep     # one of them again
+    python benchmarks/chaos.py --study benchmarks/sixty.yaml --kills 12  # kills alone, in a study of your own
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,6 +110,49 @@ class Chaos:
         return result
 
 
+def kill_study(study: Path, folder: Path, kills: int, dice: random.Random) -> list[str]:
+    """Run a study undisturbed and again with kills of workers and drivers; how the second one differs.
+
+    Each kill comes at a random moment of the time that the study takes undisturbed, divided by the kills.
+    """
+    place = Place(folder)
+    place.study.write_text(study.read_text())
+    good, store = folder / "undisturbed", folder / "killed"
+    began = time.monotonic()
+    if place.run(good, workers=2).code:
+        return ["the study fails undisturbed"]
+    whole = time.monotonic() - began
+    print(f"undisturbed: {whole:.0f} s", flush=True)
+    sessions, driver = 1, place.start(store, workers=2)
+    done: Counter[str] = Counter()
+    while done.total() < kills:
+        time.sleep(dice.uniform(0.0, 2 * whole / kills))
+        if not driver.running():  # done, or given up after two kills of one job
+            driver.wait()
+            if len(list(store.glob("runs/*/record.json"))) == len(list(good.glob("runs/*/record.json"))):
+                break
+            sessions, driver = sessions + 1, place.start(store, workers=2)
+        elif dice.random() < 0.4:
+            done["driver"] += 1
+            driver.signal(signal.SIGKILL)
+            driver.wait()
+            if left := driver.outlived():
+                return [f"workers {left} outlived their driver"]
+        elif workers := driver.workers():
+            done["worker"] += 1
+            with suppress(ProcessLookupError):
+                os.kill(dice.choice(workers), signal.SIGKILL)
+    driver.wait()
+    while place.run(store, workers=2).code and sessions < 2 * kills:
+        sessions += 1
+    print(
+        f"killed: {done['worker']} workers, {done['driver']} drivers, in {sessions + 1} sessions", flush=True
+    )
+    records = len(list(store.glob("runs/*/record.json")))
+    print(f"{records} records; {len(compare.set_aside(store))} files set aside", flush=True)
+    return compare.differences(store, good, place)
+
+
 def table(results: Sequence[Result]) -> list[str]:
     """Faults by kind: how many ended equal, in how many sessions, and what was said most often."""
     lines = [
@@ -158,6 +205,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--keep", action="store_true", help="keep the stores; those that differ are kept always"
     )
+    parser.add_argument("--study", type=Path, help="kill the workers and drivers of this study instead")
+    parser.add_argument("--kills", type=int, default=12, help="of --study")
     options = parser.parse_args(arguments)
     kinds = options.faults.split(",")
     if unknown := [kind for kind in kinds if kind not in KINDS]:
@@ -165,6 +214,14 @@ def main(arguments: list[str] | None = None) -> int:
     if shim.why_not:
         parser.error(f"faults cannot be made here: {shim.why_not}")
     folder = Path(tempfile.mkdtemp(prefix="qscale-chaos-"))
+    if options.study:
+        problems = kill_study(options.study, folder, options.kills, random.Random(options.seed))
+        print("\n".join(problems) or "every file and the exported tables are equal")
+        if problems:
+            print(f"stores are kept in {folder}", file=sys.stderr)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        return int(bool(problems))
     chaos = Chaos(folder, options.seed, kinds, keep=options.keep)
     results = []
     try:

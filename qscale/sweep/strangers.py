@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
+from functools import cache
 from typing import Any
 
 from qscale import bounded
@@ -61,8 +62,8 @@ def explain(configs: Iterable[Mapping[str, Any]], wanted: Sequence[RunConfig]) -
         >>> explain([run.to_json() for run in old], new).reasons
         ('2 runs: learning_rate 0.003, the study now says 0.002',)
     """
-    axes = _Axes(wanted)
-    reasons = Counter(axes.reason(config) for config in configs)
+    axes = cache(lambda: _Axes(wanted))  # most studies have no strangers
+    reasons = Counter(axes().reason(config) for config in configs)
     common = reasons.most_common()
     named = [f"{plural(count, 'run')}: {reason}" for reason, count in common[:_NAMED]]
     if more := sum(count for _, count in common[_NAMED:]):

@@ -29,7 +29,7 @@ from ptx.walk import Launch, Walk
 SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ELEMENTS = 16384 * 4096
 #: The regions of ptx/launches.cpp: tensors, and what else is read.
-_X, _Y, _SCALES, _GRAD, _GRAD_X, _PARTS = 1, 2, 3, 4, 5, 7
+_X, _Y, _SCALES, _GRAD, _GRAD_X, _PARTS, _CODES = 1, 2, 3, 4, 5, 7, 8
 _TENSORS = (_X, _Y, _GRAD, _GRAD_X)
 
 
@@ -72,13 +72,19 @@ class Tensors:
         if region in _TENSORS:
             self.read += size
             return sum(self._element(at + i) << (8 * i) for i in range(0, size, self.size))
+        if region == _CODES:
+            self.read += size
+            return self._bits(at) & ((1 << 8 * size) - 1)
         if region == _PARTS:
             return 0x40400000 if at & 4 else 0x3FBFFFFF  # 3 and -3 in the order of integers
         return 0x3D800000 if region == _SCALES else 0
 
+    @staticmethod
+    def _bits(at: int) -> int:
+        return int.from_bytes(hashlib.blake2b(at.to_bytes(8, "little"), digest_size=8).digest(), "little")
+
     def _element(self, at: int) -> int:
-        digest = hashlib.blake2b(at.to_bytes(8, "little"), digest_size=4).digest()
-        value = (int.from_bytes(digest, "little") / 2**32 - 0.5) * 4
+        value = (self._bits(at) / 2**64 - 0.5) * 4
         if self.dtype == "float16":
             return int.from_bytes(struct.pack("<e", value), "little")
         bits = int.from_bytes(struct.pack("<f", value), "little")
@@ -177,7 +183,7 @@ def rows(library: build.Library) -> list[Row]:
         static = {
             arch: usages[arch, last.kernel.name] for arch in archs if (arch, last.kernel.name) in usages
         }
-        least = (3.0 if name.startswith("gradient/") else 2.0) * SIZES[dtype]
+        least = least_bytes(name, SIZES[dtype])
         shared = last.launch.shared + max(usage.shared for usage in static.values())
         threads = last.launch.block[0] * last.launch.block[1]
         made.append(
@@ -205,6 +211,13 @@ def rows(library: build.Library) -> list[Row]:
             )
         )
     return made
+
+
+def least_bytes(case: str, size: int) -> float:
+    """What any implementation must read and write of an element of so many bytes."""
+    if case.startswith(("codes/", "dequantize/")):
+        return size + (1.0 if "8" in case.partition("/")[2].partition(":")[0] else 0.5)
+    return (3.0 if case.startswith("gradient/") else 2.0) * size
 
 
 def machine_code_ratio(library: build.Library) -> float | None:

@@ -28,7 +28,7 @@ struct Layout {
 template <class Element>
 struct FakeQuant {
   const void* x;
-  void* y;  // may be x; for codes, one byte an element
+  void* y;  // may be x; for codes, bytes
   Layout layout;
   Element element;
   Scaling scaling;
@@ -36,7 +36,23 @@ struct FakeQuant {
   const float* zero_point = nullptr;  // and likewise, for elements that have one
   const float* range = nullptr;       // the ends of the whole tensor, which then serve every group
   uint64_t seed = 0;                  // of stochastic rounding
+  bool packed = false;                // two codes to a byte, the first in the lower half; each row begins one
 };
+
+// Codes under scales, and the values that they stand for.
+struct Dequantize {
+  const uint8_t* codes;  // packed as above, where the table has few values
+  void* y;
+  Layout layout;
+  const float* table;  // by code, in units of the scale: kFewCodes values, or one for each byte
+  bool packed;
+  const float* scale;
+  const float* zero_point = nullptr;  // as they are subtracted
+
+  static constexpr int64_t kFewCodes = 16, kAllCodes = 256;
+};
+
+QSCALE_HD int64_t code_bytes(int64_t axis, bool packed) { return packed ? (axis + 1) / 2 : axis; }
 
 struct Gradient {
   const void* grad;    // of y, in its dtype

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda/dequantize.h"
 #include "cuda/launch.h"
 #include "cuda/rotated.h"
 #include "numerics/codebook.h"
@@ -67,7 +68,7 @@ template <class T = void>
 T* region(int number) {
   return reinterpret_cast<T*>(static_cast<uintptr_t>(number) << 40);
 }
-constexpr int kX = 1, kY = 2, kScales = 3, kGrad = 4, kGradX = 5, kGradScale = 6, kParts = 7, kFlips = 8, kMatrix = 9;
+constexpr int kX = 1, kY = 2, kScales = 3, kGrad = 4, kGradX = 5, kGradScale = 6, kParts = 7, kCodes = 8;
 
 constexpr int64_t kRows = 16384, kAxis = 4096;
 const char* const kDtypes[] = {"float32", "bfloat16", "float16"};
@@ -124,6 +125,25 @@ void given(const std::string& name, const Element& element, int64_t group) {
   });
 }
 
+// A matrix of the host; which one does not matter.
+const cuda::Signs matrix{};
+
+// Codes into kY, and back from kCodes.
+template <class Element>
+void codes(const std::string& name, const Element& element, int64_t group, bool packed) {
+  for_dtypes("codes/" + name, [&](DType dtype) {
+    cuda::Job<Element> job = job_of(element, Scaling{ScaleKind::float32, 1.0f}, group);
+    job.scale = region<float>(kScales);
+    job.packed = packed;
+    return cuda::Launches<Element>::codes(dtype, job, kRows, nullptr);
+  });
+  for_dtypes("dequantize/" + name, [&](DType dtype) {
+    const float table[Dequantize::kAllCodes] = {};
+    const Dequantize job{region<uint8_t>(kCodes), region(kY), Layout{kAxis, group}, table, packed, region<float>(kScales)};
+    return cuda::dequantize(dtype, job, kRows, 0, nullptr);
+  });
+}
+
 cuda::Hadamard rotation_of(int64_t base, int64_t inner) {
   const int64_t n = base * inner, axis = kAxis / n > 0 ? kAxis / n * n : n;
   cuda::Hadamard job{};
@@ -131,7 +151,7 @@ cuda::Hadamard rotation_of(int64_t base, int64_t inner) {
   job.y = region(kY);
   job.base = base;
   job.inner = inner;
-  job.matrix = base > 1 ? region<uint32_t>(kMatrix) : nullptr;
+  job.matrix = matrix.words;
   job.scale = 0.125f;
   job.period = n;
   job.blocks = kRows * kAxis / n;
@@ -174,6 +194,11 @@ int main() {
   values("nf4:g64", codebook(0), Scaling{ScaleKind::float32, 1.0f}, 64);
   given("int4:g128:given", int4, 128);
   given("int8:channel:given", int8, kAxis);
+  given("fp8_e4m3:g128:given", fp8, 128);
+  codes("int4:g128", int4, 128, true);
+  codes("int8:channel", int8, kAxis, false);
+  codes("fp8_e4m3:g128", fp8, 128, false);
+  codes("nf4:g64", codebook(0), 64, true);
   for (const int64_t inner : {16, 128, 1024, 4096, 8192, 16384, 32768}) {
     for_dtypes("hadamard:" + std::to_string(inner),
                [&](DType dtype) { return cuda::hadamard(dtype, rotation_of(1, inner), nullptr, nullptr); });

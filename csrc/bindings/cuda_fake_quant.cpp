@@ -42,6 +42,17 @@ struct Asked {
     job.parts.each = each;
   }
 
+  // Where one scale serves all elements, rows do not matter: those of packed codes must be whole bytes.
+  void join_rows(const Tensor& scale, const std::optional<Tensor>& zero_point) {
+    const int64_t axis = job.layout.axis;
+    if (scale.numel() != 1 || (zero_point && zero_point->numel() != 1) || job.x_stride != axis) return;
+    if (job.packed && axis % 2 != 0) return;
+    job.layout = Layout{rows * axis, rows * axis};
+    job.x_stride = rows * axis;
+    job.scale_count = 0;
+    rows = groups = 1;
+  }
+
   // Scales of the caller: one for each group, or fewer, which are repeated.
   void give(const Tensor& scale, const std::optional<Tensor>& zero_point) {
     const auto check = [&](const char* what, const Tensor& t, int64_t wanted) {
@@ -141,15 +152,17 @@ Tensor given(const Tensor& x, const Tensor& scale, const std::optional<Tensor>& 
 }
 
 template <class Family>
-Tensor codes(const Tensor& x, const Tensor& scale, const std::optional<Tensor>& zero_point,
+Tensor codes(const Tensor& x, const Tensor& scale, const std::optional<Tensor>& zero_point, bool packed,
              const Format<typename Family::Element>& format, const Options& options) {
   const Tensor source = in_rows(x);
   Asked<Family> asked(source, format, options);
   asked.give(scale, zero_point);
-  Tensor y = torch::stable::new_empty(source, source.sizes(), ScalarType::Byte);
+  Tensor y = bytes_for(source, packed);
   if (source.numel() == 0) return y;
   const OnDevice device(source);
   asked.job.y = y.mutable_data_ptr();
+  asked.job.packed = packed;
+  asked.join_rows(scale, zero_point);
   check_launched(Family::name, Launches<typename Family::Element>::codes(asked.dtype, asked.job, asked.rows,
                                                                           device.stream()));
   return y;

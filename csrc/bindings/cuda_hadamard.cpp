@@ -3,7 +3,7 @@
 #include "bindings/cuda_rotation.h"
 
 #include <mutex>
-#include <tuple>
+#include <utility>
 
 namespace {
 
@@ -13,28 +13,17 @@ using cuda::uninitialized_like;
 
 Tensor bytes_like(const Tensor& x, int64_t count) { return torch::stable::new_empty(x, {count}, ScalarType::Byte); }
 
-void copy_to_device(void* to, const void* from, size_t bytes) {
-#if defined(QSCALE_CUDA_EMULATOR)
-  std::memcpy(to, from, bytes);
-#else
-  check_launched("hadamard", cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice));
-#endif
-}
-
-// The signs of a base matrix on the device of x: copied there once, which waits, and left to the end of the process.
-Tensor matrix_on(const Tensor& x, int64_t base, bool transpose) {
+// The signs of a base matrix, made once and left to the end of the process.
+const std::vector<uint32_t>& words_of(int64_t base, bool transpose) {
   static std::mutex one_at_a_time;
-  static auto& kept = *new std::map<std::tuple<int32_t, int64_t, bool>, Tensor>();
+  static auto& kept = *new std::map<std::pair<int64_t, bool>, std::vector<uint32_t>>();
   const std::lock_guard<std::mutex> lock(one_at_a_time);
-  const auto key = std::make_tuple(x.get_device_index(), base, transpose);
-  const auto found = kept.find(key);
-  if (found != kept.end()) return found->second;
-  const Matrices& host = matrices().at(base);
-  const std::vector<uint32_t> words = sign_words((transpose ? host.transposed : host.forward).data(), base);
-  Tensor made = bytes_like(x, static_cast<int64_t>(words.size() * sizeof(uint32_t)));
-  copy_to_device(made.mutable_data_ptr(), words.data(), words.size() * sizeof(uint32_t));
-  kept.emplace(key, made);
-  return made;
+  std::vector<uint32_t>& words = kept[{base, transpose}];
+  if (words.empty()) {
+    const Matrices& host = matrices().at(base);
+    words = sign_words((transpose ? host.transposed : host.forward).data(), base);
+  }
+  return words;
 }
 
 Tensor rotate(const Tensor& x, int64_t block, const std::optional<Tensor>& signs, bool transpose) {
@@ -61,7 +50,6 @@ void hadamard_out(const Tensor& x, int64_t block, std::optional<Tensor> signs, b
 qscale::cuda::CudaRotation::CudaRotation(const Tensor& x, void* y, int64_t block, const std::optional<Tensor>& signs,
                                          bool transpose, cudaStream_t stream)
     : dtype_(dtype_of("hadamard", x)),
-      matrix_(bytes_like(x, 0)),
       flips_(bytes_like(x, 0)),
       workspace_(bytes_like(x, 0)) {
   const Blocks blocks = blocks_of(x, block, signs);
@@ -75,10 +63,7 @@ qscale::cuda::CudaRotation::CudaRotation(const Tensor& x, void* y, int64_t block
   job.blocks = x.numel() / blocks.size;
   job.axis = blocks.axis;
   job.x_stride = row_stride_of(x);
-  if (job.base > 1) {
-    matrix_ = matrix_on(x, job.base, transpose);
-    job.matrix = static_cast<const uint32_t*>(matrix_.const_data_ptr());
-  }
+  if (job.base > 1) job.matrix = words_of(job.base, transpose).data();
   if (signs) {
     const Tensor values = signs->is_contiguous() ? *signs : torch::stable::contiguous(*signs);
     job.period = flips_of_signs(dtype_, values.numel());

@@ -20,7 +20,7 @@ class CudaRotation {
 
  private:
   DType dtype_;
-  torch::stable::Tensor matrix_, flips_, workspace_;
+  torch::stable::Tensor flips_, workspace_;
 };
 
 }  // namespace qscale::cuda

@@ -6,8 +6,8 @@
 #include <mutex>
 #include <numeric>
 #include <string>
-#include <vector>
 
+#include "bindings/cpu_groups.h"
 #include "bindings/rotation.h"
 #include "cpu/kernels.h"
 
@@ -15,22 +15,6 @@ namespace {
 
 using namespace qscale;
 using cpu::GroupKernels;
-
-// Where rows are whole groups, nothing is lost by taking them as one: tiles may then run on from row to row.
-Layout without_rows(const Layout& layout, int64_t count) {
-  const bool whole = layout.block_rows == 1 && layout.axis % layout.group == 0;
-  return whole ? Layout{count, layout.group} : layout;
-}
-
-template <class Run>
-void over_groups(int64_t groups, int64_t elements_each, const Run& run) {
-  const int64_t grain = std::max<int64_t>(1, kElementsPerThread / elements_each);
-  if (groups <= grain) {
-    run(0, groups);
-  } else {
-    torch::stable::parallel_for(0, groups, grain, run);
-  }
-}
 
 struct Range {
   float ends[2];
@@ -181,25 +165,6 @@ std::tuple<Tensor, Tensor, Tensor> scales(const Tensor& x, const Format<typename
   return {scale, zero, level};
 }
 
-// Scales or zero points of the caller, one for each group: fewer are repeated, as those are that all rows have in common.
-struct PerGroup {
-  const float* data = nullptr;
-  std::vector<float> repeated;
-
-  PerGroup(const char* op, const char* what, const Tensor& t, int64_t groups) {
-    const int64_t count = t.numel();
-    const bool fits = count == groups || (count > 0 && groups % count == 0);
-    STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float && fits && t.is_contiguous(), op, ": ", what, " has dtype ",
-                    torch::headeronly::toString(t.scalar_type()), " and ", count,
-                    " elements; wanted contiguous float32, one for each of ", groups, " groups, or a divisor of that");
-    data = static_cast<const float*>(t.const_data_ptr());
-    if (count == groups) return;
-    repeated.resize(static_cast<size_t>(groups));
-    for (int64_t at = 0; at < groups; at += count) std::copy_n(data, count, repeated.data() + at);
-    data = repeated.data();
-  }
-};
-
 // A job under scales that are there already; it points into them.
 template <class Family>
 struct Given {
@@ -219,9 +184,11 @@ struct Given {
   }
   Given(const Given&) = delete;
 
+  // So many groups at a time.
   template <class Run>
-  void over(const Run& run) const {
-    over_groups(groups, job.layout.group * job.layout.block_rows, run);
+  void over(const Run& run, int64_t at_once = 1) const {
+    over_groups(groups / at_once, job.layout.group * job.layout.block_rows * at_once,
+                [&](int64_t first, int64_t last) { run(first * at_once, last * at_once); });
   }
 };
 
@@ -237,15 +204,22 @@ Tensor given(const Tensor& x, const Tensor& scale, const std::optional<Tensor>& 
   return y;
 }
 
+// Groups of odd length share a byte of packed codes: then a thread takes whole bands.
 template <class Family>
-Tensor codes(const Tensor& x, const Tensor& scale, const std::optional<Tensor>& zero_point,
-             const Format<typename Family::Element>& format, const Options& options) {
+Tensor codes(const Tensor& x, const Tensor& scale, const std::optional<Tensor>& zero_point, bool packed,
+             const Format<typename Family::Element>& format, Options options) {
+  if (is_one(scale, zero_point)) options.group_size = kPiece, options.block_rows = 1;
   const Tensor source = as_contiguous(x);
   Given<Family> given(source, scale, zero_point, format, options);
-  Tensor y = torch::stable::new_empty(source, source.sizes(), ScalarType::Byte);
+  Tensor y = bytes_for(source, packed);
+  if (given.groups == 0) return y;
+  const Layout rows = layout_of(Family::name, source, options);
+  const bool apart = !packed || rows.group % 2 == 0;
   given.job.y = y.mutable_data_ptr();
+  given.job.packed = packed;
+  if (!apart || (packed && rows.axis % 2 != 0)) given.job.layout = rows;
   const auto work = kernels_of(Family{})[static_cast<int>(dtype_of(Family::name, x))].codes;
-  given.over([&](int64_t first, int64_t last) { work(given.job, first, last); });
+  given.over([&](int64_t first, int64_t last) { work(given.job, first, last); }, apart ? 1 : rows.groups_per_row());
   return y;
 }
 

@@ -11,6 +11,7 @@
 #include <cmath>
 #include <optional>
 #include <tuple>
+#include <vector>
 
 #include "bindings/tensors.h"
 #include "jobs.h"
@@ -149,6 +150,13 @@ inline Tensor floats_like(const Tensor& x, std::initializer_list<int64_t> sizes)
   return torch::stable::new_empty(x, sizes, ScalarType::Float);
 }
 
+// Of codes, a byte each or two to a byte.
+inline Tensor bytes_for(const Tensor& x, bool packed) {
+  std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
+  if (!sizes.empty()) sizes.back() = code_bytes(sizes.back(), packed);
+  return torch::stable::new_empty(x, sizes, ScalarType::Byte);
+}
+
 inline void check_gradient(const char* op, const Tensor& grad, const Tensor& x, int64_t gate) {
   STD_TORCH_CHECK(0 <= gate && gate <= 3, op, ": gate=", gate,
                   "; wanted 0 (open), 1 (clipped), 2 (lsq) or 3 (trust)");
@@ -183,8 +191,8 @@ inline void check_gradient(const char* op, const Tensor& grad, const Tensor& x, 
   Tensor NAME##_given(const Tensor& x, const Tensor& scale, std::optional<Tensor> zero_point, ARGUMENTS) {             \
     return given<Family>(x, scale, zero_point, FORMAT);                                                                \
   }                                                                                                                    \
-  Tensor NAME##_codes(const Tensor& x, const Tensor& scale, std::optional<Tensor> zero_point, ARGUMENTS) {             \
-    return codes<Family>(x, scale, zero_point, FORMAT);                                                                \
+  Tensor NAME##_codes(const Tensor& x, const Tensor& scale, std::optional<Tensor> zero_point, bool packed, ARGUMENTS) { \
+    return codes<Family>(x, scale, zero_point, packed, FORMAT);                                                        \
   }                                                                                                                    \
   std::tuple<Tensor, Tensor, Tensor> NAME##_gradient(const Tensor& grad, const Tensor& x, const Tensor& scale,         \
                                                      std::optional<Tensor> zero_point, int64_t gate, double trust,     \

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/codes.h"
+#include "cpu/dequantize.h"
 #include "cpu/gradients.h"
 #include "cpu/round_trips.h"
 
@@ -36,7 +37,7 @@ void scales(const FakeQuant<Element>& job, int64_t first, int64_t last, float* s
 
 template <class V, class T, class Element>
 constexpr GroupKernels<Element> group_kernels() {
-  return {fake_quant<V, T, Element>, scales<V, T, Element>, codes<T, Element>, gradient<V, T, Element>};
+  return {fake_quant<V, T, Element>, scales<V, T, Element>, codes<V, T, Element>, gradient<V, T, Element>};
 }
 
 template <class V>
@@ -50,6 +51,7 @@ constexpr Kernels kernels_of(const char* isa) {
        group_kernels<V, Half, Codebook>()},
       {range_of<float>, range_of<BFloat16>, range_of<Half>},
       {absmax_of<V, float>, absmax_of<V, BFloat16>, absmax_of<V, Half>},
+      {dequantize<V, float>, dequantize<V, BFloat16>, dequantize<V, Half>},
   };
 }
 

@@ -20,6 +20,8 @@ struct GroupKernels {
 // The smallest and the largest of n elements; both NaN where there is a NaN.
 using RangeFn = void (*)(const void* x, int64_t n, float* low, float* high);
 using AbsmaxFn = float (*)(const void* x, int64_t n);
+// The groups in [first, last).
+using DequantizeFn = void (*)(const Dequantize& job, int64_t first, int64_t last);
 
 // Each array is indexed by DType.
 struct Kernels {
@@ -29,6 +31,7 @@ struct Kernels {
   GroupKernels<Codebook> codebooks[3];
   RangeFn range[3];
   AbsmaxFn absmax[3];
+  DequantizeFn dequantize[3];
 };
 
 extern const Kernels plain_kernels;

@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "cpu/chunk.h"
 #include "cpu/int_lanes.h"
 #include "cpu/random.h"
 #include "cpu/scales.h"
@@ -10,11 +11,6 @@
 
 namespace qscale::cpu {
 namespace {
-
-// Elements beside the scale and the zero point of each one's group, so that a loop need not end with a group.
-struct Chunk {
-  float x[kChunk], scale[kChunk], zero[kChunk];
-};
 
 // x in and out of the format, for any element and every option: scalar arithmetic, for the compiler to vectorize.
 template <class Element>
@@ -35,10 +31,7 @@ void round_trip(const T* x, T* y, int64_t n, int64_t group, const float* scale, 
   RandomChunk random;
   for (int64_t start = 0; start < n; start += kChunk) {
     const int64_t some = n - start < kChunk ? n - start : kChunk;
-    for (int64_t i = 0; i < some;) {
-      const int64_t g = (start + i) / group, left = (g + 1) * group - start, end = left < some ? left : some;
-      for (; i < end; ++i) c.scale[i] = scale[g], c.zero[i] = zero[g];
-    }
+    spread(c, start, some, group, scale, zero);
     for (int64_t i = 0; i < some; ++i) c.x[i] = to_float(x[start + i]);
     if (is_stochastic(element)) draw(index + static_cast<uint64_t>(start), some, seed, random);
     round_trip(c, some, element, random.first);

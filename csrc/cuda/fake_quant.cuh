@@ -19,6 +19,30 @@ __device__ __forceinline__ dialects::Ends whole_range(Ends range, dialects::Ends
   return joined(nothing_of(ends), ends);
 }
 
+// The codes of a pack: a byte each, or two to a byte.
+template <class T>
+__device__ __forceinline__ void store_codes(const uint8_t (&codes)[kPack<T>], void* y, int64_t pack, bool packed) {
+  constexpr int n = kPack<T>;
+  if (packed) {
+    uint32_t word = 0;
+#pragma unroll
+    for (int i = 0; i < n; ++i) word |= (codes[i] & 15u) << 4 * i;
+    if constexpr (n == 8) {
+      static_cast<uint32_t*>(y)[pack] = word;
+    } else {
+      static_cast<uint16_t*>(y)[pack] = static_cast<uint16_t>(word);
+    }
+    return;
+  }
+  uint32_t words[n / 4];
+#pragma unroll
+  for (int i = 0; i < n; i += 4) {
+    words[i / 4] = codes[i] | codes[i + 1] << 8 | codes[i + 2] << 16 | static_cast<uint32_t>(codes[i + 3]) << 24;
+  }
+#pragma unroll
+  for (int i = 0; i < n / 4; ++i) static_cast<uint32_t*>(y)[pack * (n / 4) + i] = words[i];
+}
+
 // What becomes of the elements of one pack; `at` is the number of the first in the tensor.
 template <class T, class Way, Output output>
 __device__ __forceinline__ void finish_pack(const Way& way, const float (&v)[kPack<T>], const typename Way::Scale& scale,
@@ -50,13 +74,7 @@ __device__ __forceinline__ void finish_pack(const Way& way, const float (&v)[kPa
     }
   }
   if constexpr (output == Output::codes) {
-    uint32_t words[n / 4];
-#pragma unroll
-    for (int i = 0; i < n; i += 4) {
-      words[i / 4] = codes[i] | codes[i + 1] << 8 | codes[i + 2] << 16 | static_cast<uint32_t>(codes[i + 3]) << 24;
-    }
-#pragma unroll
-    for (int i = 0; i < n / 4; ++i) static_cast<uint32_t*>(y)[pack * (n / 4) + i] = words[i];
+    store_codes<T>(codes, y, pack, way.job.packed);
   } else {
     store_pack(y, pack, packed<T>(out));
   }
@@ -114,12 +132,18 @@ __global__ void __launch_bounds__(kThreads, 4)
     using Exact = std::decay_t<decltype(exact)>;
     const int64_t at = packs * kPack<T> + threadIdx.x;
     const auto scale = exact.scale(whole_range(tensor.range, typename Exact::Reduced{}), 0);
-    const uint32_t random = exact.is_random() ? random_word(static_cast<uint64_t>(at), job.seed) : 0u;
-    const float x = to_float(static_cast<const T*>(job.x)[at]);
-    if constexpr (output == Output::codes) {
-      static_cast<uint8_t*>(job.y)[at] = exact.code(x, scale, random);
-    } else {
-      from_float(exact.value(x, scale, random), static_cast<T*>(job.y)[at]);
+    const auto random = [&](int64_t place) {
+      return exact.is_random() ? random_word(static_cast<uint64_t>(place), job.seed) : 0u;
+    };
+    const T* x = static_cast<const T*>(job.x);
+    if constexpr (output != Output::codes) {
+      from_float(exact.value(to_float(x[at]), scale, random(at)), static_cast<T*>(job.y)[at]);
+    } else if (!job.packed) {
+      static_cast<uint8_t*>(job.y)[at] = exact.code(to_float(x[at]), scale, random(at));
+    } else if (at % 2 == 0) {  // there are as many again
+      const uint32_t lower = exact.code(to_float(x[at]), scale, random(at));
+      const uint32_t upper = exact.code(to_float(x[at + 1]), scale, random(at + 1));
+      static_cast<uint8_t*>(job.y)[at / 2] = static_cast<uint8_t>((lower & 15u) | upper << 4);
     }
   }
 }
@@ -168,6 +192,12 @@ __global__ void __launch_bounds__(Way::kMostThreads, 1)
       if (place < packs_in_group) finish_pack<T, Way, output>(way, v, scale, job.x, job.y, first + place);
     }
   }
+}
+
+// The number of the group that an element is in.
+__device__ __forceinline__ int64_t group_at(const Layout& layout, int64_t row, int64_t column) {
+  const int64_t matrix = row / layout.matrix_rows, band = (row - matrix * layout.matrix_rows) / layout.block_rows;
+  return (matrix * layout.bands_per_matrix() + band) * layout.groups_per_row() + column / layout.group;
 }
 
 // The elements of a group of any layout: rows and columns, the last ones of which may be fewer.
@@ -219,15 +249,30 @@ __global__ void __launch_bounds__(kThreads, 4)
       for (int64_t i = threadIdx.x; i < place.columns; i += blockDim.x) {
         const int64_t at = (place.row + row) * job.layout.axis + place.column + i;
         const uint32_t random = way.is_random() ? random_word(static_cast<uint64_t>(at), job.seed) : 0u;
-        const float v = to_float(x[row * job.x_stride + i]);
-        if constexpr (output == Output::codes) {
-          static_cast<uint8_t*>(job.y)[at] = way.code(v, scale, random);
-        } else {
-          from_float(way.value(v, scale, random), static_cast<T*>(job.y)[at]);
-        }
+        from_float(way.value(to_float(x[row * job.x_stride + i]), scale, random), static_cast<T*>(job.y)[at]);
       }
     }
   }
+}
+
+// Codes of any layout, a byte to a thread: groups of odd length have some in common.
+template <class T, class Way>
+__global__ void __launch_bounds__(kThreads)
+    any_codes(const __grid_constant__ Job<typename Way::Element> job, int64_t bytes_in_row, int64_t bytes) {
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (at >= bytes) return;
+  const Way way(job, OfTensor{});
+  const int64_t row = at / bytes_in_row, first = (at - row * bytes_in_row) * (job.packed ? 2 : 1);
+  uint32_t both = 0;
+#pragma unroll 1
+  for (int64_t column = first; column < first + (job.packed ? 2 : 1) && column < job.layout.axis; ++column) {
+    const auto scale = way.scale(typename Way::Reduced{}, group_at(job.layout, row, column));
+    const uint64_t place = static_cast<uint64_t>(row * job.layout.axis + column);
+    const uint32_t random = way.is_random() ? random_word(place, job.seed) : 0u;
+    const uint32_t code = way.code(to_float(static_cast<const T*>(job.x)[row * job.x_stride + column]), scale, random);
+    both |= job.packed ? (code & 15u) << (column - first) * 4 : code;
+  }
+  static_cast<uint8_t*>(job.y)[at] = static_cast<uint8_t>(both);
 }
 
 }  // namespace qscale::cuda

@@ -117,12 +117,12 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // Any layout, an element at a time: a warp for each chunk of a group, whose elements i lie i / 32 apart in its lanes.
-// Rows of a square begin a chunk each.
+// Rows of a square begin a chunk each. A lane takes a quarter of its elements at a time, in the order that sums are added.
 template <class T, class Element>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 3)
     any_gradients(const __grid_constant__ Job<Element> job, const __grid_constant__ Gradients out, int64_t chunks_in_row,
                   int64_t chunks_in_group, int64_t chunks) {
-  constexpr int each = kSumChunk / kWarp;
+  constexpr int parts = 4, each = kSumChunk / kWarp / parts;
   const int64_t number = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kWarp;
   if (number >= chunks) return;  // a whole warp
   const int64_t group = number / chunks_in_group, chunk = number - group * chunks_in_group;
@@ -135,24 +135,38 @@ __global__ void __launch_bounds__(kThreads)
   const T* x = static_cast<const T*>(job.x) + at;
   const T* grad = static_cast<const T*>(out.to.grad) + at;
   T* grad_x = static_cast<T*>(out.to.grad_x) + at;
-  T x_of[each], grad_of[each];  // all asked for before any is waited for
+  // The terms of a lane are the upper bits of a place, those of lanes the lower ones. The lowest of the upper ones say
+  // which part: they come last in a sum.
+  double scale_sum = 0.0, zero_sum = 0.0;
+#pragma unroll 1
+  for (int lower = 0; lower < 2; ++lower) {
+    double of_scale_pair = 0.0, of_zero_pair = 0.0;
+#pragma unroll 1
+    for (int part = lower; part < parts; part += 2) {
+      T x_of[each], grad_of[each];  // all asked for before any is waited for
+      float of_scale[each], of_zero[each];
+      const int first = part * kWarp + static_cast<int>(threadIdx.x) % kWarp;
 #pragma unroll
-  for (int k = 0; k < each; ++k) {
-    const int i = k * kWarp + static_cast<int>(threadIdx.x) % kWarp;
-    x_of[k] = i < left ? x[i] : T{};
-    grad_of[k] = i < left ? grad[i] : T{};
-  }
-  float of_scale[each], of_zero[each];
+      for (int k = 0; k < each; ++k) {
+        const int i = first + k * parts * kWarp;
+        x_of[k] = i < left ? x[i] : T{};
+        grad_of[k] = i < left ? grad[i] : T{};
+      }
 #pragma unroll
-  for (int k = 0; k < each; ++k) {
-    const int i = k * kWarp + static_cast<int>(threadIdx.x) % kWarp;
-    of_scale[k] = of_zero[k] = 0.0f;
-    if (i >= left) continue;
-    from_float(sloped(to_float(x_of[k]), to_float(grad_of[k]), at + i, of_scale[k], of_zero[k]), grad_x[i]);
+      for (int k = 0; k < each; ++k) {
+        const int i = first + k * parts * kWarp;
+        of_scale[k] = of_zero[k] = 0.0f;
+        if (i >= left) continue;
+        from_float(sloped(to_float(x_of[k]), to_float(grad_of[k]), at + i, of_scale[k], of_zero[k]), grad_x[i]);
+      }
+      of_scale_pair += folded_terms(of_scale);
+      of_zero_pair += folded_terms(of_zero);
+    }
+    scale_sum += of_scale_pair;
+    zero_sum += of_zero_pair;
   }
-  // The terms of a lane are the upper bits of a place, those of lanes the lower ones.
-  const double scale_sum = folded_lanes(folded_terms(of_scale), kWarp / 2);
-  const double zero_sum = out.to.grad_zero == nullptr ? 0.0 : folded_lanes(folded_terms(of_zero), kWarp / 2);
+  scale_sum = folded_lanes(scale_sum, kWarp / 2);
+  zero_sum = out.to.grad_zero == nullptr ? 0.0 : folded_lanes(zero_sum, kWarp / 2);
   if (threadIdx.x % kWarp == 0) write_sums(out, chunks_in_group > 1, number, scale_sum, zero_sum);
 }
 

@@ -17,7 +17,7 @@ struct Hadamard {
   const void* x;
   void* y;  // may be x, where x has no gaps
   int64_t base, inner;
-  const uint32_t* matrix;  // sign_words of the base matrix; unused where base is 1
+  const uint32_t* matrix;  // sign_words of the base matrix, in the memory of the host; unused where base is 1
   float scale;
   const void* flips;  // what find_flips wrote, or null
   int64_t period;     // of flips, in elements: flips_of_signs
@@ -32,6 +32,12 @@ struct Hadamard {
 // A base matrix of +-1, row after row, as bits: set for -1, column 0 the highest of a row's first word.
 QSCALE_HD int64_t words_in_row(int64_t base) { return (base + 31) / 32; }
 std::vector<uint32_t> sign_words(const float* matrix, int64_t base);
+
+// They go with a launch, as an argument: there is nothing to copy before it, which a graph could not capture.
+constexpr int64_t kLargestBase = 172;
+struct Signs {
+  uint32_t words[kLargestBase * ((kLargestBase + 31) / 32)];
+};
 
 // How many flips `signs` signs make: they are repeated, so that sixteen bytes never run past the end.
 int64_t flips_of_signs(DType dtype, int64_t signs);

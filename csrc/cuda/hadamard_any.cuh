@@ -114,7 +114,7 @@ __device__ __forceinline__ void store_element(const Hadamard& job, float value, 
 // The base matrix times the rows: a thread makes four elements below each other of two quads of columns. Terms are
 // added column after column of the matrix; products with +-1 are exact, and -0 plus the first of them is that.
 template <class T, bool by_quads>
-__device__ __forceinline__ void mix(const Hadamard& job, const Piece& piece, const float* values) {
+__device__ __forceinline__ void mix(const Hadamard& job, const Signs& matrix, const Piece& piece, const float* values) {
   const int base = static_cast<int>(job.base), inner = static_cast<int>(job.inner), columns = piece.columns;
   const int tiles_in_row = columns / (4 * kMixQuads), tiles = base / kMixRows * tiles_in_row;
   const int words = static_cast<int>(words_in_row(base));
@@ -127,7 +127,7 @@ __device__ __forceinline__ void mix(const Hadamard& job, const Piece& piece, con
     for (int word = 0; word < words; ++word) {
       uint32_t signs[kMixRows];
 #pragma unroll
-      for (int row = 0; row < kMixRows; ++row) signs[row] = __ldg(job.matrix + (first_row + row) * words + word);
+      for (int row = 0; row < kMixRows; ++row) signs[row] = matrix.words[(first_row + row) * words + word];
       const int left = base - word * 32, end = left < 32 ? left : 32;
 #pragma unroll 1
       for (int column = 0; column < end; column += 4) {
@@ -171,8 +171,9 @@ __device__ __forceinline__ void mix(const Hadamard& job, const Piece& piece, con
 // `by_packs`: x lies without gaps and aligned, and a row of a block is a pack or more. With a workspace, a thread block
 // takes one piece after the other.
 template <class T, bool by_packs, bool in_workspace>
-__global__ void __launch_bounds__(kMixThreads)
-    any_blocks(const __grid_constant__ Hadamard job, int64_t first, int64_t pieces, int at_once, float* workspace) {
+__global__ void __launch_bounds__(kMixThreads, 1)
+    any_blocks(const __grid_constant__ Hadamard job, const __grid_constant__ Signs matrix, int64_t first, int64_t pieces,
+               int at_once, float* workspace) {
   const int count = static_cast<int>(job.size()) * at_once, inner = static_cast<int>(job.inner);
   float* values = in_workspace ? workspace + static_cast<int64_t>(blockIdx.x) * count : dynamic_shared<float>();
   for (int64_t number = blockIdx.x; number < pieces; number += gridDim.x) {
@@ -186,7 +187,7 @@ __global__ void __launch_bounds__(kMixThreads)
     __syncthreads();
     passes(values, count, by_packs ? kLanes * kMixValues : 1, inner);
     if (job.base > 1) {
-      mix<T, by_packs>(job, piece, values);
+      mix<T, by_packs>(job, matrix, piece, values);
     } else {
       const int present = static_cast<int>(piece.blocks * job.size());
       for (int at = static_cast<int>(threadIdx.x); at < present; at += static_cast<int>(blockDim.x)) {

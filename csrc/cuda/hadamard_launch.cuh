@@ -93,9 +93,12 @@ cudaError_t run_in_registers(const Hadamard& job, int64_t blocks, cudaStream_t s
 template <class T>
 cudaError_t run_any(const Hadamard& job, int64_t first, float* workspace, cudaStream_t stream) {
   const AnyBlocks made = any_blocks_of(job, first);
+  Signs matrix{};
+  if (job.base > kLargestBase) return cudaErrorInvalidValue;
+  if (job.base > 1) std::copy_n(job.matrix, job.base * words_in_row(job.base), matrix.words);
   const auto run = [&](auto* kernel) {
-    return launch(kernel, dim3(made.grid), dim3(made.threads), made.shared_bytes, stream, job, first, made.pieces,
-                  made.at_once, workspace);
+    return launch(kernel, dim3(made.grid), dim3(made.threads), made.shared_bytes, stream, job, matrix, first,
+                  made.pieces, made.at_once, workspace);
   };
   if (made.workspace > 0) return workspace == nullptr ? cudaErrorInvalidValue : run(any_blocks<T, false, true>);
   if (job.base > 1 && job.inner >= kPack<T> && is_packed<T>(job)) return run(any_blocks<T, true, false>);

@@ -30,7 +30,8 @@ Shape shape_of(const Job<Element>& job, int64_t rows, bool y_is_aligned) {
   shape.packs_in_group = layout.group / kPack<T>;
   shape.is_known = job.scale != nullptr || job.one_range;
   shape.one_scale = shape.is_known && shape.groups == 1;
-  const bool dense = job.x_stride == layout.axis && is_aligned(job.x) && y_is_aligned;
+  const bool whole_bytes = !job.packed || layout.axis % 2 == 0;
+  const bool dense = job.x_stride == layout.axis && is_aligned(job.x) && y_is_aligned && whole_bytes;
   const bool even = layout.block_rows == 1 && layout.axis % layout.group == 0 && layout.group % kPack<T> == 0;
   shape.is_few = dense && even && is_power_of_two(shape.packs_in_group) && shape.packs_in_group <= kWarp;
   shape.is_narrow = shape.is_few || (dense && (shape.one_scale || (even && shape.is_known)));
@@ -146,8 +147,10 @@ cudaError_t Launches<Element>::codes(DType dtype, const Job<Element>& job, int64
   return with_dtype(dtype, [&](auto tag) {
     using T = decltype(tag);
     const Shape shape = shape_of<T>(job, rows, is_aligned(job.y));
-    if (!shape.is_narrow) return run_any<T, Plain<Element>, Output::codes>(job, shape, Outputs{}, stream);
-    return run_narrow<T, Plain<Element>, Output::codes>(job, shape, Outputs{}, stream);
+    if (shape.is_narrow) return run_narrow<T, Plain<Element>, Output::codes>(job, shape, Outputs{}, stream);
+    const int64_t in_row = code_bytes(job.layout.axis, job.packed), bytes = rows * in_row;
+    return launch(any_codes<T, Plain<Element>>, dim3(blocks_for(bytes, kThreads)), dim3(kThreads), 0, stream, job, in_row,
+                  bytes);
   });
 }
 

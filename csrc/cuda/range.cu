@@ -1,7 +1,7 @@
 // The range of a tensor.
 #include "cuda/range.cuh"
 
-#include "cuda/launch.cuh"
+#include "cuda/grids.h"
 
 namespace qscale::cuda {
 

@@ -4,6 +4,7 @@
 
 #include <type_traits>
 
+#include "cuda/casts.cuh"
 #include "cuda/jobs.cuh"
 #include "numerics/codes.h"
 #include "numerics/philox.h"
@@ -54,9 +55,18 @@ struct Plain {
   __device__ __forceinline__ bool serves(const Scale&) const { return true; }
   __device__ __forceinline__ bool is_random() const { return is_stochastic(job.element); }
   __device__ __forceinline__ float value(float x, const Scale& s, uint32_t random) const {
+    if constexpr (std::is_same_v<Element, FloatGrid>) {
+      const Cast cast = cast_of(job.element);
+      if (cast != Cast::none) return values_of_codes(cast_codes(x / s.divisor, 0.0f, cast), cast).x * s.scale;
+    }
     return value_of(x / s.divisor, s.zero, job.element, random) * s.scale;
   }
   __device__ __forceinline__ uint8_t code(float x, const Scale& s, uint32_t random) const {
+    if constexpr (std::is_same_v<Element, FloatGrid>) {
+      const Cast cast = cast_of(job.element);
+      const float quotient = x / s.divisor;
+      if (cast != Cast::none) return is_nan(quotient) ? uint8_t{0} : static_cast<uint8_t>(cast_codes(quotient, 0.0f, cast));
+    }
     return code_of(x / s.divisor, s.zero, job.element, random);
   }
 };

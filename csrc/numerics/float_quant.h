@@ -60,14 +60,13 @@ QSCALE_HD uint32_t magnitude_code(float magnitude, const FloatGrid& grid) {
   const float steps = (below ? magnitude : 0.0f) * power_of_two(-grid.min_exponent) * power_of_two(grid.mantissa_bits);
   const uint32_t fields_below = static_cast<uint32_t>(grid.min_exponent + 126) << grid.mantissa_bits;
   const uint32_t normal = (bits_of(magnitude) >> (23 - grid.mantissa_bits)) - fields_below;
-  return below ? static_cast<uint32_t>(steps) : normal;
+  return below ? static_cast<uint32_t>(static_cast<int32_t>(steps)) : normal;
 }
 
 // The bit above the codes of magnitudes.
 QSCALE_HD uint32_t sign_code(const FloatGrid& grid) {
-  uint32_t bit = 1;
-  while (bit <= magnitude_code(grid.largest, grid)) bit *= 2;
-  return bit;
+  const float most = static_cast<float>(static_cast<int32_t>(magnitude_code(grid.largest, grid)));
+  return 1u << ((bits_of(most) >> 23) - 126u);
 }
 
 // Only integers have a zero point.

@@ -163,15 +163,16 @@ def use_isa(name: str) -> Iterator[None]:
         torch.ops.qscale.use_cpu_isa(previous)
 
 
-def on_reference(op: str, x: Tensor, *, compiled: bool = True) -> bool:
+def on_reference(op: str, x: Tensor, *, compiled: bool = True, dtype: torch.dtype | None = None) -> bool:
     """Whether a call goes to the plain torch reference by choice; registered kernels serve it otherwise.
 
-    ``compiled`` says whether what is asked has compiled kernels at all.
+    ``compiled`` says whether what is asked has compiled kernels at all; ``dtype`` is that of the values,
+    where ``x`` are codes.
 
     Raises:
         BackendError: The chosen backend cannot serve ``x``.
     """
-    if x.dtype in DTYPES:
+    if (dtype or x.dtype) in DTYPES:
         if _chosen == _AUTO:
             if not _warned and _refusals.get(x.device.type) is not None:
                 _warn_once(x.device.type)
@@ -180,13 +181,13 @@ def on_reference(op: str, x: Tensor, *, compiled: bool = True) -> bool:
             return True
         if x.device.type == _chosen and compiled:
             return False
-    raise no_backend(op, x, compiled)
+    raise no_backend(op, x, compiled, dtype or x.dtype)
 
 
-def no_backend(op: str, x: Tensor, compiled: bool = True) -> BackendError:
+def no_backend(op: str, x: Tensor, compiled: bool = True, dtype: torch.dtype | None = None) -> BackendError:
     """The call, the input, and what each backend has against it."""
     dtypes = "needs float32, bfloat16 or float16"
-    bad_dtype = x.dtype not in DTYPES
+    bad_dtype = (dtype or x.dtype) not in DTYPES
     refusals: dict[str, str | None] = {
         device: _refusals[device]
         or (

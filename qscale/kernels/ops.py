@@ -67,8 +67,20 @@ def _fake_scales(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return _scalar_each(x, arguments), _scalar_each(x, arguments), level
 
 
-def _fake_codes(x: Tensor, *_: Any) -> Tensor:
-    return x.new_empty(x.shape, dtype=torch.uint8)
+def _fake_codes(x: Tensor, _scale: Tensor, _zero_point: Tensor | None, packed: bool, *_: Any) -> Tensor:
+    return x.new_empty(reference.code_shape(x.shape, packed), dtype=torch.uint8)
+
+
+def _fake_dequantize(
+    codes: Tensor,
+    _table: Tensor,
+    _scale: Tensor,
+    _zero_point: Tensor | None,
+    columns: int,
+    dtype: torch.dtype,
+    *_: Any,
+) -> Tensor:
+    return codes.new_empty((*codes.shape[:-1], columns) if codes.dim() else (), dtype=dtype)
 
 
 def _fake_gradient(
@@ -93,7 +105,13 @@ MEMBERS = (
         suffix="_scales", tensors="Tensor x", returns=_THREE, reference=reference.scales, fake=_fake_scales
     ),
     Member(suffix="_given", tensors=_GIVEN, returns="Tensor", reference=reference.given, fake=_like),
-    Member(suffix="_codes", tensors=_GIVEN, returns="Tensor", reference=reference.codes, fake=_fake_codes),
+    Member(
+        suffix="_codes",
+        tensors=f"{_GIVEN}, bool packed",
+        returns="Tensor",
+        reference=reference.codes,
+        fake=_fake_codes,
+    ),
     Member(
         suffix="_gradient",
         tensors=f"Tensor grad, {_GIVEN}, int gate, float trust",
@@ -229,6 +247,15 @@ for _family in FAMILIES:
             _register_main(_family.name, _all, _run)
 for _op in compiled.OPS:
     _register_main(_op.name, _op.arguments, _op.reference)
+_register(
+    "dequantize",
+    "_codes",
+    "Tensor codes, Tensor table, Tensor scale, Tensor? zero_point, SymInt columns, ScalarType dtype, "
+    "int group_size, int block_rows",
+    "Tensor",
+    reference.dequantize,
+    _fake_dequantize,
+)
 # No kernel is compiled for it, so the microsecond that a text costs does not matter.
 _register_main(EMULATED, "str spec", _emulated)
 compiled.keep_logarithms()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from qscale.formats.calls import FAMILIES
 from qscale.kernels.backends import on_reference
 from qscale.kernels.fake_quantize import demand_chance, demands, one_each, plan, scale_shape
 from qscale.kernels.ops import implementation
-from qscale.kernels.reference import Groups, Options, with_two_zeros
+from qscale.kernels.reference import ALL_CODES, FEW_CODES, with_two_zeros
 
 #: The types that scales are stored in where they are not float32: rounded to them already, they fit.
 _STORED = {
@@ -81,6 +82,7 @@ def quantize(
     if DIALECTS[spec.dialect].scale_is_given or plan(spec)[0] not in FAMILIES:
         raise SpecError(f"quantize: dialect {spec.dialect!r} keeps codes its own way: kernels.dialects.find")
     op, arguments, whole_tensor, _ = plan(spec)
+    packed = spec.num_bits <= 4
     if spec.num_bits > 8:
         raise SpecError(f"quantize: {spec} has {spec.num_bits} bits; codes take at most 8")
     demands(spec, "straight_through", scale is not None, zero_point is not None)
@@ -98,10 +100,10 @@ def quantize(
         used = one_each(scale, shape, flat)
         zero = used if zero_point is None else one_each(zero_point, shape, flat)
         stored = used.reshape(shape)
-    codes = implementation(op, "_codes", reference)(flat, used, None if spec.symmetric else zero, *arguments)
-    codes = codes.reshape(x.shape)
+    # The rows of the tensor, as each begins a byte: one scale serves them all.
+    run = implementation(op, "_codes", reference)
     return QuantizedTensor(
-        codes=_packed(codes) if spec.num_bits <= 4 else codes,
+        codes=run(x, used, None if spec.symmetric else zero, packed, *arguments),
         scale=stored,
         zero_point=None if spec.symmetric else zero.reshape(shape),
         tensor_scale=level if spec.has_tensor_scale and scale is None else None,
@@ -119,21 +121,15 @@ def dequantize(quantized: QuantizedTensor) -> Tensor:
         tensor([ 0.2461, -1.0000])
     """
     q = quantized
-    codes = _unpacked(q.codes, q.shape) if q.spec.num_bits <= 4 else q.codes
-    table = torch.tensor(_values_of_codes(q.spec), dtype=torch.float32, device=codes.device)
-    values = table[codes.int()]
-    if values.numel() == 0:
-        return values.to(q.dtype)
-    op, arguments, whole_tensor, _ = plan(q.spec)
-    groups = Groups(op, values.reshape(-1) if whole_tensor else values, Options(*arguments[-6:]))
-    scale = q.scale.to(torch.float32)
+    scale, zero = q.scale.to(torch.float32), q.zero_point
     if q.tensor_scale is not None:
         scale = scale * q.tensor_scale
-    products = groups.values
-    if q.zero_point is not None:
-        zero = q.zero_point.round() if q.spec.zero_point == "integer" else q.zero_point
-        products = (products - groups.beside(zero)) + 0.0
-    return groups.restored(products * groups.beside(scale)).reshape(q.shape).to(q.dtype)
+    if zero is not None:
+        zero = (zero.round() if q.spec.zero_point == "integer" else zero).contiguous()
+    columns = q.shape[-1] if q.shape else 1
+    run = implementation("dequantize", "_codes", on_reference("dequantize", q.codes, dtype=q.dtype))
+    layout = plan(q.spec)[1][-4:-2]
+    return run(q.codes, _table(q.spec), scale.contiguous(), zero, columns, q.dtype, *layout)  # type: ignore[no-any-return]
 
 
 def _stored_type(spec: QuantSpec, dtype: torch.dtype) -> torch.dtype:
@@ -144,9 +140,19 @@ def _stored_type(spec: QuantSpec, dtype: torch.dtype) -> torch.dtype:
     return _STORED.get(spec.scale_dtype or "", torch.float32)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _table(spec: QuantSpec) -> Tensor:
+    return _remembered_table(spec)
+
+
+@lru_cache(maxsize=256)
+def _remembered_table(spec: QuantSpec) -> Tensor:
+    return torch.tensor(_values_of_codes(spec), dtype=torch.float32, device="cpu")
+
+
 def _values_of_codes(spec: QuantSpec) -> list[float]:
     """In units of the scale, by code; codes of up to 4 bits have 16 places."""
-    row, count = spec.row, 16 if spec.num_bits <= 4 else 256
+    row, count = spec.row, FEW_CODES if spec.num_bits <= 4 else ALL_CODES
     if row.codebook:
         return list(with_two_zeros(row.codebook))
     if row.kind == "int":
@@ -160,15 +166,3 @@ def _values_of_codes(spec: QuantSpec) -> list[float]:
     magnitudes = [grid.magnitude(code) if code < grid.count else 0.0 for code in range(sign)]
     found = [*magnitudes, *(-value for value in magnitudes)]
     return [*found, *[0.0] * (count - len(found))]
-
-
-def _packed(codes: Tensor) -> Tensor:
-    codes = torch.nn.functional.pad(codes & 15, (0, codes.shape[-1] % 2)) if codes.dim() else codes & 15
-    return codes[..., ::2] | codes[..., 1::2] << 4 if codes.dim() else codes
-
-
-def _unpacked(packed: Tensor, shape: torch.Size) -> Tensor:
-    if not shape:
-        return packed & 15
-    both = torch.stack((packed & 15, packed >> 4), dim=-1).flatten(start_dim=-2)
-    return both[..., : shape[-1]]

@@ -23,6 +23,9 @@ from qscale.kernels.backends import DTYPES
 from qscale.kernels.hadamard_reference import hadamard
 from qscale.kernels.philox import random_words
 
+#: Codes of up to 4 bits share a byte; others are any byte.
+FEW_CODES, ALL_CODES = 16, 256
+
 GATES = {"straight_through": 0, "clipped": 1, "lsq": 2, "trust": 3}
 
 _AWAY, _STOCHASTIC = ROUNDINGS["away"], ROUNDINGS["stochastic"]
@@ -225,15 +228,85 @@ def given(
 
 
 def codes(
-    op: str, x: Tensor, scale: Tensor, zero_point: Tensor | None, element: Element, o: Options
+    op: str,
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    packed: bool,
+    element: Element,
+    o: Options,
 ) -> Tensor:
-    """The code of each element, one byte each; of a NaN it is 0 or a codebook's first."""
+    """The code of each element, a byte each or two to a byte; of a NaN it is 0 or a codebook's first.
+
+    Packed, element ``2i`` of a row is in the lower half, ``2i + 1`` in the upper, 0 beside a last odd one.
+    """
     groups = Groups(op, x, o)
     scale, zero = groups.given(scale, zero_point, element)
     if x.numel() == 0:
-        return torch.empty(x.shape, dtype=torch.uint8, device=x.device)
+        return x.new_empty(code_shape(x.shape, packed), dtype=torch.uint8)
     found = element.code(groups.values / _divisor(scale), zero, groups.words(o))
-    return groups.restored(found).to(torch.uint8)
+    found = groups.restored(found).to(torch.uint8)
+    if not packed:
+        return found
+    found = found & 15
+    if not found.dim():
+        return found
+    pairs = torch.nn.functional.pad(found, (0, found.shape[-1] % 2))
+    return pairs[..., ::2] | pairs[..., 1::2] << 4
+
+
+def code_shape(shape: torch.Size, packed: bool) -> tuple[int, ...]:
+    """The shape of the codes of a tensor."""
+    return (*shape[:-1], (shape[-1] + 1) // 2) if packed and shape else tuple(shape)
+
+
+def dequantize(
+    codes: Tensor,
+    table: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    columns: int,
+    dtype: torch.dtype,
+    group_size: int,
+    block_rows: int,
+) -> Tensor:
+    """``(table[code] - zero_point) * scale`` in float32, in rows of ``columns``, rounded to ``dtype``.
+
+    Codes are packed beside a table of 16 values. Scales and zero points: as where they are given.
+    """
+    packed = table.numel() == FEW_CODES
+    _check_codes(codes, table, columns, dtype, packed)
+    values = table.to(codes.device)[_unpacked(codes, columns).int() if packed else codes.int()]
+    groups = Groups("dequantize", values, Options(0, 0, group_size, block_rows, 0, 0))
+    factor, zero = groups.given_as_they_are(scale, zero_point)
+    if values.numel() == 0:
+        return values.to(dtype)
+    products = groups.values if zero_point is None else (groups.values - zero) + 0.0
+    return groups.restored(products * factor).to(dtype)
+
+
+def _unpacked(packed: Tensor, columns: int) -> Tensor:
+    if not packed.dim():
+        return packed & 15
+    both = torch.stack((packed & 15, packed >> 4), dim=-1).flatten(start_dim=-2)
+    return both[..., :columns]
+
+
+def _check_codes(codes: Tensor, table: Tensor, columns: int, dtype: torch.dtype, packed: bool) -> None:
+    if dtype not in DTYPES:
+        raise RuntimeError(f"dequantize: dtype={dtype}; wanted float32, bfloat16 or float16")
+    fits = table.dtype == torch.float32 and table.is_contiguous() and table.device.type == "cpu"
+    if not fits or table.numel() not in (FEW_CODES, ALL_CODES):
+        raise RuntimeError(
+            f"dequantize: table has dtype {table.dtype} and {table.numel()} elements; "
+            "wanted contiguous float32 on the CPU, 16 or 256 elements"
+        )
+    width, wanted = codes.shape[-1] if codes.dim() else 1, (columns + 1) // 2 if packed else columns
+    if codes.dtype != torch.uint8 or columns < 0 or width != wanted:
+        raise RuntimeError(
+            f"dequantize: codes have dtype {codes.dtype} and rows of {width}; "
+            f"wanted uint8, {wanted} for {columns} columns"
+        )
 
 
 def gradient(
@@ -325,6 +398,15 @@ class Groups:
         return self._split(mask) > 0
 
     def given(self, scale: Tensor, zero_point: Tensor | None, element: Element) -> tuple[Tensor, Tensor]:
+        """The caller's scales, and zero points as the element has them, one beside each group."""
+        scale, zero = self.given_as_they_are(scale, zero_point)
+        if not (isinstance(element, Integers) and element.has_zero_point):
+            zero = torch.zeros_like(scale)
+        elif not element.is_real:
+            zero = zero.round()
+        return scale, zero
+
+    def given_as_they_are(self, scale: Tensor, zero_point: Tensor | None) -> tuple[Tensor, Tensor]:
         """The caller's scales and zero points, one beside each group; fewer are repeated."""
         for what, t in (("scale", scale), ("zero_point", zero_point)):
             if t is None:
@@ -338,12 +420,7 @@ class Groups:
                 )
         if self.count == 0:
             return scale, scale
-        zero = torch.zeros_like(scale) if zero_point is None else zero_point
-        if not (isinstance(element, Integers) and element.has_zero_point):
-            zero = torch.zeros_like(scale)
-        elif not element.is_real:
-            zero = zero.round()
-        return self.beside(scale), self.beside(zero)
+        return self.beside(scale), self.beside(torch.zeros_like(scale) if zero_point is None else zero_point)
 
     def beside(self, one_each: Tensor) -> Tensor:
         """What there is one of for each group, in the place of its elements."""

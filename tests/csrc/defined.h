@@ -147,6 +147,49 @@ Buffer<uint8_t> defined_codes(const Shape& shape, const qscale::FakeQuant<Elemen
   return y;
 }
 
+// Two to a byte, the first in the lower half; each row begins a byte.
+inline Buffer<uint8_t> packed_codes(const Shape& shape, const uint8_t* codes) {
+  const int64_t axis = shape.layout.axis, in_row = axis / 2 + axis % 2;
+  Buffer<uint8_t> bytes = buffer_of<uint8_t>(shape.rows * in_row);
+  for (int64_t at = 0; at < shape.rows * in_row; ++at) {
+    const int64_t row = at / in_row, column = at % in_row * 2;
+    const int lower = codes[row * axis + column] % 16, upper = column + 1 < axis ? codes[row * axis + column + 1] % 16 : 0;
+    bytes[static_cast<size_t>(at)] = static_cast<uint8_t>(lower + 16 * upper);
+  }
+  return bytes;
+}
+
+template <class T>
+Buffer<T> defined_dequantized(const Shape& shape, const uint8_t* codes, const float* table, const float* scale,
+                              const float* zero) {
+  Buffer<T> y = buffer_of<T>(shape.count());
+  for (int64_t i = 0; i < shape.count(); ++i) {
+    const int64_t g = shape.group_of(i);
+    const float value = table[codes[i]];
+    const float product = zero == nullptr ? value * scale[g] : (value - zero[g] + 0.0f) * scale[g];
+    qscale::from_float(product, y[static_cast<size_t>(i)]);
+  }
+  return y;
+}
+
+// Codes, their table, and a scale and a zero point for each group, some of them odd.
+struct Coded {
+  std::vector<uint8_t> codes;
+  std::vector<float> table, scale, zero;
+  bool has_zeros;
+
+  Coded(const Shape& shape, bool few, Draws& draws) : has_zeros(draws.below(2) == 0) {
+    const float odd[] = {0.0f, -0.0f, INFINITY, NAN, 0x1p-149f, 3e38f, -0.7f};
+    const int64_t count = few ? 16 : 256;
+    for (int64_t i = 0; i < count; ++i) table.push_back(draws.below(8) == 0 ? odd[draws.below(2)] : draws.unit() * 8.0f);
+    for (int64_t i = 0; i < shape.count(); ++i) codes.push_back(static_cast<uint8_t>(draws.below(count)));
+    for (int64_t g = 0; g < shape.groups(); ++g) {
+      scale.push_back(draws.below(5) == 0 ? odd[draws.below(7)] : draws.unit());
+      zero.push_back(draws.below(5) == 0 ? odd[draws.below(7)] : draws.unit() * 8.0f);
+    }
+  }
+};
+
 // Terms first, first + stride, ...: the even ones, then the odd ones. That is the order of halves added to halves.
 inline double folded_sum(const std::vector<double>& terms, size_t first, size_t stride) {
   if (first >= terms.size()) return 0.0;

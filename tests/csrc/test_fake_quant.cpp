@@ -67,6 +67,7 @@ void check_given_scales(const Shape& shape, FakeQuant<Element> job, Scales scale
                        static_cast<Gate>(draws.below(4)), static_cast<float>(draws.between(1, 8)) * 0.125f};
   const Buffer<T> values = defined_values<T>(shape, job, scales);
   const Buffer<uint8_t> wanted_codes = defined_codes<T>(shape, job, scales);
+  const Buffer<uint8_t> wanted_bytes = packed_codes(shape, wanted_codes.get());
   const Gradients<T> gradients = defined_gradients<T>(shape, job, scales, asked);
   on_each_isa([&] {
     const auto& kernels = kernels_for<T>(job.element);
@@ -80,6 +81,15 @@ void check_given_scales(const Shape& shape, FakeQuant<Element> job, Scales scale
     job.y = codes.get();
     in_pieces(groups, draws, [&](int64_t first, int64_t last) { kernels.codes(job, first, last); });
     check_all(codes.get(), wanted_codes.get(), count, "code");
+    const int64_t bytes = shape.rows * code_bytes(shape.layout.axis, true);
+    FakeQuant<Element> pairs = job;
+    pairs.packed = true;
+    if (shape.layout.group % 2 == 0) {
+      in_pieces(groups, draws, [&](int64_t first, int64_t last) { kernels.codes(pairs, first, last); });
+    } else {  // groups have bytes in common: one after the other
+      kernels.codes(pairs, 0, groups);
+    }
+    check_all(codes.get(), wanted_bytes.get(), bytes, "byte of two codes");
   });
 }
 
@@ -111,6 +121,7 @@ void check_shapes() {
       rows_of(2, 21, 1),  // of one element each, more than a tile takes
       rows_of(3, 15, 15),
       rows_of(3, 50, 16),  // ragged
+      rows_of(3, 35, 5),   // groups that have bytes in common
       rows_of(2, 257, 16),
       rows_of(1, 600, 32),
       rows_of(1, 330, 9),
@@ -150,6 +161,31 @@ void check_shapes() {
     for_ints(with);
     for_floats(with);
     for_codebooks(with);
+  }
+}
+
+template <class T>
+void check_dequantized() {
+  context = std::string("dequantized ") + name_of(dtype_of(T{}));
+  Draws draws(7);
+  for (const Shape& shape : {rows_of(1, 1, 1), rows_of(3, 15, 4), rows_of(2, 97, 7), rows_of(4, 256, 32),
+                             rows_of(2, 1000, 500), rows_of(1, 9000, 9000), squares_of(2, 7, 21, 4, 4),
+                             squares_of(1, 3, 261, 2, 16)}) {
+    for (const bool few : {true, false}) {
+      const Coded coded(shape, few, draws);
+      const float* zero = coded.has_zeros ? coded.zero.data() : nullptr;
+      const Buffer<uint8_t> bytes = packed_codes(shape, coded.codes.data());
+      const Buffer<T> wanted =
+          defined_dequantized<T>(shape, coded.codes.data(), coded.table.data(), coded.scale.data(), zero);
+      on_each_isa([&] {
+        Buffer<T> y = buffer_of<T>(shape.count());
+        const Dequantize job{few ? bytes.get() : coded.codes.data(), y.get(), shape.layout, coded.table.data(), few,
+                             coded.scale.data(), zero};
+        const auto run = cpu::kernels().dequantize[static_cast<int>(dtype_of(T{}))];
+        in_pieces(shape.groups(), draws, [&](int64_t first, int64_t last) { run(job, first, last); });
+        check_all(y.get(), wanted.get(), shape.count(), "value");
+      });
+    }
   }
 }
 
@@ -224,6 +260,9 @@ void test_fake_quant() {
   check_runs_of<float>();
   check_runs_of<BFloat16>();
   check_runs_of<Half>();
+  check_dequantized<float>();
+  check_dequantized<BFloat16>();
+  check_dequantized<Half>();
   check_ranges<float>();
   check_ranges<BFloat16>();
   check_ranges<Half>();

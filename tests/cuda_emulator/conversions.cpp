@@ -64,6 +64,14 @@ void float_to_e2m1(const float* x, unsigned short* y, size_t count) {
   each(x, y, count, [](float v) { return __nv_cvt_float_to_fp4(v, __NV_E2M1, cudaRoundNearest); });
 }
 
+void e4m3_to_half(const unsigned short* x, unsigned short* y, size_t count) {
+  for (size_t i = 0; i < count; ++i) y[i] = __half_raw(__nv_cvt_fp8_to_halfraw(static_cast<unsigned char>(x[i]), __NV_E4M3)).x;
+}
+
+void e5m2_to_half(const unsigned short* x, unsigned short* y, size_t count) {
+  for (size_t i = 0; i < count; ++i) y[i] = __half_raw(__nv_cvt_fp8_to_halfraw(static_cast<unsigned char>(x[i]), __NV_E5M2)).x;
+}
+
 // What qscale's own arithmetic says, saturating; infinities too, but not NaNs.
 void code_by_numerics(const float* x, unsigned short* y, size_t count, int mantissa_bits, int min_exponent,
                       float largest) {

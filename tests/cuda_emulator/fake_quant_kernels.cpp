@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../csrc/formats.h"
+#include "cuda/dequantize.h"
 #include "cuda/launch.h"
 #include "emulator.h"
 
@@ -96,7 +97,14 @@ void check_given(const Shape& shape, cuda::Job<Element> job, Scales scales, Draw
   Tensor<uint8_t> codes(count, off);
   job.y = codes.get();
   check_done(Launches<Element>::codes(dtype, job, shape.rows, nullptr), "codes");
-  check_all(codes.get(), defined_codes<T>(shape, job, scales).get(), count, "code");
+  const Buffer<uint8_t> wanted_codes = defined_codes<T>(shape, job, scales);
+  check_all(codes.get(), wanted_codes.get(), count, "code");
+  const int64_t bytes = shape.rows * code_bytes(shape.layout.axis, true);
+  Tensor<uint8_t> pairs(bytes, off);
+  job.y = pairs.get();
+  job.packed = true;
+  check_done(Launches<Element>::codes(dtype, job, shape.rows, nullptr), "packed codes");
+  check_all(pairs.get(), packed_codes(shape, wanted_codes.get()).get(), bytes, "byte of two codes");
   for (int64_t i = 0; i < count; ++i) from_float(draws.unit(), grad.get()[i]);
   std::vector<float> of_scale(static_cast<size_t>(groups)), of_zero(static_cast<size_t>(groups));
   const bool wants_zero = draws.below(2) == 0;
@@ -111,6 +119,29 @@ void check_given(const Shape& shape, cuda::Job<Element> job, Scales scales, Draw
   check_all(grad_x.get(), wanted.x.get(), count, "gradient of x");
   check_all(of_scale.data(), wanted.scale.data(), groups, "gradient of a scale");
   if (wants_zero) check_all(of_zero.data(), wanted.zero.data(), groups, "gradient of a zero point");
+}
+
+// Scales one to a group, or one for all.
+template <class T>
+void check_dequantized(const Shape& shape, Draws& draws) {
+  const bool few = draws.below(2) == 0, one_scale = draws.below(4) == 0;
+  const int64_t off = draws.below(3) == 0 ? draws.below(16) : 0;
+  context = std::string("dequantized ") + name_of(dtype_of(T{})) + (few ? " packed " : " ") + shape.name();
+  Coded coded(shape, few, draws);
+  if (one_scale) {
+    std::fill(coded.scale.begin(), coded.scale.end(), coded.scale[0]);
+    std::fill(coded.zero.begin(), coded.zero.end(), coded.zero[0]);
+  }
+  const float* zero = coded.has_zeros ? coded.zero.data() : nullptr;
+  const int64_t bytes = shape.rows * code_bytes(shape.layout.axis, few);
+  const Buffer<uint8_t> pairs = packed_codes(shape, coded.codes.data());
+  Tensor<uint8_t> codes(bytes, off);
+  std::memcpy(codes.get(), few ? pairs.get() : coded.codes.data(), static_cast<size_t>(bytes));
+  Tensor<T> y(shape.count());
+  const Dequantize job{codes.get(), y.get(), shape.layout, coded.table.data(), few, coded.scale.data(), zero};
+  check_done(cuda::dequantize(dtype_of(T{}), job, shape.rows, one_scale ? 1 : 0, nullptr), "dequantize");
+  check_all(y.get(), defined_dequantized<T>(shape, coded.codes.data(), coded.table.data(), coded.scale.data(), zero).get(),
+            shape.count(), "value");
 }
 
 template <class T, class Element>
@@ -163,6 +194,7 @@ void check_shapes(uint64_t seed) {
       rows_of(5, 16, 8),
       rows_of(3, 15, 15),
       rows_of(3, 50, 16),  // ragged
+      rows_of(5, 70, 5),   // groups that have bytes in common
       rows_of(7, 64, 32),
       rows_of(2, 257, 16),
       rows_of(1, 96, 24),
@@ -195,6 +227,9 @@ void check_shapes(uint64_t seed) {
           return check_format<Half>(shape, element, scaling, draws);
       }
     };
+    check_dequantized<float>(shape, draws);
+    check_dequantized<BFloat16>(shape, draws);
+    check_dequantized<Half>(shape, draws);
     for_ints(with);
 #if !defined(QSCALE_ONLY_INTS)  // a sanitizer's build is long, and the kernels are the same templates
     for_floats(with);

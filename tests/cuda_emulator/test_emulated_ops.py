@@ -13,6 +13,7 @@ pytestmark = pytest.mark.skipif(why_not is not None, reason=str(why_not))
 
 TESTS = (
     *("test_golden", "test_given_scales", "test_gradients_exact", "test_scale_gradients", "test_packing"),
+    "test_codes",
     *("test_random_rounding", "test_float_exact", "test_hadamard", "test_dialects_compiled"),
 )
 OTHERS = "reference or plain or avx2 or avx512"  # what the tests of the CPU run already

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from cuda_emulator.build import CSRC, HERE, build, environment, why_not
 
 pytestmark = pytest.mark.skipif(why_not is not None, reason=str(why_not))
@@ -276,6 +277,35 @@ def test_floats_when_converted_to_a_small_float_then_the_code_is_that_of_qscale(
     assert set(got[nan]) == {0x7F if name in ("e4m3", "e5m2") else {"e2m1": 7}.get(name, 0x1F)}
 
 
+@pytest.mark.parametrize("name", ["e4m3", "e5m2"])
+def test_fp8_when_converted_to_half_then_it_is_the_value_of_the_code(conversions, name):
+    codes = np.arange(256, dtype=np.uint16)
+    got = converter(conversions, f"{name}_to_half")(codes).view(np.float16)
+    dtype = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}[name]
+    wanted = torch.arange(256, dtype=torch.uint8).view(dtype).to(torch.float16).numpy()
+    assert np.array_equal(np.isnan(got), np.isnan(wanted))
+    assert np.array_equal(got.view(np.uint16)[~np.isnan(wanted)], wanted.view(np.uint16)[~np.isnan(wanted)])
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["e4m3", "e5m2"])
+def test_kernels_when_the_device_converts_then_the_bits_are_those_of_the_arithmetic_exact(kind):
+    library = ctypes.CDLL(str(build([HERE / "casts.cpp"])))
+    generator = np.random.default_rng(0)
+    drawn = generator.integers(0, 1 << 32, 1 << 18, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    halves = [floats_around(values) for values in (PATTERNS.view(np.float16), BFLOAT16S)]
+    x = np.concatenate([*halves, drawn, np.linspace(-500, 500, 1 << 16, dtype=np.float32)])
+    for what, dtype in (("values", np.float32), ("codes", np.uint16)):
+        found = [np.empty(x.shape, dtype) for _ in range(2)]
+        for way, y in zip(("casts", "numerics"), found, strict=True):
+            pointers = (a.ctypes.data_as(ctypes.c_void_p) for a in (x, y))
+            getattr(library, f"{what}_by_{way}")(*pointers, ctypes.c_size_t(x.size), ctypes.c_int(kind))
+        same = found[0].view(np.uint32 if what == "values" else np.uint16) == found[1].view(
+            np.uint32 if what == "values" else np.uint16
+        )
+        assert np.all(same | (np.isnan(x) if what == "values" else False)), x[~same][:9]
+        assert what == "codes" or np.all(np.isnan(found[0][np.isnan(x)]))
+
+
 NVCC = shutil.which("nvcc") or shutil.which("nvcc", path=os.environ.get("CUDA_HOME", "") + "/bin")
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="no nvcc on the PATH or in CUDA_HOME")
 
@@ -292,6 +322,8 @@ def test_conversions_when_the_toolkit_makes_them_for_the_host_then_they_are_the_
         "bfloat16_to_float": PATTERNS,
         "float_to_half": x,
         "float_to_bfloat16": x,
+        "e4m3_to_half": np.setdiff1d(np.arange(256), [0x7F, 0xFF]).astype(np.uint16),
+        "e5m2_to_half": np.arange(0x7D, dtype=np.uint16),
         **{f"float_to_{small}": x[~np.isnan(x)] for small in SMALL},
         "float_to_e4m3_or_nan": x[~np.isnan(x)],
         "float_to_e5m2_or_infinity": x[~np.isnan(x)],

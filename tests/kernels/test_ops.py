@@ -52,7 +52,7 @@ def call(family: str, suffix: str, x: Tensor, **options: int) -> tuple:
     chosen = NUMBERS | options
     count = group_count(x.shape, chosen["group_size"], chosen["block_rows"])
     scale, zero = torch.full((count,), 0.25), torch.full((count,), 2.5)
-    tensors = {"_given": (x, scale, zero), "_codes": (x, scale, None), "_rotated": (x, 1, None)}
+    tensors = {"_given": (x, scale, zero), "_codes": (x, scale, None, True), "_rotated": (x, 1, None)}
     tensors["_gradient"] = (torch.ones_like(x), x, scale, zero, 1, 0.5)
     return (*tensors.get(suffix, (x,)), *numbers(family, **options))
 
@@ -364,7 +364,8 @@ def test_op_when_a_given_scale_does_not_fit_then_the_error_says_what_was_wanted(
     fits = {"scale": torch.ones(3), "zero_point": torch.ones(3)}
     pair = (fits | {which: UNFIT_SCALES[unfit]}).values()
     x = torch.ones(3, 32)
-    more = ((x, x, *pair, 0, 1.0) if suffix == "_gradient" else (x, *pair), numbers("fake_quant_int"))
+    calls = {"_gradient": (x, x, *pair, 0, 1.0), "_codes": (x, *pair, True)}
+    more = (calls.get(suffix, (x, *pair)), numbers("fake_quant_int"))
     message = f"{which} has dtype .* and . elements; wanted contiguous float32, one for each of 3 groups"
     with pytest.raises(RuntimeError, match=f"fake_quant_int: {message}"):
         op(f"fake_quant_int{suffix}{ending}")(*more[0], *more[1])
@@ -380,7 +381,7 @@ def test_op_when_rows_have_scales_in_common_then_the_bits_are_those_of_scales_fo
     x = torch.randn(11, width, generator=torch.Generator().manual_seed(0)).to(dtype)
     run = op(f"fake_quant_int{suffix}{ending}")
     before = (x.flip(0), x) if suffix == "_gradient" else (x,)
-    after = (2, 0.0) if suffix == "_gradient" else ()
+    after = {"_gradient": (2, 0.0), "_codes": (False,)}.get(suffix, ())
     numbers_ = (0, 15, 7.5, 2, *numbers("fake_quant_int")[4:])
     scale, zero = torch.tensor([0.1, 0.3, 0.2]), torch.tensor([7.5])
     few = run(*before, scale, zero, *after, *numbers_)

@@ -1,9 +1,9 @@
-// Floats to FP8, FP6 and FP4 codes, to nearest, ties to even. The device's NaN in FP8 is 0x7f whatever its sign, as PTX
+// Floats to FP8, FP6 and FP4 codes, and FP8 back to halves, to nearest, ties to even. The device's NaN in FP8 is 0x7f whatever its sign, as PTX
 // says (the toolkit's host code keeps the sign, and in E5M2 some payload); FP6 and FP4 have none and take +largest. No
 // device has confirmed it.
 #pragma once
 
-#include "cuda_runtime.h"
+#include "cuda_fp16.h"
 
 using __nv_fp8_storage_t = unsigned char;
 using __nv_fp8x2_storage_t = unsigned short;
@@ -43,4 +43,26 @@ inline __nv_fp8x2_storage_t __nv_cvt_float2_to_fp8x2(float2 x, __nv_saturation_t
                                                      __nv_fp8_interpretation_t kind) {
   return static_cast<unsigned short>(__nv_cvt_float_to_fp8(x.y, saturate, kind) << 8 |
                                      __nv_cvt_float_to_fp8(x.x, saturate, kind));
+}
+
+struct __half_raw {
+  unsigned short x;
+};
+struct __half2_raw {
+  unsigned short x, y;
+};
+// Every FP8 value is a half: E5M2 is its upper byte. E4M3 has one NaN, S.1111.111, and no infinity.
+inline __half_raw __nv_cvt_fp8_to_halfraw(__nv_fp8_storage_t code, __nv_fp8_interpretation_t kind) {
+  if (kind == __NV_E5M2) {
+    const bool is_nan = (code & 0x7f) > 0x7c;
+    return {static_cast<unsigned short>(is_nan ? 0x7fff : code << 8)};
+  }
+  if ((code & 0x7f) == 0x7f) return {0x7fff};
+  const int exponent = code >> 3 & 15, steps = exponent == 0 ? code & 7 : 8 | (code & 7);
+  const float magnitude = ldexpf(static_cast<float>(steps), (exponent == 0 ? 1 : exponent) - 10);
+  return {__half_as_ushort(__float2half_rn((code & 0x80) != 0 ? -magnitude : magnitude))};
+}
+inline __half2_raw __nv_cvt_fp8x2_to_halfraw2(__nv_fp8x2_storage_t codes, __nv_fp8_interpretation_t kind) {
+  return {__nv_cvt_fp8_to_halfraw(static_cast<unsigned char>(codes), kind).x,
+          __nv_cvt_fp8_to_halfraw(static_cast<unsigned char>(codes >> 8), kind).x};
 }

@@ -38,7 +38,8 @@ def show(
     begun = None if store is None else store.begun()
     # Costs do not depend on the corpus, which need not be on this machine yet.
     identities: str | dict[Source, Identity] = (store.identities() if store is not None else {}) or ""
-    work = jobs.jobs(study.runs(identities))
+    points = list(study.runs_by_point(identities))
+    work = jobs.jobs({run.run_id: run for _, _, runs in points for run in runs}.values())
     totals = jobs.plan(work)
     left, basis = work, None
     if store is not None and identities:
@@ -59,7 +60,7 @@ def show(
         basis = forecast.probed(threads)
     time = forecast.estimate(left, basis, workers) if left else None
     memory, disk = forecast.memory(left, workers, device), forecast.disk(left, path if store else Path())
-    parts = forecast.smaller(study, identities, left, basis, workers)
+    parts = forecast.smaller(points, left, basis, workers)
     warnings = study.warnings() + forecast.shortages(memory, disk, workers)
     if as_json:
         labels = [{"kind": job.kind, "label": job.label, "flops": job.flops} for job in work]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from qscale.sweep import machine, needs
 from qscale.sweep.board import Board
 from qscale.sweep.eta import Kind, Speeds, finished, kind_of, makespan, typical_share
-from qscale.sweep.grid import Exclusion, Identity, Source, Study, matches
+from qscale.sweep.grid import Exclusion, Grid, matches
 from qscale.sweep.jobs import Job, jobs
 from qscale.sweep.words import plural
 from qscale.training.config import RunConfig
@@ -184,16 +184,21 @@ def shortages(memory: Room, disk: Room, workers: int) -> list[str]:
 
 
 def smaller(
-    study: Study,
-    identities: str | Mapping[Source, Identity],
+    points: Sequence[tuple[Grid, dict[str, Any], list[RunConfig]]],
     work: Sequence[Job],
     basis: Basis | None,
     workers: int,
 ) -> list[Smaller]:
-    """What is left of some jobs without a size, the most tokens, seeds, a mode: where it saves a tenth."""
+    """What is left of some jobs without a size, the most tokens, seeds, a mode: where it saves a tenth.
+
+    Args:
+        points: Of the study, as :meth:`Study.runs_by_point` has them.
+        work: Its jobs that are not done.
+        basis: Of the times.
+        workers: That it would run on.
+    """
     undone = {job.id for job in work if job.kind == "run"}
     flops = sum(job.flops for job in work)
-    points = list(study.runs_by_point(identities))
     found = []
     for without, exclusions in _cuts(points):
         kept: dict[str, RunConfig] = {}
@@ -201,7 +206,6 @@ def smaller(
             if not any(matches(each, grid, point) for each in exclusions):
                 kept |= {run.run_id: run for run in runs if run.run_id in undone}
         rest = jobs(kept.values())
-        # An undone trunk of which all branches are done is no work; neither is one without branches.
         share = sum(job.flops for job in rest) / flops if flops else 1.0
         if kept and share <= 1 - _LEAST_SAVED:
             found.append(
@@ -210,7 +214,7 @@ def smaller(
     return found
 
 
-def _cuts(points: Sequence[tuple[Any, dict[str, Any], Any]]) -> Iterator[tuple[str, list[Exclusion]]]:
+def _cuts(points: Sequence[tuple[Grid, dict[str, Any], Any]]) -> Iterator[tuple[str, list[Exclusion]]]:
     """Ways to make a study smaller, in words and as what they exclude."""
 
     def values(key: str, size: str | None = None) -> list[Any]:

@@ -71,7 +71,9 @@ def test_one_node_runs_the_study(slurm, place, undisturbed):  # noqa: F811
     real(slurm)
     code, calls = slurm("study.yaml", "by-slurm", "--json", cwd=place, SLURM_CPUS_PER_TASK="2")
     assert code == 0, slurm.result.stderr
-    assert len(calls) == 1 and calls[0].startswith("srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --cpus-per-task=2")
+    assert len(calls) == 1 and calls[0].startswith(
+        "srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --cpus-per-task=2"
+    )
     assert json.loads(slurm.result.stdout.splitlines()[-1])["done"] == 12
     same(place / "by-slurm", undisturbed)
 
@@ -118,5 +120,7 @@ def test_a_large_model_is_divided_among_the_gpus_of_all_nodes(slurm):
     assert len(launched) == 2
     for rank, call in enumerate(launched):
         assert f"--machine_rank {rank} " in call
-        assert "--main_process_ip node1" in call and "--num_machines 2" in call and "--num_processes 16" in call
+        assert (
+            "--main_process_ip node1" in call and "--num_machines 2" in call and "--num_processes 16" in call
+        )
         assert call.endswith("-m qscale train --size paper-595m --tokens 10B --out big model")

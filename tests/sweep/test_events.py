@@ -3,14 +3,14 @@
 import ast
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from sweep.studies import write_text
 
 import qscale
-from qscale.cli import main
 
 PACKAGE = Path(qscale.__file__).parent
 TEXT = (PACKAGE.parent / "docs" / "sweeps.md").read_text(encoding="utf-8")
@@ -74,25 +74,27 @@ def test_events_of_a_session_have_the_keys_that_are_documented(tmp_path, monkeyp
     )
     (tmp_path / "study.yaml").write_text(study)
     limits = ["--timeout", "0.01"] if fails else []
-    result = CliRunner().invoke(
-        main,
-        [
-            "sweep",
-            "run",
-            str(tmp_path / "study.yaml"),
-            "--out",
-            str(tmp_path / "s"),
-            "--workers",
-            "1",
-            "--json",
-            *limits,
-        ],
+    command = [
+        sys.executable,
+        "-m",
+        "qscale",
+        "sweep",
+        "run",
+        "study.yaml",
+        "--out",
+        "s",
+        "--json",
+        "--workers",
+        "1",
+    ]
+    session = subprocess.run(
+        [*command, *limits], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )
-    assert result.exit_code == fails, result.output
-    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert session.returncode == fails, session.stderr
+    events = [json.loads(line) for line in session.stdout.splitlines()]
     names = {event["event"] for event in events}
     wanted = {"note", "estimate", "starting", "end"} | (
-        {"retrying", "died"} if fails else {"worker", "started", "finished", "exit"}
+        {"retrying", "died"} if fails else {"worker", "started", "finished"}
     )
     assert wanted <= names
     known = documented()

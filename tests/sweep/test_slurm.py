@@ -11,8 +11,8 @@ from sweep.test_end_to_end import place, undisturbed  # noqa: F401 - fixtures
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "slurm.sh"
 #: Runs what follows its options once for each task.
-SRUN = """#!/bin/bash
-echo "srun $*" >> "$CALLS"
+SRUN = r"""#!/bin/bash
+echo "srun ${*//$'\n'/ }" >> "$CALLS"
 tasks=1 code=0
 while [[ $1 == --* ]]; do [[ $1 == --ntasks=* ]] && tasks=${1#*=}; shift; done
 for ((rank = 0; rank < tasks; rank++)); do SLURM_PROCID=$rank SLURM_NODEID=$rank "$@" & pids+=($!); done

@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 DEMO := demo
 SOURCES := $(shell find csrc -type f)
 
-.PHONY: demo test test-gpu lint bench bench-gpu lock clean help
+.PHONY: demo test test-long test-gpu lint bench bench-gpu lock clean help
 
 help:
 	@echo "make demo    create $(VENV), build the kernels, sweep, fit and plot: writes $(DEMO)/"
 	@echo "make test    lint, type check and all tests"
+	@echo "make test-long   the tests that compile for minutes: kernels under sanitizers, the CPU's tests on emulated CUDA ops"
 	@echo "make bench   time the kernels against a copy of the same bytes and the peers installed"
 	@echo "make test-gpu, make bench-gpu   the same of the CUDA kernels; they say so where no device is"
 	@echo "make lock    resolve requirements.lock anew"
@@ -41,6 +42,9 @@ lint: $(VENV)/built
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-long: $(VENV)/built
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
 
 test-gpu: $(VENV)/built
 	$(BIN)/python -m pytest tests/gpu

@@ -40,7 +40,7 @@ _OPTIONS: dict[str, tuple[str, Any]] = {
     "stochastic": ("rounding", "stochastic"),
 }
 _LONGEST = 200  # characters of a spec
-_GROUP = re.compile(r"([gb])([1-9][0-9]{0,8})")
+_GROUP = re.compile(r"([gb])([1-9][0-9]{0,30})")
 _HELP = "format[:granularity][:option...][@dialect], such as int4:g128 or int8:channel:asym@torchao"
 
 

@@ -12,7 +12,10 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[2] / "csrc"
 
-pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,7 @@ def test_kernels_when_threads_run_in_any_order_then_bits_are_those_of_the_arithm
     run("plain", seed, order)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["address", "thread"])
 def test_kernels_when_run_with_a_sanitizer_then_it_finds_nothing(kind):
     run(kind, 3, 11)

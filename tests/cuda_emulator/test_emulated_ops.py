@@ -9,7 +9,7 @@ import sys
 import pytest
 from cuda_emulator.build import HERE, why_not
 
-pytestmark = pytest.mark.skipif(why_not is not None, reason=str(why_not))
+pytestmark = [pytest.mark.long, pytest.mark.skipif(why_not is not None, reason=str(why_not))]
 
 TESTS = (
     *("test_golden", "test_given_scales", "test_gradients_exact", "test_scale_gradients", "test_packing"),

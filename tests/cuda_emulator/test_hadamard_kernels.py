@@ -34,6 +34,7 @@ def test_hadamard_kernels_when_threads_run_in_any_order_then_bits_are_exact(data
     run("hadamard_kernels", "plain", [], str(data), str(order))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["address", "thread"])
 def test_hadamard_kernels_when_run_under_sanitizers_then_no_error_and_bits_are_exact(kind):
     run("hadamard_kernels", kind, [], "4", "5", "few")
@@ -44,5 +45,6 @@ def test_rotated_kernels_when_threads_run_in_any_order_then_bits_are_exact(data,
     run("rotated_kernels", "plain", [INTS, *OTHERS], str(data), str(order))
 
 
+@pytest.mark.long
 def test_rotated_kernels_when_run_under_a_sanitizer_then_no_error_and_bits_are_exact():
     run("rotated_kernels", "address", [INTS], "3", "11")

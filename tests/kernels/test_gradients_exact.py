@@ -113,7 +113,7 @@ def test_own_scales_when_drawn_at_random_then_the_reference_has_their_bits_exact
 def test_given_scales_when_drawn_at_random_then_the_reference_has_the_bits_exact(isa, case):
     family, numbers, x, scale, zero, _ = case
     assert_ops_agree(isa, f"{family}_given", x, scale, zero, *numbers)
-    assert_ops_agree(isa, f"{family}_codes", x, scale, zero, *numbers)
+    assert_ops_agree(isa, f"{family}_codes", x, scale, zero, False, *numbers)
 
 
 gates = st.sampled_from(sorted(GATES.values()))
@@ -132,7 +132,7 @@ def test_gradients_when_drawn_at_random_then_the_reference_has_their_bits_exact(
 def test_gradients_when_groups_are_long_then_the_reference_has_their_bits_exact(isa, case, gate):
     family, numbers, x, scale, zero, grad = case
     assert_ops_agree(isa, f"{family}_given", x, scale, zero, *numbers)
-    assert_ops_agree(isa, f"{family}_codes", x, scale, zero, *numbers)
+    assert_ops_agree(isa, f"{family}_codes", x, scale, zero, False, *numbers)
     assert_ops_agree(isa, f"{family}_gradient", grad, x, scale, zero, gate, 0.5, *numbers)
 
 

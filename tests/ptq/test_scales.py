@@ -47,7 +47,7 @@ def test_a_search_never_leaves_a_larger_error_of_its_norm():
         (GroupScales(weight, spec, search=search).round_all(weight) - weight).abs().pow(2.4).sum(1)
         for search in (False, True)
     ]
-    assert bool((errors[1] <= errors[0]).all()) and float(errors[1].sum()) < 0.9 * float(errors[0].sum())
+    assert bool((errors[1] <= errors[0]).all()) and float(errors[1].sum()) < 0.99 * float(errors[0].sum())
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ class OutlierTune(Step):
     Inputs become ``(x - z) / s``, weights ``W s``, biases ``b + W z``, so that one scale per tensor is one a
     channel of ``x``. ``z = (max + min) / 2`` balances each channel's range (unverified) and ``s`` is half
     that range; without ``symmetrize`` ``z = 0`` and ``s = max|x|``. Ranges are those of calibration.
-    Channels that never change keep their scale. Order of the steps and calibration: not known. The scale of the tensor is
-    found at run time, as the recipe's input spec says; it lies near 1.
+    Channels that never change keep their scale. Order of the steps and calibration: not known.
+    The scale of the tensor is found at run time, as the recipe's input spec says; it lies near 1.
     """
 
     name: ClassVar[str] = "outlier_tune"

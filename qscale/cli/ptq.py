@@ -154,7 +154,7 @@ def _load(path: Path) -> tuple[nn.Module, str | None, int]:
         return model, kind if kind.startswith(("bytes", "bpe:")) else None, config.context
     if not (path / "config.json").is_file():
         raise ConfigError(
-            f"{str(path)!r} is no model: a folder of save_pretrained (config.json and safetensors) is wanted, "
+            f"{str(path)!r} is no model: a folder of save_pretrained (config.json, safetensors) is wanted, "
             "or that of a finished baseline run, with its weights in final/"
         )
     from transformers import AutoModelForCausalLM

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -89,10 +89,16 @@ def command(
     import torch
 
     torch.set_num_threads(threads)
-    model, name, longest = _load(path)
+    found = _load(path)
+    model, longest = found.model, found.longest
     if out is not None:
         _check_biases(model, steps)
-    text = _corpus(corpus, tokenizer or name, model)
+    text = _corpus(corpus, tokenizer or found.tokenizer, model)
+    if found.identity not in (None, text.tokenizer.text):
+        raise ConfigError(
+            f"the run was trained with tokenizer {found.identity!r}, the corpus is in tokens of "
+            f"{text.tokenizer.text!r}: name its own, --tokenizer file:PATH, and the corpus that it trained on"
+        )
     length = length or min(longest, 2048)
     if length > longest:
         raise ConfigError(f"--length {length}: the model takes at most {longest} tokens")
@@ -131,8 +137,17 @@ def command(
     _print(result, out)
 
 
-def _load(path: Path) -> tuple[nn.Module, str | None, int]:
-    """A model, the name of its tokenizer where it is known, and the tokens that it takes."""
+class _Found(NamedTuple):
+    """A model as it was loaded."""
+
+    model: nn.Module
+    tokenizer: str | None  #: its name, where it is known
+    identity: str | None  #: the tokenizer that a run was trained with
+    longest: int  #: tokens that it takes
+
+
+def _load(path: Path) -> _Found:
+    """A model from a folder of transformers or of a run."""
     from qscale.errors import ConfigError
     from qscale.models.families import build
     from qscale.training import checkpoint, paths
@@ -151,7 +166,8 @@ def _load(path: Path) -> tuple[nn.Module, str | None, int]:
         model = build(config.model, context=config.context, seed=0)
         checkpoint.load_weights(paths.final_weights(path), model)
         kind = config.tokenizer.partition("@")[0]
-        return model, kind if kind.startswith(("bytes", "bpe:")) else None, config.context
+        name = kind if kind.startswith(("bytes", "bpe:")) else None
+        return _Found(model, name, config.tokenizer, config.context)
     if not (path / "config.json").is_file():
         raise ConfigError(
             f"{str(path)!r} is no model: a folder of save_pretrained (config.json, safetensors) is wanted, "
@@ -167,7 +183,7 @@ def _load(path: Path) -> tuple[nn.Module, str | None, int]:
         raise ConfigError(f"{str(path)!r}: transformers cannot load it: {bounded.one_line(error)}") from error
     own = path / "tokenizer.json"
     longest = int(getattr(model.config, "max_position_embeddings", None) or 2048)
-    return model, f"file:{own}" if own.is_file() else None, longest
+    return _Found(model, f"file:{own}" if own.is_file() else None, None, longest)
 
 
 def _corpus(name: str, tokenizer: str | None, model: nn.Module) -> Corpus:

@@ -4,13 +4,15 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from ptq.test_run import TOKENS, logits, make
+from ptq.uneven import TOKENS, logits, make
+from run_configs import run_config
 from transformers import AutoModelForCausalLM
 
 from qscale.cli import main
 from qscale.errors import ConfigError, StoreError
 from qscale.ptq import saving
 from qscale.ptq.run import quantize_trained
+from qscale.training import checkpoint, paths
 
 
 @pytest.mark.parametrize(
@@ -70,6 +72,23 @@ def test_the_command_prints_paired_losses_and_saves(folder):
     assert before == pytest.approx(end["after"]["loss"], rel=1e-6)
     plain = call("ptq", "--model", folder / "model", "--recipe", "w4a8:g32", *options[:-1])
     assert plain.exit_code == 0 and "+-" in plain.output and "bits a weight" in plain.output
+
+
+def test_the_last_weights_of_a_run_are_a_model(folder):
+    model, config = make(), run_config(context=32)
+    run = folder / "run"
+    checkpoint.save_weights(paths.final_weights(run), model)
+    (run / "config.json").write_text(json.dumps(config.to_json()))
+    options = ("--corpus", f"file:{folder / 'text.txt'}", "--windows", 4, "--eval-windows", 8, "--json")
+    ends = []
+    for path in (run, folder / "model"):
+        result = call("ptq", "--model", path, "--spec", "int3:g32", *options)
+        assert result.exit_code == 0, result.output
+        ends.append(json.loads(result.stdout.splitlines()[-1]))
+    assert ends[0] == ends[1]
+    (run / "config.json").write_text(json.dumps({**config.to_json(), "tokenizer": "file:0123456789abcdef"}))
+    result = call("ptq", "--model", run, "--spec", "int3:g32", *options)
+    assert result.exit_code == 2 and "was trained with tokenizer 'file:0123456789abcdef'" in result.output
 
 
 @pytest.mark.parametrize(

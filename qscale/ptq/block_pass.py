@@ -35,7 +35,7 @@ def quantize_block(
 
     def output() -> Tensor:
         with plain(block):
-            return calls.run(name, 0)
+            return calls.run(name, 0) - calls.hidden[0]
 
     inputs = _calibrated(name, block, linears, calls, method, roles)
     for step in method.steps:

@@ -12,7 +12,7 @@ from qscale.ptq.layers import Change
 #: The layer whose output, a channel at a time, is multiplied into the input of another of the same module.
 _WRITERS = {"down_proj": "up_proj", "fc2": "fc1", "o_proj": "v_proj", "out_proj": "v_proj"}
 
-#: How far the output of a block may move, as a part of its largest magnitude.
+#: How far what a block adds to its input may move, as a part of it, both by root mean square.
 _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 _COARSE = 2e-2
 
@@ -55,7 +55,8 @@ def fold(
         change: Of the input.
         layers: All that take the input, as far as is known; their weights make up for the change.
         producer: A norm, or the linear layer before.
-        output: Runs the block without quantizers.
+        output: What the block, without quantizers, adds to its input: a few huge values of the residual
+            stream hide nothing of it.
     """
     if producer is None or not _fits(producer, change):
         return False
@@ -67,11 +68,15 @@ def fold(
         take_in(layer, change)
     after = output()
     tolerance = _TOLERANCE.get(before.dtype, _COARSE)
-    if bool((after - before).abs().amax() <= tolerance * before.abs().amax()):
+    if float(_power(after - before)) <= tolerance**2 * float(_power(before)):
         return True
     for module, copies in zip(modules, kept, strict=True):
         _restore(module, *copies)
     return False
+
+
+def _power(x: Tensor) -> Tensor:
+    return x.double().square().mean()
 
 
 def _fits(producer: nn.Module, change: Change) -> bool:

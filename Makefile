@@ -40,7 +40,7 @@ lint: $(VENV)/built
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-gpu: $(VENV)/built
 	$(BIN)/python -m pytest tests/gpu

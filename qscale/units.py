@@ -69,3 +69,33 @@ def short_time(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def rough_time(seconds: float) -> str:
+    """A duration that is not known better than to two digits: ``40 s``, ``6 min``, ``2.5 h``, ``3 d``.
+
+    Example:
+        >>> rough_time(380), rough_time(9100)
+        ('6 min', '2.5 h')
+    """
+    for unit, size, until in (("s", 1.0, 99.5), ("min", 60.0, 99.5), ("h", 3600.0, 47.5)):
+        if seconds < until * size:
+            number = max(1.0, seconds / size)
+            return f"{number:.2g} {unit}" if number < 10 and unit == "h" else f"{number:.0f} {unit}"
+    days = seconds / 86400
+    return f"{days:.0f} d" if days < 730 else f"{days / 365.25:,.0f} years"
+
+
+def time_span(low: float, high: float) -> str:
+    """What lies between two durations: ``about 6 min``, ``about 4 to 9 min``, ``about 50 s to 2 min``."""
+    least, most = rough_time(low), rough_time(high)
+    if least == most:
+        return f"about {least}"
+    number, unit = least.split()
+    return f"about {number if most.endswith(f' {unit}') else least} to {most}"
+
+
+def short_bytes(number: float) -> str:
+    """Three significant digits and a unit: ``491 MB``, ``57.7 GB``."""
+    text = short_count(number).replace("B", "G")
+    return f"{text[:-1]} {text[-1]}B" if text[-1].isalpha() else f"{text} B"

@@ -29,7 +29,7 @@ def train_together(jobs, text, *, sharded=False):
     done = subprocess.run(
         [*command, __file__, json.dumps(jobs), f"file:{text}"],
         env=environment | (FSDP if sharded else {}),
-        timeout=300,
+        timeout=900,
         capture_output=True,
         text=True,
         check=False,

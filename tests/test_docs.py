@@ -17,6 +17,7 @@ from qscale.cli import main
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 STUDY = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
+SWEEPS = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
 LAWS = (ROOT / "docs" / "laws.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README + STUDY + LAWS, re.DOTALL)
 NUMBER = r"(?<![\w.])-?\d+\.?\d*(?:e[+-]?\d+)?"
@@ -52,8 +53,9 @@ def test_python_of_the_documents_runs_and_prints_what_its_comments_say(block, ca
             assert float(said) in [round(n, places) for n in numbers], f"{remark!r} of {line!r}"
 
 
-def test_readme_commands_exist_and_take_the_options_shown():
-    lines = re.findall(r"^    qscale (.+?)(?:  +#.*)?$", README, re.MULTILINE)
+@pytest.mark.parametrize("text", [README, SWEEPS], ids=["readme", "sweeps"])
+def test_commands_of_the_documents_exist_and_take_the_options_shown(text):
+    lines = re.findall(r"^    qscale (.+?)(?:  +#.*)?$", text, re.MULTILINE)
     assert len(lines) >= 8
     for line in lines:
         words = line.split()
@@ -71,10 +73,28 @@ def test_every_command_has_help_with_an_example():
         assert f"Example: qscale {name}" in " ".join(shown.output.split())
 
 
-def test_readme_links_lead_somewhere():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
+@pytest.mark.parametrize("path", [Path("README.md"), Path("docs/sweeps.md"), Path("docs/study.md")], ids=str)
+def test_links_lead_somewhere(path):
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / path).read_text(encoding="utf-8"))
     assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert [link for link in links if not (ROOT / path).parent.joinpath(link).exists()] == []
+
+
+def test_every_option_of_a_session_and_every_basis_is_documented():
+    from typing import get_args, get_type_hints
+
+    from qscale.cli.sweep import plan, run
+    from qscale.sweep.forecast import Basis
+
+    names = [name for each in (run, plan) for option in each.params for name in option.opts if "--" in name]
+    kinds = get_args(get_type_hints(Basis)["kind"])
+    assert len(names) > 12 and len(kinds) == 3
+    assert [name for name in (*names, *kinds) if name not in SWEEPS] == []
+
+
+def test_batch_scripts_of_the_documents_are_there():
+    names = re.findall(r"^    sbatch (?:--\S+ )*(\S+)", SWEEPS, re.MULTILINE)
+    assert len(names) == 3 and all((ROOT / name).is_file() for name in names)
 
 
 def test_readme_study_file_is_valid():

@@ -7,10 +7,11 @@ import venv
 import zipfile
 from pathlib import Path
 
+import numpy
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SITE = Path(next(p for p in sys.path if p.endswith("site-packages")))
+SITE = Path(numpy.__file__).parents[1]
 #: What `pip install qscale` brings: NumPy, SciPy, a few small packages and what those need.
 PLAIN = (
     "numpy*",
@@ -46,10 +47,10 @@ def _run(*command, cwd, **environment):
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
+    # In the checkout's own build folder, where `make` has built: what is up to date is not compiled again.
     define = "cmake.define.QSCALE_KERNELS=ON"
-    build = f"build-dir={folder / 'build'}"
     pip = (sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--quiet")
-    _run(*pip, "-C", define, "-C", build, "-w", str(folder), str(ROOT), cwd=folder)
+    _run(*pip, "-C", define, "-w", str(folder), str(ROOT), cwd=folder)
     (path,) = folder.glob("qscale-*.whl")
     return path
 

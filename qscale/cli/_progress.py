@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ def remarks(as_json: bool) -> Callable[[str], None]:
 
     def say(line: str) -> None:
         if as_json:
-            click.echo(json.dumps({"event": "note", "text": line}))
+            click.echo(json.dumps({"time": round(time.time(), 3), "event": "note", "text": line}))
         else:
             click.echo(f"note      {line}", err=True)
 
@@ -40,7 +41,8 @@ def resume(store: Store, **options: object) -> str:
 def end(store: Store, outcome: Outcome, *, as_json: bool, resume: str) -> int:
     """Say how the session ended and what to do next; returns the exit code."""
     if as_json:
-        click.echo(json.dumps({"event": "end", **asdict(outcome), "exit_code": outcome.exit_code}))
+        event = {"event": "end", **asdict(outcome), "exit_code": outcome.exit_code}
+        click.echo(json.dumps({"time": round(time.time(), 3), **event}))
         return outcome.exit_code
     diverged = f", {outcome.diverged} diverged (left out of fits)" if outcome.diverged else ""
     from qscale.sweep.words import plural

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
     from qscale.sweep.dispatch import Executor
-    from qscale.sweep.grid import Study
     from qscale.sweep.store import Store
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
@@ -63,7 +62,10 @@ def run(
     Ctrl-C once finishes the current steps and writes checkpoints; twice stops at once. Either way the same
     command goes on from there.
     """
+    from dataclasses import asdict
+
     from qscale.cli import _progress
+    from qscale.sweep import forecast, needs
     from qscale.sweep.begin import begin
     from qscale.sweep.dispatch import Patience
     from qscale.sweep.local import LocalExecutor
@@ -78,10 +80,14 @@ def run(
     store = _open_or_create(study, out, replace)
     store.say = say
     with StopSignal() as stop:
-        threads = threads or _threads(store, device)
+        grid = store.study()
+        threads = threads or store.begun().threads or needs.threads_of(grid, device)
         board, _ = begin(store, say, threads=threads, device=device)
-        count = workers or store.study().workers or _workers(threads, device)
+        count = workers or grid.workers or needs.workers_of(threads, device)
         with display(board, as_json=as_json) as show:
+            time = forecast.of_session(board, count, threads, device) if executor == "local" else None
+            if time is not None:
+                show({"event": "estimate", **asdict(time)})
             where: Executor
             if executor == "ray":
                 where = RayExecutor(board, show, patience, address=address, threads=threads, device=device)
@@ -103,22 +109,6 @@ def run(
     )
     code = _progress.end(store, outcome, as_json=as_json, resume=resume)
     click.get_current_context().exit(code)
-
-
-def _threads(store: Store, device: str) -> int:
-    """Threads of a worker: those that the study began with, or by the size of its largest model."""
-    from qscale.sweep import machine, needs
-
-    shapes = [shape for grid in store.study().grids for shape in grid.sizes.values()]
-    return store.begun().threads or needs.threads_for(shapes, machine.cores(), device)
-
-
-def _workers(threads: int, device: str) -> int:
-    """A worker for each GPU, or as many as the cores have threads for."""
-    from qscale.sweep import machine
-
-    cards = machine.cards() if device == "cuda" else []
-    return len(cards) or max(1, machine.cores() // threads)
 
 
 def _open_or_create(study: Path, out: Path | None, replace: bool) -> Store:
@@ -231,26 +221,29 @@ def gc(folder: Path, delete: bool, strangers: bool, corrupt: bool, as_json: bool
         click.echo("nothing to delete")
 
 
-@command.command(epilog="Example: qscale sweep plan study.yaml")
+@command.command(epilog="Example: qscale sweep plan study.yaml --calibrate")
 @click.argument("study", metavar="STUDY.yaml|FOLDER", type=click.Path(path_type=Path))
+@click.option("--calibrate", is_flag=True, help="Time some training steps of each size, a minute or so.")
+@click.option("--workers", type=click.IntRange(1), help="Processes; default: as for sweep run.")
+@click.option("--threads", type=click.IntRange(1), help="Of each worker; default: as for sweep run.")
+@click.option("--device", help="Where models are to train; default: that of the study, or cpu.")
 @_JSON
-def plan(study: Path, as_json: bool) -> None:
-    """Show the runs, tokens and FLOPs of a study before anything starts."""
-    from qscale.sweep import jobs
-    from qscale.sweep.grid import Study
-    from qscale.sweep.store import Store
+def plan(
+    study: Path,
+    calibrate: bool,
+    workers: int | None,
+    threads: int | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Show what a study takes before anything starts: runs, tokens, FLOPs, memory, disk and time.
 
-    grid: Study = Store(study).study() if study.is_dir() else Study.read(study)
-    # Costs do not depend on the corpus, which need not be on this machine yet.
-    work = jobs.jobs(grid.runs(""))
-    totals, warnings = jobs.plan(work), grid.warnings()
-    if as_json:
-        labels = [{"kind": job.kind, "label": job.label, "flops": job.flops} for job in work]
-        click.echo(json.dumps({**totals, "warnings": warnings, "jobs": labels}, indent=1))
-        return
-    click.echo(_plan_table(totals))
-    for warning in warnings:
-        click.echo(f"note: {warning}", err=True)
+    The time rests on the runs of a FOLDER that have finished, with --calibrate on training steps, else on a
+    guess from the speed of a matrix product. Of a study begun, memory, disk and time are of what is left.
+    """
+    from qscale.cli import _plan
+
+    _plan.show(study, calibrate=calibrate, workers=workers, threads=threads, device=device, as_json=as_json)
 
 
 @command.command(epilog="Example: qscale sweep schema > study.schema.json")
@@ -259,26 +252,6 @@ def schema() -> None:
     from importlib import resources
 
     click.echo(resources.files("qscale.sweep").joinpath("study.schema.json").read_text("utf-8"), nl=False)
-
-
-def _plan_table(totals: dict[str, Any]) -> str:
-    from qscale.units import short_count
-
-    names = ["all", *totals["sizes"]]
-    width = max(len(name) for name in names)
-    heads = (
-        f"{'N':>7} {'N_total':>7} {'FLOPs/token':>11} {'trunks':>7} {'baselines':>9} {'quantized':>9} "
-        f"{'tokens':>8} {'FLOPs':>9}"
-    )
-    lines = [f"{'size':<{width}} {heads}"]
-    for name, row in [*totals["sizes"].items(), ("all", totals)]:
-        keys = ("N", "N_total", "flops_per_token")
-        n, total, per_token = (short_count(row[key]) if name != "all" else "" for key in keys)
-        lines.append(
-            f"{name:<{width}} {n:>7} {total:>7} {per_token:>11} {row['trunks']:>7} {row['baselines']:>9} "
-            f"{row['runs'] - row['baselines']:>9} {short_count(row['tokens']):>8} {row['flops']:>9.2e}"
-        )
-    return "\n".join(lines)
 
 
 @command.command(epilog="Example: qscale sweep decompose study")

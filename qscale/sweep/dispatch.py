@@ -21,6 +21,7 @@ Event = dict[str, Any]
 #: Seconds before a job that another process holds is offered again, and between two looks at the store
 #: while nothing is heard: another driver may have finished something.
 _AGAIN = 1.0
+_LONGEST = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,7 @@ class Executor(ABC):
         self.running: dict[str, float] = {}  #: job in our hands to when it was handed out
         self._jobs: dict[str, Job] = {job.id: job for job in board.jobs}
         self._attempts: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
         self._elsewhere: dict[str, float] = {}  # job that another process holds, to when to offer it again
         self._states: dict[str, State] = {}
         self._looked = float("-inf")
@@ -139,7 +141,8 @@ class Executor(ABC):
             return False
         self.running.pop(job.id, None)
         if name == "elsewhere":
-            self._elsewhere[job.id] = time.monotonic() + _AGAIN
+            self._refused[job.id] += 1
+            self._elsewhere[job.id] = time.monotonic() + min(_LONGEST, _AGAIN * self._refused[job.id])
             return True
         if name == "failed" and event.get("retry") and self._try_again(job):
             self.board.store.clear_failure(job)

@@ -165,16 +165,26 @@ class Study:
             identities: What each source turned out to be, or one sha256 for all; ``""`` where that does not
                 matter. Grids of a source that is not named are left out.
         """
+        found: dict[str, RunConfig] = {}
+        for _, _, runs in self.runs_by_point(identities):
+            for run in runs:
+                found.setdefault(run.run_id, run)
+        return list(found.values())
+
+    def runs_by_point(
+        self, identities: str | Mapping[Source, Identity]
+    ) -> Iterator[tuple[Grid, dict[str, Any], list[RunConfig]]]:
+        """Every point with its grid and the runs that it needs; arguments as those of :meth:`runs`."""
         if isinstance(identities, str):
             identities = dict.fromkeys(self.sources(), Identity(identities))
-        found: dict[str, RunConfig] = {}
         for grid, point in self.points():
             if grid.source in identities:
                 config = grid.config(identities[grid.source], **point)
-                for run in (config.baseline(), config.source(), config):
-                    if run is not None:
-                        found.setdefault(run.run_id, run)
-        return list(found.values())
+                yield (
+                    grid,
+                    point,
+                    [run for run in (config.baseline(), config.source(), config) if run is not None],
+                )
 
     def warnings(self) -> list[str]:
         """What a fit to these runs should know about: one line for each size and matter."""

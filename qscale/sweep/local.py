@@ -38,6 +38,7 @@ class _Worker:
     log: Path
     log_start: int
     job: Job | None = None
+    began: bool = False  #: it has said something
     said_exit: bool = False
     cut: str = ""  #: why we killed it
     reader: threading.Thread = field(init=False)
@@ -154,6 +155,7 @@ class LocalExecutor(Executor):
             event = json.loads(line)
         except ValueError:
             return False  # a torn line of a worker that was killed while writing
+        worker.began = True
         if event["event"] == "exit":
             worker.said_exit = True
             self.died += event["error"] is not None
@@ -234,10 +236,15 @@ class LocalExecutor(Executor):
             return job is not None
         error = f"worker {worker.index} {worker.cut or _cause(code)}"
         tail = worker.tail()
-        if job is None:
+        if job is None and (worker.began or code < 0):
+            self.show({"event": "note", "text": f"{error} while it was idle: another takes its place"})
+            return False
+        if job is None or not (worker.began or code < 0):
             self.died += 1  # it could not even begin: nor could another
             last = f": {tail.splitlines()[-1]}" if tail else ""
             self.show({"event": "died", "worker": worker.index, "error": error + last})
+            if job is not None:
+                self.running.pop(job.id, None)
             return False
         if code == -signal.SIGKILL and not worker.cut:
             self._needs[job.id] *= 2  # it may have been the memory: let it have more to itself

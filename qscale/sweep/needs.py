@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from qscale.models.ladder import ModelShape
+from qscale.sweep import machine
+from qscale.sweep.grid import Study
 from qscale.training.config import RunConfig
 
 #: Parameters that one more thread is worth: below, two processes of one thread beat one of two (measured 2x).
@@ -25,6 +27,18 @@ def threads_for(shapes: Iterable[ModelShape], cores: int, device: str) -> int:
         return 1
     largest = max((shape.N_total for shape in shapes), default=0)
     return max(1, min(cores, int(largest / _PARAMETERS_PER_THREAD)))
+
+
+def threads_of(study: Study, device: str) -> int:
+    """Threads of a worker on this machine, by the largest model of a study."""
+    shapes = [shape for grid in study.grids for shape in grid.sizes.values()]
+    return threads_for(shapes, machine.cores(), device)
+
+
+def workers_of(threads: int, device: str) -> int:
+    """A worker for each GPU of this machine, or as many as its cores have threads for."""
+    cards = machine.cards() if device == "cuda" else []
+    return len(cards) or max(1, machine.cores() // threads)
 
 
 def memory_of(config: RunConfig, *, device: str = "cpu") -> float:

@@ -9,17 +9,24 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from qscale.sweep.board import Board
+from qscale.sweep.eta import Speeds, kind_of, makespan
 from qscale.sweep.jobs import Job
 from qscale.sweep.words import plural
-from qscale.units import short_count, short_time
+from qscale.units import short_count, short_time, time_span
 
 Event = dict[str, Any]
+_RECKON = 1.0  # seconds that a time left is shown before it is reckoned anew
 #: What the numbers of :func:`result` are.
 LEGEND = "delta +- evaluation s.e., loss in nats per token"
 
 
 class Meter:
-    """Work done, in FLOPs, and the time left at the rate so far."""
+    """Work done, in FLOPs, and the time left at the speeds of this session, size by size.
+
+    Sizes that were not seen yet have the speed of the nearest that was; what is left is laid out on the
+    workers, so that those with nothing to do at the end do not count. Jobs of other drivers do: what they
+    finish is not told here.
+    """
 
     def __init__(self, board: Board) -> None:
         self.jobs: dict[str, Job] = {job.id: job for job in board.jobs}
@@ -27,42 +34,93 @@ class Meter:
         done = {job for job, state in board.look().items() if state == "done"}
         self.runs = len(board.runs)
         self.runs_done = sum(run in done for run in board.runs)
-        self._began = time.monotonic()
+        self.workers = 1
+        self.speeds = Speeds()
         self._share = dict.fromkeys(done, 1.0)
-        self._before = dict(self._share)  # what this session did not do says nothing about its rate
+        self._before: dict[str, float] = {}  # where a job stood when it was first heard of
+        self._told: dict[str, tuple[float, float]] = {}  # FLOPs and seconds that a job's steps have told
+        self._lost: set[str] = set()
+        self._eta, self._computed = "?", float("-inf")
 
     def hear(self, event: Event) -> None:
         """Take note of an event."""
+        if event["event"] == "starting":
+            self.workers = max(1, event["workers"])
         job = self.jobs.get(event.get("id", ""))
         if job is None:
             return
-        if event["event"] == "finished":
+        name = event["event"]
+        if name == "finished":
+            self._end(job, event.get("seconds"))
             self._share[job.id] = 1.0
             self.runs_done += job.kind == "run"
-        elif event["event"] == "diverged":
+        elif name == "diverged":
             self._share |= dict.fromkeys(event["runs"], 1.0)
             self.runs_done += len(event["runs"])
-        elif event["event"] == "step":
-            start, end = (0, job.steps[-1]) if job.kind == "trunk" else (job.steps[0], job.config.steps)
-            self._share[job.id] = min(1.0, (event["step"] - start) / max(1, end - start))
-            self._before.setdefault(job.id, self._share[job.id])
+        elif name == "step":
+            self._step(job, event)
+        elif name in ("failed", "died"):
+            self._lost.add(job.id)
+        elif name in ("started", "retrying"):  # this attempt is timed on its own
+            self._before.pop(job.id, None)
+            self._told.pop(job.id, None)
+        if name != "step":
+            self._computed = float("-inf")
+
+    def _step(self, job: Job, event: Event) -> None:
+        start, end = (0, job.steps[-1]) if job.kind == "trunk" else (job.steps[0], job.config.steps)
+        share = min(1.0, max(0.0, (event["step"] - start) / max(1, end - start)))
+        since, self._share[job.id] = self._share.get(job.id, share), share
+        speed, whole = event.get("tokens_per_second"), max(1, end - start) * job.config.tokens_per_step
+        if not speed:
+            return
+        tokens = (share - since) * whole
+        if job.id not in self._before or tokens <= 0:
+            # A job's first event says how fast it is, not since when: it counts for half a second.
+            tokens = 0.5 * speed
+            self._before.setdefault(job.id, max(0.0, share - tokens / whole))
+        self._note(job, tokens, tokens / speed)
+
+    def _note(self, job: Job, tokens: float, seconds: float) -> None:
+        flops = tokens * job.config.model.flops_per_token(job.config.context)
+        told = self._told.get(job.id, (0.0, 0.0))
+        self._told[job.id] = (told[0] + flops, told[1] + seconds)
+        self.speeds.add(kind_of(job), job.config.model, flops, seconds)
+
+    def _end(self, job: Job, seconds: float | None) -> None:
+        """All the time of a job replaces what its steps have told, for one its evaluation."""
+        told = self._told.get(job.id, (0.0, 0.0))
+        # Without a step told it may have gone on from just before its end: only better than nothing.
+        if seconds and (job.id in self._before or kind_of(job) not in self.speeds.kinds):
+            flops = job.flops * (1 - self._before.get(job.id, 0.0))
+            self.speeds.add(kind_of(job), job.config.model, flops - told[0], seconds - told[1])
 
     @property
     def share(self) -> float:
         """The part of all work that is done, 0 to 1."""
-        return self._flops(self._share) / self.total if self.total else 1.0
+        done = sum(self.jobs[job_id].flops * share for job_id, share in self._share.items())
+        return done / self.total if self.total else 1.0
 
     @property
     def eta(self) -> str:
-        """Time left, or ``?`` before there is a rate."""
-        done = self._flops(self._share)
-        gained = done - self._flops(self._before)
-        if gained <= 0:
-            return "?"
-        return short_time((self.total - done) * (time.monotonic() - self._began) / gained)
+        """Time left, or ``?`` before there is a speed."""
+        if self._eta == "?" or time.monotonic() - self._computed > _RECKON:
+            self._eta, self._computed = self._left(), time.monotonic()
+        return self._eta
 
-    def _flops(self, shares: dict[str, float]) -> float:
-        return sum(self.jobs[job_id].flops * share for job_id, share in shares.items())
+    def _left(self) -> str:
+        left = [job for job in self.jobs.values() if self._share.get(job.id, 0.0) < 1]
+        seconds = {}
+        for job in left:
+            if (speed := self.speeds.of(job)) is None:
+                return "?"
+            seconds[job.id] = (1 - self._share.get(job.id, 0.0)) * job.flops / speed
+        lost, before = set(self._lost), -1
+        while lost and len(lost) != before:  # and what needs it, and what needs that
+            before = len(lost)
+            lost |= {job.id for job in left if {job.trunk_id, job.source_id, job.baseline_id} & lost}
+        able = [job for job in left if job.id not in lost]
+        return short_time(makespan(able, seconds, self.workers, self._share))
 
 
 class JsonLines:
@@ -127,7 +185,7 @@ class LiveBars(TextLines):
             refresh_per_second=4,
         )
         self.total = self.bars.add_task("all", total=1.0, info="")
-        self.workers: dict[int, Any] = {}
+        self.workers: dict[int | str, Any] = {}
 
     def __enter__(self) -> LiveBars:
         self.bars.start()
@@ -142,25 +200,46 @@ class LiveBars(TextLines):
         self.bars.console.print(text, markup=False, highlight=False)
 
     def __call__(self, event: Event) -> None:
-        name, worker = event["event"], event.get("worker", 0)
+        name = event["event"]
         if name == "started":
-            if worker not in self.workers:
-                self.workers[worker] = self.bars.add_task("", total=1.0, info="")
-            self.bars.reset(self.workers[worker], description=event["label"], total=1.0, info="")
+            self._bar(event)
             self.meter.hear(event)
         else:
             super().__call__(event)
-        if name == "step" and worker in self.workers:
-            info = (
-                f"step {event['step']}/{event['steps']}  loss {event['loss']:.3f}  "
-                f"{short_count(event['tokens_per_second'])} tok/s"
-            )
-            self.bars.update(self.workers[worker], completed=event["step"] / event["steps"], info=info)
-        elif name in ("finished", "failed", "stopped", "died", "exit") and worker in self.workers:
-            self.bars.update(self.workers[worker], description="idle", completed=0.0, info="")
+        # Ray's tasks have no worker: each has a bar of its own.
+        bar = self.workers.get(_place(event))
+        if name == "step" and bar is not None:
+            self.bars.update(bar, completed=event["step"] / event["steps"], info=self._news(event))
+        elif name in ("finished", "failed", "retrying", "stopped", "died", "exit") and bar is not None:
+            if "worker" in event:
+                self.bars.update(bar, description="idle", completed=0.0, info="")
+            else:
+                self.bars.remove_task(bar)
+                del self.workers[_place(event)]
         meter = self.meter
         info = f"{meter.runs_done}/{meter.runs} runs  about {meter.eta} left"
         self.bars.update(self.total, completed=meter.share, info=info)
+
+    def _bar(self, event: Event) -> None:
+        key = _place(event)
+        if key not in self.workers:
+            self.workers[key] = self.bars.add_task("", total=1.0, info="")
+        self.bars.reset(self.workers[key], description=event["label"], total=1.0, info="")
+
+    def _news(self, event: Event) -> str:
+        """A job's step and loss, and where its speed is known the time that it has left."""
+        text = f"step {event['step']}/{event['steps']}  loss {event['loss']:.3f}"
+        job, speed = self.meter.jobs.get(event["id"]), event.get("tokens_per_second")
+        if job is not None and speed:
+            left = (event["steps"] - event["step"]) * job.config.tokens_per_step / speed
+            text += f"  {short_count(speed)} tok/s  {short_time(left)} left"
+        return text
+
+
+def _place(event: Event) -> int | str:
+    """What has a bar: a worker, or a job where it has none."""
+    worker: int | str | None = event.get("worker")
+    return str(event.get("id")) if worker is None else worker
 
 
 def display(board: Board, *, as_json: bool) -> JsonLines:
@@ -175,6 +254,9 @@ def sentence(event: Event) -> str | None:
     name, label = event["event"], event.get("label", "")
     if name == "starting":
         return f"starting  {plural(event['workers'], 'worker')}"
+    if name == "estimate":
+        span = f"{time_span(*event['seconds'])} with {plural(event['workers'], 'worker')}"
+        return f"estimate  {span}: {event['basis']}"
     if name == "started":
         return f"started   {label}"
     if name == "finished":

@@ -62,6 +62,7 @@ class RayExecutor(Executor):
         self._stop_file = self.folder / "logs" / f"stop-{uuid.uuid4().hex[:8]}"
         self._tasks: dict[Any, Job] = {}
         self._shown: dict[str, int] = {}  # job to the last step that was told
+        self._seen: dict[str, tuple[int, float]] = {}  # job to a step and when it was seen
         self._room = 0
         self._polled = 0.0
         self._quiet = ExitStack()
@@ -159,6 +160,11 @@ class RayExecutor(Executor):
                 self.show({"event": "started", **about})
             self._shown[job.id] = row["step"]
             steps = job.steps[-1] if job.kind == "trunk" else job.config.steps
+            before, since = self._seen.get(job.id, (row["step"], self._polled))
+            self._seen[job.id] = (row["step"], self._polled)
+            if row["step"] > before:  # not at the first look, nor where a lost task took steps again
+                steps_per_second = (row["step"] - before) / (self._polled - since)
+                row["tokens_per_second"] = steps_per_second * job.config.tokens_per_step
             self.show({"event": "step", **about, **row, "steps": steps})
 
     def stop(self, *, kill: bool) -> None:

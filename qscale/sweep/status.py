@@ -11,6 +11,7 @@ from typing import Any
 from qscale import bounded
 from qscale.models.ladder import name_of
 from qscale.sweep.board import Board
+from qscale.sweep.eta import finished
 from qscale.sweep.jobs import Job
 from qscale.sweep.progress import LEGEND, result
 from qscale.sweep.strangers import Strangers
@@ -56,7 +57,7 @@ class Left:
             text += f", {short_time(self.seconds)} with the {self.running} at work now"
         text += f" (at the FLOPs a second of {plural(self.timed, 'finished run')}, size by size"
         if self.untimed:
-            text += f"; none of {', '.join(self.untimed[:3])} yet, taken at the mean speed of the others"
+            text += f"; none of {', '.join(self.untimed[:3])} yet, taken from the nearest size"
         return text + ")"
 
     def to_json(self) -> dict[str, Any]:
@@ -67,10 +68,10 @@ class Left:
 def left(board: Board, rows: Sequence[Row]) -> Left:
     """What is left of a study whose :meth:`Board.overview` is ``rows``.
 
-    A job's time is its FLOPs over the speed of finished runs of its size: runs that diverged early say
-    nothing of it.
+    A job's time is its FLOPs over the speed of finished runs of its size, or of the size nearest to it.
     """
-    speeds, timed = _speeds(board)
+    speeds, timed = finished(board)
+    sizes = {size for size, _ in speeds.kinds}
     work = seconds = done = 0.0
     running = 0
     untimed: dict[str, None] = {}
@@ -79,34 +80,19 @@ def left(board: Board, rows: Sequence[Row]) -> Left:
         share = 1.0 if row["state"] == "done" else _share(job, row) if row["state"] == "running" else 0.0
         running += row["state"] == "running"
         done += share * job.flops
-        if share < 1 and speeds:
+        if share < 1 and (speed := speeds.of(job)) is not None:
             size = name_of(job.config.model)
-            if size not in speeds:
+            if size not in sizes:
                 untimed[size] = None
-            seconds += (1 - share) * job.flops / speeds.get(size, speeds[""])
+            seconds += (1 - share) * job.flops / speed
     return Left(
         flops=work,
         flops_done=min(done, work),
         running=running,
         timed=timed,
         untimed=tuple(untimed),
-        worker_seconds=seconds if speeds else None,
+        worker_seconds=seconds if timed else None,
     )
-
-
-def _speeds(board: Board) -> tuple[dict[str, float], int]:
-    """FLOPs a second by size, and of all under an empty name; and the number of runs that they are from."""
-    flops: dict[str, float] = {}
-    seconds: dict[str, float] = {}
-    timed = 0
-    for run, found in board.results.items():
-        if found.diverged or found.seconds <= 0 or (job := board.runs.get(run)) is None:
-            continue
-        timed += 1
-        for size in (name_of(job.config.model), ""):
-            flops[size] = flops.get(size, 0.0) + job.flops
-            seconds[size] = seconds.get(size, 0.0) + found.seconds
-    return {size: flops[size] / seconds[size] for size in flops}, timed
 
 
 def _share(job: Job, row: Row) -> float:

@@ -199,7 +199,9 @@ def test_a_full_disk_while_the_folder_is_made_is_one_line(folder, monkeypatch):
 def test_plan_prints_counts_on_stdout_and_remarks_on_stderr(folder):
     result = call("sweep", "plan", "study.yaml")
     assert result.exit_code == 0
-    assert result.stdout.splitlines()[-1].split()[:4] == ["all", "1", "2", "4"]
+    lines = {line.split()[0]: line for line in result.stdout.splitlines()}
+    assert lines["all"].split()[:4] == ["all", "1", "2", "4"]
+    assert {"memory", "disk", "time", "smaller"} <= lines.keys()
     assert "delta is still switching on" in result.stderr
     totals = json.loads(call("sweep", "plan", "study.yaml", "--json").stdout)
     assert (totals["runs"], totals["trunks"], len(totals["jobs"])) == (6, 1, 7)
@@ -370,7 +372,7 @@ def test_the_remedy_repeats_the_options_given_and_quotes_the_folder(tmp_path, mo
     result = call("sweep", "run", tmp_path / "my study", "--threads", "2", "--workers", "1")
     assert result.exit_code == 1
     folder = f"'{tmp_path}/my study'"
-    assert result.stderr.strip() == (
+    assert result.stderr.splitlines()[-1] == (
         "error: 1 failed job, 6 runs that cannot go on without; "
         f"see: qscale sweep status {folder}; try again with: "
         f"qscale sweep run {folder} --workers 1 --threads 2"

@@ -17,7 +17,7 @@ def library() -> Path:
     bindings = sorted((CSRC / "bindings").glob("cuda_*.cpp"))
     with_torch = [HERE / "emulated_ops.cpp", *bindings]
     options = (
-        *("-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020b000000000000"),
+        *("-O0", "-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020b000000000000"),
         *("-isystem", str(folder / "include")),
     )
     return build(

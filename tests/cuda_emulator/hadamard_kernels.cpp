@@ -8,7 +8,8 @@
 
 #include "../csrc/check.h"
 #include "../csrc/defined_hadamard.h"
-#include "cuda/hadamard_launch.cuh"
+#include "cuda/hadamard.h"
+#include "emulator.h"
 
 int failures = 0;
 std::string context;

@@ -7,8 +7,8 @@
 #include "../csrc/defined.h"
 #include "../csrc/defined_hadamard.h"
 #include "../csrc/formats.h"
-#include "cuda/hadamard_launch.cuh"
-#include "cuda/rotated_launch.cuh"
+#include "cuda/rotated.h"
+#include "emulator.h"
 
 int failures = 0;
 std::string context;

@@ -15,15 +15,16 @@ LIBRARIES = sorted((CSRC / "cuda").glob("dialects_*.cu"))
 
 
 def run(kind: str, seed: int, order: int) -> None:
-    plain = ([*LIBRARIES, RANGE], [])
-    sources, options = plain if kind == "plain" else ([RANGE], ["-O0", "-DQSCALE_FEW_RULES"])
-    program = build([PROGRAM, *sources], kind, program=True, options=options)
+    plain = ([*LIBRARIES, RANGE], (), {})
+    few = ([RANGE], ("-O0",), {PROGRAM: ("-DQSCALE_FEW_RULES",)})
+    sources, options, more = plain if kind == "plain" else few
+    program = build([PROGRAM, *sources], kind, program=True, options=options, more=more)
     done = subprocess.run(
         [program, str(seed), str(order)],
         env=environment(kind),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]

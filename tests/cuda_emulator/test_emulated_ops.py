@@ -37,7 +37,7 @@ def test_ops_when_their_kernels_run_on_the_emulator_then_the_tests_of_the_cpu_ho
     env = {**os.environ, "PYTHONPATH": str(tests), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, "-p", "no:cacheprovider", "-p", "no:xdist", *files],
-        env=env, cwd=tests.parent, capture_output=True, text=True, timeout=600, check=False,
+        env=env, cwd=tests.parent, capture_output=True, text=True, timeout=1800, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert " passed" in done.stdout

@@ -64,7 +64,7 @@ def plain() -> ctypes.CDLL:
 def run_program(kind: str, case: str, planted: bool, seeds: int) -> subprocess.CompletedProcess[str]:
     command = [build([PLANTED], kind, program=True), case, str(int(planted)), str(seeds)]
     env = environment(kind)
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=900, check=False)
 
 
 def run_case(library: ctypes.CDLL, case: str, planted: bool, seed: int) -> int:
@@ -314,7 +314,7 @@ needs_nvcc = pytest.mark.skipif(NVCC is None, reason="no nvcc on the PATH or in 
 def test_conversions_when_the_toolkit_makes_them_for_the_host_then_they_are_the_same(conversions, tmp_path):
     library = tmp_path / "conversions.so"
     host = ["-Xcompiler=-fPIC", f"-I{CSRC}", "-shared", "-cudart=none", HERE / "conversions.cpp"]
-    subprocess.run([NVCC, "-std=c++17", *host, "-o", library], check=True, timeout=120)
+    subprocess.run([NVCC, "-std=c++17", *host, "-o", library], check=True, timeout=900)
     toolkit = ctypes.CDLL(str(library))
     x = np.concatenate([floats_around(values) for values in (PATTERNS.view(np.float16), BFLOAT16S)])
     for name, given in {
@@ -346,5 +346,5 @@ def test_kernels_when_compiled_by_nvcc_then_it_takes_them_too(tmp_path):
         "-o",
         tmp_path / "planted.o",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -128,7 +128,7 @@ def test_library_when_loaded_then_every_op_of_the_cpu_library_is_there(library, 
         [sys.executable, "-c", REGISTERED, stream, library.path],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]

@@ -319,7 +319,7 @@ def two_drivers(trial: Trial) -> None:
 
 def clock_back(trial: Trial) -> None:
     """The wall clock goes back by an hour, for files too."""
-    at = trial.dice.randint(1, 40)
+    at = trial.dice.randint(1, 10)
     trial.hit(Fault(kind="clock", at=at, who="all" if trial.dice.random() < 0.5 else "workers"))
 
 

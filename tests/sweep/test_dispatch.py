@@ -164,7 +164,8 @@ def test_what_no_job_can_go_on_after_starts_nothing_more(board):
 
 def dead(job, code=-9, **changes):
     process = SimpleNamespace(stdout=io.StringIO(), stdin=io.StringIO(), returncode=code)
-    known = {"index": 0, "process": process, "job": job, "said_exit": False, "cut": "", "tail": lambda: "x"}
+    known = {"index": 0, "process": process, "job": job, "began": True, "said_exit": False, "cut": ""}
+    known["tail"] = lambda: "x"
     return SimpleNamespace(**known | changes)
 
 
@@ -186,9 +187,21 @@ def test_a_dead_workers_job_that_another_has_taken_is_not_marked_as_failed(board
 def test_a_worker_that_cannot_even_begin_ends_the_work(board):
     events = []
     executor = LocalExecutor(board, events.append, workers=1)
-    assert not executor._ended(dead(None, code=1, tail=lambda: "a\nImportError: no torch"))
-    assert executor.fatal
+    job = board.jobs[0]
+    executor.running[job.id] = 0.0
+    late = dead(job, code=1, began=False, tail=lambda: "a\nImportError: no torch")
+    assert not executor._ended(late)
+    assert executor.fatal and not executor.running
     assert events[0]["error"] == "worker 0 ended with exit code 1: ImportError: no torch"
+    assert board.store.failure(job) is None, "it is none of the job's"
+
+
+def test_an_idle_worker_that_is_killed_is_replaced(board):
+    events = []
+    executor = LocalExecutor(board, events.append, workers=1)
+    assert not executor._ended(dead(None))
+    assert not executor.fatal
+    assert "while it was idle: another takes its place" in events[0]["text"]
 
 
 def test_jobs_that_do_not_fit_do_not_run_together(board, monkeypatch):

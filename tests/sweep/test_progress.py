@@ -4,9 +4,13 @@ import io
 import json
 
 import pytest
-from sweep.studies import board_at, finish
+from sweep.studies import TEXT, board_at, finish
 
-from qscale.sweep.progress import LEGEND, JsonLines, LiveBars, Meter, TextLines
+from qscale.sweep.eta import makespan, typical_share
+from qscale.sweep.progress import LEGEND, JsonLines, LiveBars, Meter, TextLines, sentence
+from qscale.units import short_time
+
+SIZES = ("tiny-20k", "tiny-985k")
 
 
 @pytest.fixture
@@ -88,8 +92,71 @@ def test_the_meter_counts_work_done_before_but_not_in_its_rate(board):
     assert meter.eta == "?"
     trunk = board.jobs[0]
     for step in (10, 100):
-        meter.hear({"event": "step", "id": trunk.id, "step": step, "steps": 102})
+        meter.hear({"event": "step", "id": trunk.id, "step": step, "steps": 102, "tokens_per_second": 1e4})
     assert meter.eta != "?"
     before = meter.share
     meter.hear({"event": "finished", "id": trunk.id})
     assert meter.share > before
+
+
+def step(job, number, **more):
+    end = job.steps[-1] if job.kind == "trunk" else job.config.steps
+    return {"event": "step", "id": job.id, "step": number, "steps": end, "loss": 2.0, **more}
+
+
+def test_time_left_is_reckoned_size_by_size(tmp_path):
+    board = board_at(tmp_path / "study", TEXT.replace("[tiny-20k]", "[tiny-20k, tiny-985k]"))
+    meter = Meter(board)
+    small, large = (next(j for j in board.jobs if j.kind == "trunk" and j.label.startswith(n)) for n in SIZES)
+    meter.hear({"event": "starting", "workers": 2})
+    meter.hear(step(small, 10, tokens_per_second=64_000.0))
+    per_token = small.config.model.flops_per_token(32)
+    assert meter.speeds.of(small) == pytest.approx(64_000 * per_token)
+    ratio = typical_share(large.config.model, False) / typical_share(small.config.model, False)
+    assert meter.speeds.of(large) == pytest.approx(64_000 * per_token * ratio)
+    meter.hear(step(large, 10, tokens_per_second=3_200.0))
+    speed = 3_200 * large.config.model.flops_per_token(32)
+    assert meter.speeds.of(large) == pytest.approx(speed)
+    share = {small.id: 10 / small.steps[-1], large.id: 10 / large.steps[-1]}
+    seconds = {job.id: (1 - share.get(job.id, 0)) * job.flops / meter.speeds.of(job) for job in board.jobs}
+    assert meter.eta == short_time(makespan(board.jobs, seconds, 2, share))
+
+
+def test_all_of_a_finished_jobs_time_counts(board):
+    meter, job = Meter(board), board.jobs[0]
+    per_step = job.config.tokens_per_step * job.config.model.flops_per_token(job.config.context)
+    meter.hear(step(job, 40, tokens_per_second=64.0 * 20))  # 10 steps in half a second
+    meter.hear(step(job, 80, tokens_per_second=64.0 * 40))  # 40 steps in one
+    assert meter.speeds.of(job) == pytest.approx(50 * per_step / 1.5)
+    meter.hear({"event": "finished", "id": job.id, "seconds": 5.0})
+    flops = job.flops * (1 - 30 / job.steps[-1])  # it began, or went on, at step 30
+    assert meter.speeds.of(job) == pytest.approx(flops / 5.0)
+
+
+def test_what_failed_is_no_work_any_more_nor_is_what_waits_for_it(board):
+    meter, trunk = Meter(board), board.jobs[0]
+    meter.hear(step(trunk, 10, tokens_per_second=640.0))
+    assert meter.eta not in ("?", "0 s")
+    meter.hear({"event": "failed", "id": trunk.id, "error": "x"})
+    assert meter.eta == "0 s"
+
+
+def test_events_of_ray_have_neither_worker_nor_always_a_speed(board):
+    out = io.StringIO()
+    with LiveBars(out, board) as show:
+        first, second = board.jobs[:2]
+        for job in (first, second):
+            show({"event": "started", "id": job.id, "kind": job.kind, "label": job.label})
+            show(step(job, 5))
+        assert show.meter.eta == "?" and len(show.workers) == 2
+        show(step(second, 10, tokens_per_second=64.0))
+        assert f"64 tok/s  {short_time(second.config.steps - 10)} left" in show._news(
+            step(second, 10, tokens_per_second=64.0)
+        )
+        show({"event": "finished", "id": first.id, "kind": "trunk", "label": "x", "seconds": 2.0})
+        assert list(show.workers) == [second.id]
+
+
+def test_an_estimate_is_told_in_one_line():
+    event = {"event": "estimate", "seconds": (240.0, 540.0), "workers": 2, "basis": "a guess"}
+    assert sentence(event) == "estimate  about 4 to 9 min with 2 workers: a guess"

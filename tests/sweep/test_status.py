@@ -10,6 +10,7 @@ from qscale.cli import main
 from qscale.records import Record
 from qscale.sweep import status
 from qscale.sweep.board import Board
+from qscale.sweep.eta import typical_share
 from qscale.sweep.store import Store
 from qscale.training import paths
 
@@ -56,18 +57,27 @@ def test_the_time_left_is_the_flops_left_over_the_speed_of_finished_runs(board):
     finish(board.store, first.config, wall_seconds=10.0)
     finish(board.store, second.config, wall_seconds=0.5, diverged=True, loss=None, delta=None, delta_se=None)
     left = status.left(board, board.overview())
-    work = sum(job.flops for job in [*rest, *board.trunks.values()])
-    assert left.worker_seconds == pytest.approx(work / (first.flops / 10.0))
+    speed = first.flops / 10.0
+    ratio = typical_share(first.config.model, True) / typical_share(first.config.model, False)
+    work = sum(job.flops / (ratio if job.config.recipe else 1) for job in [*rest, *board.trunks.values()])
+    assert first.config.recipe is None and left.worker_seconds == pytest.approx(work / speed)
     assert left.timed == 1 and left.seconds is None
     assert "at the FLOPs a second of 1 finished run, size by size" in left.sentence()
 
 
-def test_a_size_that_was_never_timed_takes_the_mean_speed_and_is_named(tmp_path):
+def test_a_size_that_was_never_timed_takes_the_speed_of_the_nearest_and_is_named(tmp_path):
     board = board_at(tmp_path / "study", TEXT.replace("[tiny-20k]", "[tiny-20k, tiny-46k]"))
     job = next(job for job in board.runs.values() if job.label.startswith("tiny-20k") and not job.baseline_id)
     finish(board.store, job.config, wall_seconds=2.0)
     left = status.left(board, board.overview())
-    work = sum(each.flops for each in board.jobs) - job.flops
+    here = typical_share(job.config.model, False)
+    work = sum(
+        each.flops
+        * here
+        / typical_share(each.config.model, each.kind == "run" and each.baseline_id is not None)
+        for each in board.jobs
+        if each is not job
+    )
     assert left.worker_seconds == pytest.approx(work / (job.flops / 2.0))
     assert "none of tiny-46k yet" in left.sentence()
 

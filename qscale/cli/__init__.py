@@ -16,6 +16,7 @@ COMMANDS = {
     "doctor": "What works on this machine, and why the rest does not.",
     "bench": "Time the kernels against memory bandwidth and installed peers.",
     "train": "Train one ladder: its trunk, baseline and quantized branches.",
+    "ptq": "Quantize a trained model in one pass, and say what that costs.",
     "sweep": "Run, watch and export a grid of runs.",
     "fit": "Fit a law form to measured deltas.",
     "laws": "List and show the laws of the literature and your own.",

@@ -82,7 +82,7 @@ def quantize_model(model: nn.Module, recipe: Recipe | str, roles: Roles | None =
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Linear) and _block(name) is not None
     }
-    named = {name: _role(name, roles) for name in linears}
+    named = {name: role_of(name, roles) for name in linears}
     _check_overrides(recipe, named)
     kept = recipe.kept_blocks(1 + max((b for n in linears if (b := _block(n)) is not None), default=-1))
     attentions = (
@@ -120,7 +120,12 @@ def _block(name: str) -> int | None:
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
-def _role(name: str, roles: Roles | None) -> str | None:
+def role_of(name: str, roles: Roles | None = None) -> str | None:
+    """The role of a layer by its dotted name: as the caller says, else by its last part.
+
+    Raises:
+        ConfigError: The caller gives a role that is none.
+    """
     if roles is None:
         return _ROLES.get(name.rpartition(".")[2])
     role = roles(name) if callable(roles) else roles.get(name)

@@ -176,12 +176,9 @@ def _error(quantizer: nn.Module | None, x: Tensor) -> tuple[float | None, float 
     if quantizer is None or getattr(quantizer, "spec", None) is None:
         return None, None
     inner = getattr(quantizer, "quantizer", quantizer)
-    if inner is not quantizer:  # shared, rotated or both
-        if hasattr(quantizer, "block"):
-            from qscale.kernels import hadamard
-
-            x = hadamard(x, quantizer.block, quantizer.signs)  # type: ignore[arg-type]
-        return _error(inner, x)
+    if inner is not quantizer:  # shared, rotated, divided
+        basis = getattr(quantizer, "basis", None)
+        return _error(inner, x if basis is None else basis(x))
     leaf = x.clone().requires_grad_()
     with torch.enable_grad():
         q = quantizer(leaf)

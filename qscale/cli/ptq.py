@@ -1,0 +1,274 @@
+"""``qscale ptq``: one pass over a trained model, and what it costs."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from qscale.data.corpus import Corpus
+
+
+@click.command(
+    name="ptq", epilog="Example: qscale ptq --model study/runs/0123abcd --method gptq --spec int4:g128"
+)
+@click.option(
+    "--model",
+    "path",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A folder of save_pretrained, or of a finished baseline run.",
+)
+@click.option(
+    "--method",
+    default="gptq",
+    show_default=True,
+    help="rtn, gptq, awq, smoothquant, outlier_tune, pb_llm, low_rank, joined by +: smoothquant+gptq.",
+)
+@click.option("--spec", help="Of the weights, such as int4:g128, mxfp4 or int4:g128:asym.")
+@click.option("--recipe", help="In place of --spec, with inputs too: w4a8:g128, w4a4:g32,rot=hadamard:32.")
+@click.option(
+    "--corpus", default="python", show_default=True, help="python, file:PATH or hf:NAME,bytes=100M."
+)
+@click.option("--tokenizer", help="bytes, bpe:4096 or file:PATH; default: the model's own.")
+@click.option("--windows", type=click.IntRange(1), default=128, show_default=True, help="Of calibration.")
+@click.option("--length", type=click.IntRange(1), help="Tokens in a window; default 2048 or the model's own.")
+@click.option("--eval-windows", type=click.IntRange(1), default=256, show_default=True, help="Held out.")
+@click.option("--out", type=click.Path(path_type=Path), help="A new folder for the fake-quantized weights.")
+@click.option("--device", default="cpu", show_default=True, help="Where the pass computes.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of this process.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON event a line.")
+def command(
+    path: Path,
+    method: str,
+    spec: str | None,
+    recipe: str | None,
+    corpus: str,
+    tokenizer: str | None,
+    windows: int,
+    length: int | None,
+    eval_windows: int,
+    out: Path | None,
+    device: str,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """Quantize a trained model after training, and say what that costs on held-out text.
+
+    Calibration windows are of the training split. Losses are paired by held-out sequence. --out gets weights
+    that transformers reads as any other, and qscale.json with the method, the recipe and the errors of each
+    layer; what quantizes inputs is not part of weights.
+
+    \b
+    Examples:
+      qscale ptq --model my-model --method smoothquant+gptq --recipe w8a8:channel --corpus file:text
+      qscale ptq --model my-model --method "gptq(act_order=true)" --spec int3:g64 --out my-model-int3
+    """
+    from qscale.errors import ConfigError
+    from qscale.formats import Recipe
+    from qscale.ptq import saving
+    from qscale.ptq.methods import Method
+    from qscale.ptq.run import calibration_windows, quantize_trained
+
+    if (spec is None) == (recipe is None):
+        raise ConfigError(
+            "say how weights are quantized: --spec int4:g128, or --recipe w4a8:g128, one of them"
+        )
+    parsed = Recipe.parse(recipe) if recipe is not None else Recipe(weight=spec)  # type: ignore[arg-type]
+    steps = Method.parse(method)
+    if out is not None:
+        saving.check_target(out)
+
+    import torch
+
+    torch.set_num_threads(threads)
+    found = _load(path)
+    model, longest = found.model, found.longest
+    if out is not None:
+        _check_biases(model, steps)
+    text = _corpus(corpus, tokenizer or found.tokenizer, model)
+    if found.identity not in (None, text.tokenizer.text):
+        raise ConfigError(
+            f"the run was trained with tokenizer {found.identity!r}, the corpus is in tokens of "
+            f"{text.tokenizer.text!r}: name its own, --tokenizer file:PATH, and the corpus that it trained on"
+        )
+    length = length or min(longest, 2048)
+    if length > longest:
+        raise ConfigError(f"--length {length}: the model takes at most {longest} tokens")
+    chosen = calibration_windows(text, windows, length)
+    text.check_evaluation(eval_windows, length)
+    model = model.to(device)
+    before = _losses(model, text, eval_windows, length, device)
+
+    def show(event: dict[str, Any]) -> None:
+        if as_json:
+            click.echo(json.dumps(event))
+        elif event["event"] == "block":
+            click.echo(f"block {event['block'] + 1} of {event['blocks']}", err=True)
+        else:
+            for note in event["notes"]:
+                click.echo(f"note      {event['layer']}: {note}", err=True)
+
+    report = quantize_trained(model, parsed, steps, chosen, emit=show)
+    after = _losses(model, text, eval_windows, length, device)
+    result = _result(before, after, text, eval_windows, length) | {
+        key: value for key, value in report.to_json().items() if key != "layers"
+    }
+    if out is not None:
+        saving.unwrap(model)
+        own = path / "tokenizer.json"
+        note = {"corpus": text.name, "corpus_sha256": text.sha256, "tokenizer": text.tokenizer.text}
+        saving.save(
+            model,
+            out,
+            {**result, **note, "layers": report.to_json()["layers"]},
+            (own,) if own.is_file() else (),
+        )
+    if as_json:
+        click.echo(json.dumps({"event": "end", **result, "out": None if out is None else str(out)}))
+        return
+    _print(result, out)
+
+
+class _Found(NamedTuple):
+    """A model as it was loaded."""
+
+    model: nn.Module
+    tokenizer: str | None  #: its name, where it is known
+    identity: str | None  #: the tokenizer that a run was trained with
+    longest: int  #: tokens that it takes
+
+
+def _load(path: Path) -> _Found:
+    """A model from a folder of transformers or of a run."""
+    from qscale.errors import ConfigError
+    from qscale.models.families import build
+    from qscale.training import checkpoint, paths
+    from qscale.training.config import RunConfig
+
+    if (paths.final_weights(path) / "model.safetensors").is_file():
+        from qscale import bounded
+
+        try:
+            data = bounded.loads(bounded.read_text(path / "config.json", bounded.NOTE_BYTES))
+            if not isinstance(data, dict):
+                raise ValueError("not an object")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: config.json of the run cannot be read: {error}") from error
+        config = RunConfig.from_json(data)
+        model = build(config.model, context=config.context, seed=0)
+        checkpoint.load_weights(paths.final_weights(path), model)
+        kind = config.tokenizer.partition("@")[0]
+        name = kind if kind.startswith(("bytes", "bpe:")) else None
+        return _Found(model, name, config.tokenizer, config.context)
+    if not (path / "config.json").is_file():
+        raise ConfigError(
+            f"{str(path)!r} is no model: a folder of save_pretrained (config.json, safetensors) is wanted, "
+            "or that of a finished baseline run, with its weights in final/"
+        )
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, use_safetensors=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        from qscale import bounded
+
+        raise ConfigError(f"{str(path)!r}: transformers cannot load it: {bounded.one_line(error)}") from error
+    own = path / "tokenizer.json"
+    longest = int(getattr(model.config, "max_position_embeddings", None) or 2048)
+    return _Found(model, f"file:{own}" if own.is_file() else None, None, longest)
+
+
+def _corpus(name: str, tokenizer: str | None, model: nn.Module) -> Corpus:
+    """The corpus in the model's tokens."""
+    from qscale.data import corpus as corpora
+    from qscale.data import tokenizer as tokenizers
+    from qscale.errors import ConfigError
+
+    size = int(model.config.vocab_size)  # type: ignore[union-attr, arg-type]
+    if tokenizer is None and size != tokenizers.BYTES.vocab_size:
+        raise ConfigError(
+            f"the model has {size} tokens and no tokenizer.json beside it: name one, --tokenizer file:PATH"
+        )
+    text = corpora.load(name)
+    if tokenizer not in (None, "bytes"):
+        from qscale.data import subwords, tokens
+
+        assert tokenizer is not None
+        text = tokens.encoded(text, subwords.Subwords(tokenizer, subwords.text_of(tokenizer, text)))
+    tokenizers.check_vocabulary(text.tokenizer, size)
+    return text
+
+
+def _check_biases(model: nn.Module, method: Any) -> None:
+    """Refuse to save shifts that need biases where the architecture has none."""
+    from torch import nn
+
+    from qscale.errors import ConfigError
+    from qscale.ptq.blocks import find_blocks
+
+    if not any(getattr(step, "symmetrize", False) for step in method.steps):
+        return
+    for name, block in find_blocks(model).items():
+        for inner, layer in block.named_modules():
+            if isinstance(layer, nn.Linear) and layer.bias is None:
+                raise ConfigError(
+                    f"layer {name}.{inner} has no bias to make up for shifts, and a saved model of its kind "
+                    "cannot get one: use outlier_tune(symmetrize=false), or leave --out away"
+                )
+
+
+def _losses(model: nn.Module, text: Corpus, windows: int, length: int, device: str) -> np.ndarray:
+    from qscale.data.batches import evaluation_sequences
+    from qscale.training.evaluate import sequence_losses
+
+    return sequence_losses(model, evaluation_sequences(text.validation, length, windows), device)
+
+
+def _result(before: np.ndarray, after: np.ndarray, text: Corpus, windows: int, length: int) -> dict[str, Any]:
+    import numpy as np
+
+    from qscale.data.tokenizer import bits_per_byte
+    from qscale.training.evaluate import paired_delta
+
+    found: dict[str, Any] = {"eval_windows": windows, "length": length}
+    size = text.bytes_per_token(windows, length)
+    for name, losses in (("before", before), ("after", after)):
+        mean = float(losses.mean()) if np.isfinite(losses).all() else None
+        found[name] = {
+            "loss": mean,
+            "perplexity": None if mean is None or mean > 700 else math.exp(mean),
+            "bits_per_byte": None if mean is None else bits_per_byte(mean, size),
+        }
+    known = np.isfinite(after).all() and np.isfinite(before).all()
+    delta = paired_delta(after, before) if known else None
+    return found | {
+        "delta": None if delta is None else delta.mean,
+        "delta_se": None if delta is None else delta.se,
+    }
+
+
+def _print(result: dict[str, Any], out: Path | None) -> None:
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.4f}"
+
+    for name in ("before", "after"):
+        row = result[name]
+        click.echo(
+            f"{name:<8}loss {number(row['loss'])}  perplexity {number(row['perplexity'])}  "
+            f"bits per byte {number(row['bits_per_byte'])}"
+        )
+    click.echo(f"{'delta':<8}{number(result['delta'])} +- {number(result['delta_se'])} nats per token")
+    click.echo(
+        f"{'layers':<8}{result['bits_per_weight']:.3f} bits a weight, output error "
+        f"{result['relmse_nearest']:.2e} to nearest, {result['relmse']:.2e} by {result['method']}"
+    )
+    if out is not None:
+        click.echo(f"{'saved':<8}{out}")

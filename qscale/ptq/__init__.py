@@ -1,0 +1,1 @@
+"""Quantization after training: one pass over a model with calibration text."""

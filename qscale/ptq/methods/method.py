@@ -1,0 +1,90 @@
+"""What a method of quantization after training is made of: steps with parameters."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from qscale.errors import ConfigError
+from qscale.ptq.layers import Change, Layer, Rounded, Site
+from qscale.ptq.statistics import Need, Statistics
+
+#: What steps do, in the order in which they are done: change inputs, round, correct what was rounded.
+Kind = Literal["transform", "round", "correct"]
+KINDS: tuple[Kind, ...] = ("transform", "round", "correct")
+
+
+def parameter(
+    default: Any, what: str, *, low: float = -math.inf, high: float = math.inf, of: Sequence[str] = ()
+) -> Any:
+    """A field of a step: its default, what it is, the ends of a number or the words there are."""
+    return field(default=default, metadata={"what": what, "low": low, "high": high, "of": tuple(of)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step(ABC):
+    """One part of a method. Its parameters are its fields; text: ``name(parameter=value,...)``.
+
+    A subclass does what it is for and leaves the rest as it is here. It keeps no state: one step serves all
+    layers.
+
+    Raises:
+        ConfigError: A parameter of another kind, or out of range.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[Kind]
+    needs: ClassVar[tuple[Need, ...]] = ()  #: statistics of inputs
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            _check(self.name, item, getattr(self, item.name))
+
+    def __str__(self) -> str:
+        given = [
+            f"{item.name}={_text(value)}"
+            for item in fields(self)
+            if (value := getattr(self, item.name)) != item.default
+        ]
+        return self.name + (f"({','.join(given)})" if given else "")
+
+    def check(self, layer: Layer) -> None:  # noqa: B027 - most serve every layer
+        """Raise where the step cannot serve a layer, before anything is changed."""
+
+    def transform(self, site: Site) -> Change | None:  # noqa: ARG002
+        """A change of an input that weights make up for; None leaves it."""
+        return None
+
+    def limit(self, layer: Layer, statistics: Statistics) -> Tensor | None:  # noqa: ARG002
+        """Other weights, in the layer's basis, to be rounded in place of the layer's; None leaves them."""
+        return None
+
+    def round(self, layer: Layer, weight: Tensor, statistics: Statistics) -> Rounded:
+        """Round a weight that is in the layer's basis, as the statistics are."""
+        raise NotImplementedError
+
+    def correct(self, layer: Layer, target: Tensor, rounded: Rounded, statistics: Statistics) -> Rounded:  # noqa: ARG002
+        """Bring a rounded weight nearer to its target; all in the layer's basis."""
+        return rounded
+
+
+def _check(name: str, item: Field[Any], value: Any) -> None:
+    assert item.default is not MISSING, "a parameter of a step has a default"
+    wanted, metadata = type(item.default), item.metadata
+    if type(value) is not wanted:
+        kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+        raise ConfigError(f"method {name}: {item.name}={value!r}: {metadata['what']} is {kinds[wanted]}")
+    if wanted is str and value not in metadata["of"]:
+        raise ConfigError(f"method {name}: {item.name}={value!r}: one of {', '.join(metadata['of'])}")
+    if wanted in (int, float) and not metadata["low"] <= value <= metadata["high"]:
+        ends = f"from {metadata['low']:g} to {metadata['high']:g}"
+        raise ConfigError(f"method {name}: {item.name}={value!r}: {metadata['what']} is {ends}")
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value}"

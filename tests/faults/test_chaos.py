@@ -24,8 +24,8 @@ def test_a_line_says_what_was_done_and_how_it_ended():
 def test_the_table_has_a_row_a_kind_in_their_order_with_what_was_said_most():
     lines = chaos.table(
         [
-            result("full-disk", said="error: cannot write /tmp/one/record.json: full", set_aside=1),
-            result("full-disk", said="error: cannot write /tmp/two/record.json: full"),
+            result("full-disk", said="error: cannot write /store/one/record.json: full", set_aside=1),
+            result("full-disk", said="error: cannot write /store/two/record.json: full"),
             result("full-disk", problems=("it differs",), said="another"),
             result("full-tmpfs", skipped="no root"),
             result("kill-worker", unfinished=2, missed=True),

@@ -30,7 +30,8 @@ on_each=(srun "--nodes=$nodes" "--ntasks=$nodes" --ntasks-per-node=1 "--cpus-per
 
 if [[ $1 == train ]]; then
     shift
-    first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    # Not `| head`: whoever writes more lines than are read dies of SIGPIPE, and pipefail ends the script.
+    read -r first < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
     # Single quotes: each node has a rank of its own.
     exec "${on_each[@]}" bash -c '
         exec accelerate launch --use_fsdp --fsdp_version 2 --main_process_ip "$0" --main_process_port 29500 \

@@ -18,6 +18,7 @@ _MANY: Mapping[str, Cost] = {
     "mul.lo.s64": (4, {"fma": 8}),
 }
 _DIVIDED: Mapping[str, Cost] = {
+    "16": (20, {"xu": 2, "fma": 8, "alu": 9}),  # widened first
     "32": (20, {"xu": 2, "fma": 8, "alu": 9}),
     "64": (70, {"xu": 2, "fma": 40, "alu": 26}),
 }

@@ -57,6 +57,10 @@ class Record:
     delta_se: float | None = None
     relmse_weight: float | None = None  #: E[(q - w)^2] / E[w^2], mean over quantized weights at the end
     relmse_input: float | None = None  #: of the inputs, on held-out sequences
+    relmse_output: float | None = None  #: of layers' outputs, mean over weights, after a method
+    relmse_output_nearest: float | None = None  #: had the method rounded to nearest
+    bits_per_weight: float | None = None  #: of the layers quantized, scales and all else that a method keeps
+    bits_per_kv: float | None = None  #: of an element of keys and values, where a method quantizes those
     eval_losses_sha256: str | None = None  #: of the values in ``eval_losses.npy``
     schema_version: int = SCHEMA_VERSION
 
@@ -137,6 +141,10 @@ _NUMBERS = (
     "G_input",
     "relmse_weight",
     "relmse_input",
+    "relmse_output",
+    "relmse_output_nearest",
+    "bits_per_weight",
+    "bits_per_kv",
 )
 #: Of those the ones that every run has.
 _MEASURED = ("wall_seconds", "tokens_per_second", "epochs")

@@ -90,6 +90,9 @@ mode = click.option("--mode", help="Take the runs of this mode only: scratch, co
 recipe = click.option(
     "--recipe", help="Take the runs of this recipe only, such as w4a4 (whatever its group size)."
 )
+method = click.option(
+    "--method", help="Take the runs of this method of quantization after training only, such as gptq."
+)
 fix = click.option(
     "--fix",
     multiple=True,
@@ -107,8 +110,8 @@ level = click.option(
 
 
 def rows(command: Command) -> Command:
-    """The options that choose rows and columns: ``mode``, ``recipe``, ``columns``."""
-    return mode(recipe(column(command)))
+    """The options that choose rows and columns: ``mode``, ``recipe``, ``method``, ``columns``."""
+    return mode(recipe(method(column(command))))
 
 
 def observations(path: Path) -> Any:

@@ -62,10 +62,21 @@ from qscale.cli import _tables
 )
 @click.option("--bootstrap", type=int, default=1000, show_default=True, help="Draws kept in the law.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
+@click.option(
+    "--against",
+    metavar="METHOD|MODE",
+    help="Fit delta over that of the same runs by this method, or in this mode: --method gptq --against rtn.",
+)
 @_tables.level
 @click.option("--json", "as_json", is_flag=True, help="Print the law file instead of a summary.")
 def command(
-    source: Path, form: str, out: Path | None, borrow: str | None, as_json: bool, **options: Any
+    source: Path,
+    form: str,
+    out: Path | None,
+    borrow: str | None,
+    against: str | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Fit a law form to measured runs: a study folder, or a CSV or Parquet table.
 
@@ -78,8 +89,12 @@ def command(
     from qscale import laws
     from qscale.errors import FitError
 
-    lender = None if borrow is None else laws.load(borrow)
-    law = laws.fit(_tables.observations(source), form, borrow=lender, **options)
+    table = _tables.observations(source)
+    if against is None:
+        lender = None if borrow is None else laws.load(borrow)
+        law = laws.fit(table, form, borrow=lender, **options)
+    else:
+        law = _contrast(table, form, against, borrow, options)
     click.echo(law.dumps().rstrip("\n") if as_json else law.summary())
     if not law.usable:
         written = [f"{out} was not written"] if out is not None else []
@@ -88,3 +103,29 @@ def command(
     if out is not None:
         law.to_json(out)
         click.echo(f"law written to {out}", err=True)
+
+
+#: Options that a fit of a ratio takes.
+_OF_A_RATIO = ("mode", "recipe", "method", "columns", "bootstrap", "seed", "level")
+
+
+def _contrast(table: Any, form: str, against: str, borrow: str | None, options: dict[str, Any]) -> Any:
+    """The law of a ratio of deltas; says how many pairs there are."""
+    from qscale import laws
+    from qscale.training.config import MODES
+
+    by = "mode" if against in MODES else "method"
+    first = options[by]
+    if first is None:
+        raise click.UsageError(f"--against {against} needs --{by}: what is held against it.")
+    for name, value in {"borrow": borrow, **options}.items():
+        if name not in (*_OF_A_RATIO, "resample") and value:
+            raise click.UsageError(f"--against takes no --{name.replace('_', '-').rstrip('s')}.")
+    given = {name: options[name] for name in _OF_A_RATIO if name != by}
+    found = laws.contrast(table, first, against, by=by, form=form, **given)
+    click.echo(
+        f"delta of {first} over delta of {against}: {found.pairs} pairs, {sum(found.unpaired)} rows without "
+        f"a partner, {found.not_positive} pairs without a ratio",
+        err=True,
+    )
+    return found.law

@@ -54,6 +54,7 @@ def _counts(_context: click.Context, _parameter: click.Parameter, texts: tuple[s
 )
 @click.option("--mode", help="Draw the runs of one mode: cooldown, scratch.")
 @click.option("--recipe", help="Draw the runs of one recipe, such as w4a4 (whatever its group size).")
+@click.option("--method", help="Draw the runs of one method of quantization after training, such as gptq.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
     source: Path | None,
@@ -61,6 +62,7 @@ def command(
     out: Path | None,
     mode: str | None,
     recipe: str | None,
+    method: str | None,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -78,7 +80,7 @@ def command(
         points = _layers(source, out, mode, recipe)
         click.echo(json.dumps({"figure": str(out), "points": points}) if as_json else f"figure: {out}")
         return
-    points = _draw(figure, source, out, {"mode": mode, "recipe": recipe}, **given)
+    points = _draw(figure, source, out, {"mode": mode, "recipe": recipe, "method": method}, **given)
     click.echo(json.dumps({"figure": str(out), "points": points}) if as_json else f"figure: {out}")
 
 
@@ -202,7 +204,8 @@ def _points(source: Any, keep: dict[str, Any]) -> list[dict[str, Any]]:
     table = _read(source, "qat-unified", keep)
     names = (*table.variables, "delta", "delta_se")
     columns = (*table.variables.values(), table.target, table.target_se_given)
+    labels = {"mode": table.mode, "recipe": table.recipe, "method": table.method}
     return [
-        {**dict(zip(names, map(float, values), strict=True)), "mode": table.mode, "recipe": table.recipe}
+        {**dict(zip(names, map(float, values), strict=True)), **labels}
         for values in zip(*columns, strict=True)
     ]

@@ -20,6 +20,7 @@ from qscale.laws.library import list_published, load
 if TYPE_CHECKING:
     from qscale.laws import curves, derived
     from qscale.laws.comparison import compare
+    from qscale.laws.contrast import contrast
     from qscale.laws.fitting import fit
     from qscale.laws.objective import Objective
     from qscale.laws.profiles import profile
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _ON_FIRST_USE = {
     "Objective": "objective",
     "compare": "comparison",
+    "contrast": "contrast",
     "fit": "fitting",
     "profile": "profiles",
     "sensitivity": "robustness",
@@ -40,6 +42,7 @@ __all__ = [
     "Law",
     "Objective",
     "compare",
+    "contrast",
     "curves",
     "derived",
     "fit",

@@ -76,6 +76,7 @@ def compare(
     objective: Objective | str = "l2",
     mode: str | None = None,
     recipe: str | None = None,
+    method: str | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> Comparison:
     """Fit several forms to the same rows.
@@ -89,6 +90,7 @@ def compare(
         objective: Of every fit.
         mode: Keep the rows of this mode.
         recipe: Keep the rows of this recipe.
+        method: Keep the rows of this method of quantization after training, such as ``gptq``.
         columns: The table's own names of columns.
 
     Raises:
@@ -109,7 +111,7 @@ def compare(
         form = forms.get(name)
         if not form.terms:
             raise LawError(f"law form {name!r} has no terms: it is not compared")
-        found = read_table(table, form, mode=mode, recipe=recipe, columns=columns)
+        found = read_table(table, form, mode=mode, recipe=recipe, method=method, columns=columns)
         if data is not None and not np.array_equal(np.sort(found.target), np.sort(data.target)):
             raise LawError(f"law form {name!r} takes other rows or another target than {candidates[0]!r}")
         data = found

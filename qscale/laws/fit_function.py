@@ -209,7 +209,12 @@ def _law(
         fixed=dict(problem.fixed),
         box={n: (float(x.min()), float(x.max())) for n, x in data.variables.items()},
         conventions=diagnose.conventions(form),
-        quantization={"mode": data.mode, "recipe": data.recipe, "dialect": data.dialect},
+        quantization={
+            "mode": data.mode,
+            "recipe": data.recipe,
+            "dialect": data.dialect,
+            "method": data.method,
+        },
         data=diagnose.data_block(data),
         fit={"objective": str(problem.objective), "weights": weights, **options},
         diagnostics=diagnose.finite(diagnostics),

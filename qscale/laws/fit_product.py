@@ -207,7 +207,12 @@ def _law(setup: _Setup, reasons: dict[str, str], fitted: _Fitted | None, options
         fixed={name: float(value) for name, value in setup.fixed.items()},
         box={n: (float(x.min()), float(x.max())) for n, x in data.variables.items()},
         conventions=diagnose.conventions(form),
-        quantization={"mode": data.mode, "recipe": data.recipe, "dialect": data.dialect},
+        quantization={
+            "mode": data.mode,
+            "recipe": data.recipe,
+            "dialect": data.dialect,
+            "method": data.method,
+        },
         data=diagnose.data_block(data),
         fit=diagnose.fit_block(setup.rows, options),
         diagnostics=diagnose.finite(diagnostics),

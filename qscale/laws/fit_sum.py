@@ -126,7 +126,12 @@ def _law(estimate: Estimate, data: Table, thetas: FloatArray, wanted: Wanted, op
         fixed={name: float(value) for name, value in wanted.fix.items()},
         box=_box(form, data),
         conventions=diagnose.conventions(form),
-        quantization={"mode": data.mode, "recipe": data.recipe, "dialect": data.dialect},
+        quantization={
+            "mode": data.mode,
+            "recipe": data.recipe,
+            "dialect": data.dialect,
+            "method": data.method,
+        },
         data=diagnose.data_block(data),
         fit=_fit_block(estimate, wanted, options),
         diagnostics=diagnose.finite(_diagnostics(estimate, data, intervals, wanted)),

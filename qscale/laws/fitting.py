@@ -28,6 +28,7 @@ def fit(
     *,
     mode: str | None = None,
     recipe: str | None = None,
+    method: str | None = None,
     columns: Mapping[str, str] | None = None,
     objective: Objective | str | None = None,
     fix: Mapping[str, float] | None = None,
@@ -61,6 +62,7 @@ def fit(
         form: Its id: ``qat-unified``, ``chinchilla``, ...
         mode: Keep the rows of this mode (``baseline``, ``scratch``, ``cooldown``, ``finetune``, ``ptq``).
         recipe: Keep the rows of this recipe; ``w4a4`` means whatever its granularity.
+        method: Keep the rows of this method of quantization after training, such as ``gptq``.
         columns: The table's own name of a column, such as ``{"N": "params", "loss": "final_loss"}``.
         objective: Such as ``"huber:1e-3"``, ``"l2"``, ``"lad"``, ``"student:0.01"``, ``"raw:l2"``. By default
             weighted least squares for forms of one term, else ``huber:1e-3``.
@@ -98,7 +100,7 @@ def fit(
     _check_options(law_form, fix or {}, bootstrap, seed, level)
     if resample not in get_args(Resampling):
         raise LawError(f"resample={resample!r}; wanted {', '.join(get_args(Resampling))}")
-    data = read_table(table, law_form, mode=mode, recipe=recipe, columns=columns)
+    data = read_table(table, law_form, mode=mode, recipe=recipe, method=method, columns=columns)
     options = {"bootstrap": int(bootstrap), "seed": int(seed), "level": float(level)}
     chosen = _objective(law_form, objective or ("l2" if cell_effects else None))
     if cell_effects and (not law_form.by or str(chosen) != str(Objective())):

@@ -24,6 +24,7 @@ def profile(
     fix: Mapping[str, float] | None = None,
     mode: str | None = None,
     recipe: str | None = None,
+    method: str | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> Profile:
     """Profile likelihood of one parameter at the reference point, in its own units.
@@ -39,6 +40,7 @@ def profile(
         fix: Exponents or constants held.
         mode: Keep the rows of this mode.
         recipe: Keep the rows of this recipe.
+        method: Keep the rows of this method of quantization after training, such as ``gptq``.
         columns: The table's own names of columns.
 
     Raises:
@@ -52,7 +54,7 @@ def profile(
         >>> low < 0.34 < high
         True
     """
-    data = read_table(table, forms.get(form), mode=mode, recipe=recipe, columns=columns)
+    data = read_table(table, forms.get(form), mode=mode, recipe=recipe, method=method, columns=columns)
     law_form = data.form
     chosen = objective if isinstance(objective, Objective) else Objective.parse(objective)
     estimate = estimate_of(data, chosen, Wanted(fix=dict(fix or {})))

@@ -26,6 +26,7 @@ def sensitivity(
     objectives: Sequence[str] = OBJECTIVES,
     mode: str | None = None,
     recipe: str | None = None,
+    method: str | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """The constants under every objective and rule for outliers: one dict a pair.
@@ -40,6 +41,7 @@ def sensitivity(
         objectives: As texts.
         mode: Keep the rows of this mode.
         recipe: Keep the rows of this recipe.
+        method: Keep the rows of this method of quantization after training, such as ``gptq``.
         columns: The table's own names of columns.
 
     Returns:
@@ -55,7 +57,7 @@ def sensitivity(
         >>> [(row["outliers"], row["rows"], round(row["alpha"], 4)) for row in found]
         [('none', 25, 0.34), ('top 2%', 24, 0.34), ('5 sd', 25, 0.34)]
     """
-    data = read_table(table, forms.get(form), mode=mode, recipe=recipe, columns=columns)
+    data = read_table(table, forms.get(form), mode=mode, recipe=recipe, method=method, columns=columns)
     robust = estimate_of(data, Objective.parse("lad"), Wanted())
     rest = robust.residuals
     spread = 1.4826 * float(np.median(np.abs(rest - np.median(rest))))

@@ -39,6 +39,7 @@ class Table:
     rows: tuple[int, ...]  #: where each row stood in the input, from 1
     mode: str | None
     recipe: str | None  #: without its granularity
+    method: str | None  #: of quantization after training
     dialect: str | None
     source: str | None  #: the file, where the rows came from one
     hash: str  #: sha256 of the canonical rows
@@ -54,6 +55,7 @@ def read_table(
     *,
     mode: str | None = None,
     recipe: str | None = None,
+    method: str | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> Table:
     """Read and check observations for a form.
@@ -62,17 +64,18 @@ def read_table(
         source: A pandas DataFrame, a dict of arrays, a list of dicts, or the path of a CSV or Parquet file.
             Columns: the form's variables and its target (``N, D, G, delta``); optional ``delta_se``,
                 ``seed``, ``ladder`` (rows of one ladder are correlated; without it rows of one N and seed
-                are), ``mode``, ``recipe``, ``dialect``, ``family``, ``corpus``, ``diverged``, ``run_id``
-                (tells a copy of a row from another run). Other columns are ignored.
+                are), ``mode``, ``recipe``, ``method``, ``dialect``, ``family``, ``corpus``, ``diverged``,
+                ``run_id`` (tells a copy of a row from another run). Other columns are ignored.
         form: Names the columns and their domain.
         mode: Keep the rows of this mode only.
         recipe: Keep the rows of this recipe only: ``w4a4`` whatever the granularity, ``w4a4:g32`` exactly.
+        method: Keep the rows of this method of quantization after training only, such as ``gptq``.
         columns: The table's own name for a column, where it is another: ``{"N": "params"}``.
 
     Raises:
         LawError: A column is missing, a value is not a finite number or outside the form's domain, or rows of
-            several modes, recipes or corpora would be mixed. Rows are counted from 1, a CSV header not
-            counted; a file is named.
+            several modes, recipes, methods or corpora would be mixed. Rows are counted from 1, a CSV header
+            not counted; a file is named.
 
     Example:
         >>> from qscale.laws.forms import FORMS
@@ -83,7 +86,7 @@ def read_table(
     found = _renamed(read_columns(source), columns or {})
     file = str(source) if isinstance(source, (str, Path)) else None
     try:
-        return _check(found, form, mode, recipe, file)
+        return _check(found, form, (mode, recipe, method), file)
     except LawError as err:
         raise LawError(err if file is None else f"{file}: {err}") from err
 
@@ -98,8 +101,12 @@ def _renamed(columns: Mapping[str, list[Any]], names: Mapping[str, str]) -> dict
 
 
 def _check(
-    columns: Mapping[str, list[Any]], form: Form, mode: str | None, recipe: str | None, file: str | None
+    columns: Mapping[str, list[Any]],
+    form: Form,
+    wanted: tuple[str | None, str | None, str | None],
+    file: str | None,
 ) -> Table:
+    mode, recipe, method = wanted
     if not columns:
         raise LawError("no observations: the table is empty")
     required = [v.name for v in form.variables] + [form.target]
@@ -118,6 +125,9 @@ def _check(
     chosen_recipe = None
     if recipe is not None or not mixes:
         rest, chosen_recipe = _choose(columns, rest, "recipe", recipe)
+    chosen_method = None
+    if method is not None or (form.target == "delta" and "method" not in form.by):
+        rest, chosen_method = _choose(columns, rest, "method", method)
     if any(v.name == "G" for v in form.variables):
         rest = _drop_without_g(columns, rest, notes)
     rows = sorted([*rest, *absent])
@@ -132,7 +142,8 @@ def _check(
     _check_domain(form, numbers, rows)
     dialect = _dialect(columns, rows, notes)
     _note_mixed(columns, rows, "family", notes)
-    return _assemble(form, columns, rows, numbers, (chosen_mode, chosen_recipe, dialect, file), notes)
+    labels = (chosen_mode, chosen_recipe, chosen_method, dialect, file)
+    return _assemble(form, columns, rows, numbers, labels, notes)
 
 
 def _with_levels(form: Form, columns: Mapping[str, list[Any]], rows: list[int]) -> tuple[Form, set[int]]:
@@ -193,7 +204,7 @@ def _assemble(
     columns: Mapping[str, list[Any]],
     rows: list[int],
     numbers: Mapping[str, FloatArray],
-    labels: tuple[str | None, str | None, str | None, str | None],
+    labels: tuple[str | None, str | None, str | None, str | None, str | None],
     notes: list[str],
 ) -> Table:
     """Sort the rows by content, drop repeats, number cells and ladders, and hash."""
@@ -207,10 +218,9 @@ def _assemble(
     order = _drop_repeats(columns, rows, canonical, order, notes)
     canonical = [canonical[i] for i in order]
     cells = [tuple(row[: len(names)]) for row in canonical]
-    mode, recipe, dialect, file = labels
-    content = json.dumps(
-        [form.target, names, mode, recipe, dialect, canonical], separators=(",", ":"), allow_nan=False
-    )
+    mode, recipe, method, dialect, file = labels
+    of = [mode, recipe, dialect] if method is None else [mode, recipe, dialect, method]
+    content = json.dumps([form.target, names, *of, canonical], separators=(",", ":"), allow_nan=False)
     return Table(
         form=form,
         variables={n: numbers[n][order] for n in names},
@@ -223,6 +233,7 @@ def _assemble(
         rows=tuple(rows[i] + 1 for i in order),
         mode=mode,
         recipe=recipe,
+        method=method,
         dialect=dialect,
         source=file,
         hash=hashlib.sha256(content.encode()).hexdigest(),

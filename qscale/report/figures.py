@@ -21,10 +21,10 @@ def law_figure(observations: Sequence[Mapping[str, Any]], law: Law, path: Path) 
     The last panel holds every prediction against its measurement. Error bars are one standard error of the
     evaluation; the band is the 90% interval of the mean law, not of a single run, where the law has draws.
     The title says what was measured and, on its own line, which law is drawn, and where the law is of another
-    mode or recipe than the points.
+    mode, recipe or method than the points.
 
     Args:
-        observations: Rows with N, D, G, delta and, where known, delta_se, mode and recipe.
+        observations: Rows with N, D, G, delta and, where known, delta_se, mode, recipe and method.
         law: A law of delta in N, D and G.
         path: Ends in .png, .svg or .pdf.
 
@@ -128,6 +128,7 @@ def _title(rows: list[Mapping[str, Any]], law: Law) -> str:
     measured = {
         "recipe": sorted({without_span(str(row.get("recipe") or "")) for row in rows} - {""}),
         "mode": sorted({str(row.get("mode") or "") for row in rows} - {""}),
+        "method": sorted({str(row.get("method") or "") for row in rows} - {""}),
     }
     said = [f"{name} {' and '.join(values)}" for name, values in measured.items() if values]
     points = ", ".join([f"points: {len(rows)} runs", *said])

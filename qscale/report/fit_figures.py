@@ -32,7 +32,13 @@ _NORMAL_90 = 1.645
 
 
 def fit_figure(
-    table: Any, law: Law, path: Path, *, mode: str | None = None, recipe: str | None = None
+    table: Any,
+    law: Law,
+    path: Path,
+    *,
+    mode: str | None = None,
+    recipe: str | None = None,
+    method: str | None = None,
 ) -> None:
     """Measured against fitted, both axes logarithmic.
 
@@ -47,13 +53,14 @@ def fit_figure(
         path: Ends in .png, .svg or .pdf.
         mode: Keep the rows of this mode.
         recipe: Keep the rows of this recipe.
+        method: Keep the rows of this method of quantization after training, such as ``gptq``.
 
     Raises:
         LawError: The law cannot be evaluated, or the rows do not go with it.
         StoreError: The file cannot be written.
         QScaleError: matplotlib is not installed.
     """
-    data = read_table(table, law.form, mode=mode, recipe=recipe)
+    data = read_table(table, law.form, mode=mode, recipe=recipe, method=method)
     at = _inputs(data)
     fitted, measured = np.asarray(law.predict(**at)), data.target
     shown = measured > 0
@@ -104,7 +111,13 @@ def fit_figure(
 
 
 def residual_figure(
-    table: Any, law: Law, path: Path, *, mode: str | None = None, recipe: str | None = None
+    table: Any,
+    law: Law,
+    path: Path,
+    *,
+    mode: str | None = None,
+    recipe: str | None = None,
+    method: str | None = None,
 ) -> None:
     """What the law leaves, ``measured / fitted - 1``, against each variable and, where both are, D / N.
 
@@ -116,13 +129,14 @@ def residual_figure(
         path: Ends in .png, .svg or .pdf.
         mode: Keep the rows of this mode.
         recipe: Keep the rows of this recipe.
+        method: Keep the rows of this method of quantization after training, such as ``gptq``.
 
     Raises:
         LawError: The law cannot be evaluated, or the rows do not go with it.
         StoreError: The file cannot be written.
         QScaleError: matplotlib is not installed.
     """
-    data = read_table(table, law.form, mode=mode, recipe=recipe)
+    data = read_table(table, law.form, mode=mode, recipe=recipe, method=method)
     left = 100 * (data.target / np.asarray(law.predict(**_inputs(data))) - 1)
     panels = {f"{v.name}, {v.unit}": (data.variables[v.name], v.levels) for v in data.form.variables}
     if {"N", "D"} <= set(data.variables):

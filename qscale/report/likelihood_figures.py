@@ -30,6 +30,7 @@ def profile_figure(
     fix: Mapping[str, float] | None = None,
     mode: str | None = None,
     recipe: str | None = None,
+    method: str | None = None,
 ) -> None:
     """The profile of every free parameter, with the 90% line and the interval that it cuts out.
 
@@ -43,6 +44,7 @@ def profile_figure(
         fix: Exponents or constants held.
         mode: Keep the rows of this mode.
         recipe: Keep the rows of this recipe.
+        method: Keep the rows of this method of quantization after training, such as ``gptq``.
 
     Raises:
         LawError: The form has no terms, or the table is not valid.
@@ -52,11 +54,13 @@ def profile_figure(
     """
     if not forms.get(form).terms:
         raise LawError(f"law form {form!r} has no terms: it has no profiles")
-    data = _readable(table, form, objective, mode, recipe)
+    data = _readable(table, form, objective, mode, recipe, method)
     names = [name for name in reference_names(data.form) if name not in (fix or {})]
     figure, axes = new_figure(len(names), across=3, size=(3.3, 2.9), share_y=True)
     for axis, name in zip(axes, names, strict=True):
-        found = laws.profile(table, form, name, objective=objective, fix=fix, mode=mode, recipe=recipe)
+        found = laws.profile(
+            table, form, name, objective=objective, fix=fix, mode=mode, recipe=recipe, method=method
+        )
         exponent = name in {a.parameter for term in data.form.terms for a in term.axes}
         _profile_panel(axis, found, name if exponent else f"{name}, {data.form.unit}", name)
         if axis.get_subplotspec().is_first_col():
@@ -134,6 +138,7 @@ def form_figure(
     objective: Objective | str = "l2",
     mode: str | None = None,
     recipe: str | None = None,
+    method: str | None = None,
 ) -> None:
     """Forms side by side: the error of each cell when it is left out, and the information criteria.
 
@@ -144,6 +149,7 @@ def form_figure(
         objective: Of every fit.
         mode: Keep the rows of this mode.
         recipe: Keep the rows of this recipe.
+        method: Keep the rows of this method of quantization after training, such as ``gptq``.
 
     Raises:
         LawError: There are fewer than two forms, or they cannot be compared over these rows.
@@ -156,8 +162,8 @@ def form_figure(
         raise LawError(
             f"a comparison takes two forms or more; these were given: {', '.join(names) or 'none'}"
         )
-    data = [_readable(table, name, objective, mode, recipe) for name in names]
-    found = laws.compare(table, names, objective=objective, mode=mode, recipe=recipe)
+    data = [_readable(table, name, objective, mode, recipe, method) for name in names]
+    found = laws.compare(table, names, objective=objective, mode=mode, recipe=recipe, method=method)
     cells = {name: one.cell[np.argsort(one.rows)] for name, one in zip(names, data, strict=True)}
     figure, (errors, criteria) = new_figure(2, across=2, size=(4.6, 1.6 + 0.5 * len(names)), share_y=True)
     for i, score in enumerate(found.scores):
@@ -207,10 +213,15 @@ def _criteria_panel(axis: Any, scores: Sequence[Any]) -> None:
 
 
 def _readable(
-    table: Any, form: str, objective: Objective | str, mode: str | None, recipe: str | None
+    table: Any,
+    form: str,
+    objective: Objective | str,
+    mode: str | None,
+    recipe: str | None,
+    method: str | None,
 ) -> Table:
     """The checked rows; their logarithms exist where the objective takes them."""
-    data = read_table(table, forms.get(form), mode=mode, recipe=recipe)
+    data = read_table(table, forms.get(form), mode=mode, recipe=recipe, method=method)
     chosen = objective if isinstance(objective, Objective) else Objective.parse(objective)
     if chosen.residual == "log" and (data.target <= 0).any():
         raise FitError(

@@ -26,6 +26,9 @@ _LEAST_STEPS = 500
 #: What a shape has that says nothing of its vocabulary.
 _VOCABULARY: int = ModelShape.__dataclass_fields__["vocab_size"].default  # type: ignore[assignment]
 
+#: What ``training`` may hold for methods that are calibrated.
+CALIBRATION = ("calibration_windows", "calibration_length")
+
 #: Values of the keys of a point; those that are left out match anything.
 Exclusion = Mapping[str, tuple[Any, ...]]
 
@@ -54,13 +57,14 @@ class Grid:
     recipes: Mapping[str, tuple[str, ...]]  #: by size; canonical text with its granularity
     modes: tuple[str, ...]
     finetune_fractions: tuple[float, ...] = ()  #: parts of the tokens, one run each in the mode finetune
+    methods: tuple[str, ...] = ("rtn",)  #: canonical text; one run each in the mode ptq
     seeds: Mapping[
         str, tuple[int, ...]
     ]  #: by size; each is both the seed of the weights and of the token order
     training: Mapping[str, Mapping[str, Any]]  #: by size; fields of RunConfig
 
     def points(self) -> Iterator[dict[str, Any]]:
-        """The points of the grid: size, tokens, mode, recipe, seed, fraction."""
+        """The points of the grid: size, tokens, seed, recipe, mode with its fraction or method."""
         for size in self.sizes:
             for tokens in self.tokens[size]:
                 for seed in self.seeds[size]:
@@ -69,8 +73,10 @@ class Grid:
                         yield {**base, "mode": "baseline", "recipe": None}
                     for mode in self.modes:
                         fractions = self.finetune_fractions if mode == "finetune" else (None,)
-                        for recipe, fraction in product(self.recipes[size], fractions):
-                            yield {**base, "mode": mode, "recipe": recipe, "finetune_fraction": fraction}
+                        methods = self.methods if mode == "ptq" else (None,)
+                        for recipe, fraction, method in product(self.recipes[size], fractions, methods):
+                            point = {**base, "mode": mode, "recipe": recipe}
+                            yield {**point, "finetune_fraction": fraction, "method": method}
 
     def config(
         self,
@@ -82,6 +88,7 @@ class Grid:
         recipe: str | None,
         seed: int,
         finetune_fraction: float | None = None,
+        method: str | None = None,
     ) -> RunConfig:
         """The run at one point; its tokens are rounded to a whole number of steps.
 
@@ -100,6 +107,9 @@ class Grid:
             "batch_sequences": defaults.batch_sequences(shape.N),
             **self.training[size],
         }
+        if method in (None, "rtn"):  # it looks at no text
+            method = None
+            training = {key: value for key, value in training.items() if key not in CALIBRATION}
         context = training.get("context", RunConfig.__dataclass_fields__["context"].default)
         per_step = max(1, training["batch_sequences"] * context)
         return RunConfig(
@@ -113,6 +123,7 @@ class Grid:
             data_seed=seed,
             tokenizer=tokenizer.text,
             finetune_fraction=finetune_fraction,
+            method=method,
             **training,
         )
 

@@ -58,7 +58,9 @@ def _run(config: RunConfig) -> Job:
     per_token = config.model.flops_per_token(config.context)
     trained = (config.steps - config.branch_step) * config.tokens_per_step
     source = config.source()
-    evaluated = config.eval_windows * config.context / 3  # a forward pass is a third of a training step
+    looked_at = (config.calibration_windows or 0) * (config.calibration_length or 0)
+    # A forward pass is a third of a training step; calibration takes two.
+    evaluated = (config.eval_windows * config.context + 2 * looked_at) / 3
     return Job(
         kind="run",
         id=config.run_id,
@@ -94,6 +96,8 @@ def label_of(config: RunConfig) -> str:
     what = "baseline" if config.recipe is None else f"{config.recipe} {config.mode}"
     if config.finetune_fraction is not None:
         what += f" {config.finetune_fraction:g}"
+    if config.method is not None:
+        what += f" {config.method}"
     return f"{name_of(config.model)} {short_count(config.tokens)} {what} seed {config.init_seed}"
 
 

@@ -1,4 +1,4 @@
-"""Reads a study file: every key checked, every problem listed at once. No torch."""
+"""Reads a study file: every key checked, every problem listed at once. No torch, but where methods are."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ KEYS = (
     "decompose",
     "modes",
     "finetune_fractions",
+    "methods",
     "seeds",
     "training",
     "zip",
@@ -52,6 +53,7 @@ AXES = (
     "group_sizes",
     "modes",
     "finetune_fractions",
+    "methods",
     "seeds",
 )
 #: What an entry of ``exclude`` may name a point by.
@@ -64,6 +66,7 @@ EXCLUDABLE = (
     "group_size",
     "mode",
     "finetune_fraction",
+    "method",
     "seed",
 )
 #: Axes of which a grid has one value.
@@ -99,6 +102,8 @@ TRAINING: dict[str, type] = {
     "parametrization": str,
     "mup_width": int,
     "compiled": bool,
+    "calibration_windows": int,
+    "calibration_length": int,
 }
 
 _BARE_RECIPE = re.compile(r"w\d+a\d+")
@@ -138,7 +143,10 @@ def read_study(data: Mapping[str, Any], source: str) -> Study:
 def _check(study: Study, whole: Reader) -> None:
     """Every point makes a valid run, which a seed changes nothing about; every exclusion excludes some."""
     runs = sum(
-        len(grid.tokens[s]) * (len(grid.recipes[s]) + 1) * len(grid.seeds[s]) * len(grid.modes)
+        len(grid.tokens[s])
+        * (len(grid.recipes[s]) + 1)
+        * len(grid.seeds[s])
+        * (len(grid.modes) + len(grid.methods))
         for grid in study.grids
         for s in grid.sizes
     )
@@ -187,6 +195,7 @@ class Reader:
             recipes=self.recipes(sizes),
             modes=self.modes(),
             finetune_fractions=self.fractions(),
+            methods=self.methods(),
             seeds=self.by_size("seeds", self.data.get("seeds", [0]), sizes, _seed),
             training=self.training(sizes),
         )
@@ -267,6 +276,7 @@ class Reader:
             "group_size": _excluded_group,
             "seed": _seed,
             "finetune_fraction": _fraction,
+            "method": _method,
         }
         among = {"size": names, "mode": STUDY_MODES, "family": tuple(FAMILIES)}
         found = []
@@ -476,6 +486,14 @@ class Reader:
             return ()
         return tuple(self.each("finetune_fractions", self.data["finetune_fractions"], _fraction))
 
+    def methods(self) -> tuple[str, ...]:
+        """Methods of quantization after training, in the mode ptq."""
+        if "methods" not in self.data:
+            return ("rtn",)
+        if "ptq" not in self.modes():
+            self.problem("methods: they are of the mode ptq; add it to modes, or leave methods out")
+        return tuple(self.each("methods", self.data["methods"], _method))
+
     def modes(self) -> tuple[str, ...]:
         given = self.each("modes", self.data.get("modes", ["cooldown"]), str)
         return tuple(mode for mode in given if self.known("mode", mode, STUDY_MODES))
@@ -569,6 +587,17 @@ def _fraction(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
         raise ConfigError(f"{short_repr(value)} is not a part between 0 and 1 of the tokens")
     return float(value)
+
+
+def _method(value: object) -> str:
+    """The canonical text of a method."""
+    if value == "rtn":
+        return "rtn"
+    if not isinstance(value, str):
+        raise ConfigError(f"{short_repr(value)} is not a method such as gptq")
+    from qscale.ptq.methods import Method  # torch with it: only studies that have methods pay for that
+
+    return str(Method.parse(value))
 
 
 def _span(value: object) -> str:

@@ -66,7 +66,12 @@ def run_job(job: Job, board: Board, corpora: Corpora, how: How) -> bool:
     losses = None
     if baseline is not None and not baseline.diverged:
         losses = paths.eval_losses(store.run_folder(baseline.run_id))
-    record = loop.run_branch(
+    run = loop.run_branch
+    if job.config.method is not None:
+        from qscale.sweep import post_training
+
+        run = post_training.run_pass
+    record = run(
         job.config,
         store.run_folder(job.id),
         start,

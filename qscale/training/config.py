@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -46,7 +47,15 @@ _LATER_FIELDS = (
     "parametrization",
     "mup_width",
     "compiled",
+    "method",
+    "calibration_windows",
+    "calibration_length",
 )
+#: Of the mode ``ptq`` with a method, and of nothing else.
+_METHOD_FIELDS = ("method", "calibration_windows", "calibration_length")
+#: Windows of calibration text (usual for the published methods, unverified).
+CALIBRATION_WINDOWS = 128
+_METHOD = re.compile(r"[a-z]\w*(\([^()]*\))?(\+[a-z]\w*(\([^()]*\))?)*")
 
 
 class _Found:
@@ -66,7 +75,7 @@ class RunConfig(_Found):
     see :attr:`trunk_id`. A run of the schedule ``cosine`` shares its first weights alone. One of the mode
     ``finetune`` goes on from the end of an unquantized run (:meth:`source`), quantized, with a schedule of
     its own for the last ``finetune_fraction`` of its tokens. One of the mode ``ptq`` is its baseline's last
-    weights, quantized and evaluated: it trains nothing.
+    weights, quantized by its ``method`` and evaluated: it trains nothing.
 
     ``run_id`` is the hash of every field, defaults too; fields that came later count where they are set.
 
@@ -106,6 +115,9 @@ class RunConfig(_Found):
     parametrization: str = "standard"  #: or ``mup``: rates of matrices in inverse proportion to their width
     mup_width: int = 64  #: where muP's rates are the plain ones
     compiled: bool = False  #: by torch.compile, which rounds otherwise
+    method: str | None = None  #: of the mode ``ptq``, canonical text; None rounds to nearest
+    calibration_windows: int | None = None  #: that a method looks at; with a method 128 by default
+    calibration_length: int | None = None  #: tokens in each; with a method ``context`` by default
 
     def __post_init__(self) -> None:
         problems = [
@@ -134,7 +146,7 @@ class RunConfig(_Found):
             )
             if getattr(self, name) not in known
         ]
-        problems += self._phase_problems()
+        problems += self._phase_problems() + self._method_problems()
         if (self.mode == "baseline") != (self.recipe is None):
             problems.append(f"mode={self.mode!r} with recipe={self.recipe!r}: only a baseline has no recipe")
         if not problems and self.tokens % self.tokens_per_step:
@@ -155,6 +167,13 @@ class RunConfig(_Found):
             )
         if problems:
             raise ConfigError("; ".join(problems))
+        if self.method is not None:
+            for name, value in (
+                ("calibration_windows", CALIBRATION_WINDOWS),
+                ("calibration_length", self.context),
+            ):
+                if getattr(self, name) is None:
+                    object.__setattr__(self, name, value)
         if self.recipe is not None:
             recipe, text = _recipe(self.recipe)
             object.__setattr__(self, "recipe", text)
@@ -208,6 +227,34 @@ class RunConfig(_Found):
             )
         if self.mup_width < 1:
             problems.append(f"mup_width={self.mup_width}: must be positive")
+        return problems
+
+    def _method_problems(self) -> list[str]:
+        """What is wrong with the method and its calibration."""
+        if self.method is None:
+            return [
+                f"{name}={getattr(self, name)}: only a run with a method is calibrated"
+                for name in _METHOD_FIELDS
+                if getattr(self, name) is not None
+            ]
+        problems = []
+        if self.mode != "ptq":
+            problems.append(f"method={self.method!r} with mode={self.mode!r}: methods are of the mode ptq")
+        if self.method == "rtn" or not _METHOD.fullmatch(self.method):
+            problems.append(
+                f"method={bounded.one_line(self.method, 60)!r}: steps joined by +, such as awq+gptq; "
+                "rounding to nearest alone is method=None"
+            )
+        for name in _METHOD_FIELDS[1:]:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                problems.append(f"{name}={value}: must be positive")
+        longest = self.model.longest_context
+        if longest is not None and self.calibration_length is not None and self.calibration_length > longest:
+            problems.append(
+                f"calibration_length={self.calibration_length}: {self.model.family} learns {longest} "
+                "positions"
+            )
         return problems
 
     @property
@@ -286,7 +333,7 @@ class RunConfig(_Found):
             return self._baseline
         except AttributeError:
             plain = {"mode": "baseline", "recipe": None, "finetune_fraction": None, "finetune_rate": 1.0}
-            values = {**_shallow(self), **plain}
+            values = {**_shallow(self), **plain, **dict.fromkeys(_METHOD_FIELDS)}
             object.__setattr__(self, "_baseline", _shared_baseline(*values.values()))
             return self._baseline
 

@@ -112,7 +112,7 @@ def run_branch(
     if config.recipe is None:
         checkpoint.save_weights(paths.final_weights(folder), training.model, how.ranks)
     if how.ranks.is_main:
-        _save_losses(paths.eval_losses(folder), losses)
+        save_losses(paths.eval_losses(folder), losses)
         training.write_diagnostics(found)
         shutil.rmtree(paths.checkpoints(folder), ignore_errors=True)
     delta = None
@@ -146,7 +146,12 @@ def _begin(training: Training, start: Path) -> None:
     training.monitor = Monitor()
 
 
-def _save_losses(path: Path, losses: np.ndarray) -> None:
+def save_losses(path: Path, losses: np.ndarray) -> None:
+    """Write losses by sequence; the file appears whole or not at all.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
     temporary = path.with_suffix(".tmp.npy")
     try:
         np.save(temporary, losses, allow_pickle=False)

@@ -34,6 +34,11 @@ def checkpoints(folder: Path) -> Path:
     return folder / "checkpoint"
 
 
+def pass_report(folder: Path) -> Path:
+    """One JSON object: what a method of the mode ptq did, layer by layer."""
+    return folder / "layers.json"
+
+
 def diagnostics(folder: Path) -> Path:
     """One JSON object a line: a step and one layer's diagnostics."""
     return folder / "diagnostics.jsonl"

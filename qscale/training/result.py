@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import platform
 import resource
+from collections.abc import Mapping
 from importlib import metadata
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,8 +32,12 @@ def make_record(
     baseline: Record | None = None,
     diverged_step: int | None = None,
     relmse: tuple[float | None, float | None] = (None, None),
+    measured: Mapping[str, Any] | None = None,
 ) -> Record:
-    """The record of a run that took ``seconds``; ``losses`` per sequence, None where it diverged."""
+    """The record of a run that took ``seconds``; ``losses`` per sequence, None where it diverged.
+
+    ``measured`` are fields of a record that a pass of the mode ptq has found.
+    """
     shape = config.model
     diverged = losses is None or not np.isfinite(losses).all()
     loss = None if losses is None or diverged else estimate(losses)
@@ -72,6 +78,7 @@ def make_record(
         relmse_weight=relmse[0],
         relmse_input=relmse[1],
         eval_losses_sha256=None if losses is None else losses_sha256(losses),
+        **(measured or {}),
     )
 
 

@@ -117,9 +117,43 @@ def test_ptq_goes_on_from_its_baseline_and_trains_nothing():
             assert run.branch_step == run.steps
 
 
+def test_methods_are_an_axis_of_the_mode_ptq_alone():
+    text = TEXT + "modes: [cooldown, ptq]\nmethods: [rtn, gptq, 'awq + gptq(damping=0.010)']"
+    runs = Study.parse(text).runs(SHA)
+    after = [run for run in runs if run.mode == "ptq"]
+    assert {run.method for run in after} == {None, "gptq", "awq+gptq"}, "texts of one method are one method"
+    assert len(after) == 3 * 2 * 2
+    assert ids(TEXT + "modes: [cooldown, ptq]") < {run.run_id for run in runs}, "what was there stays"
+    assert {(run.calibration_windows, run.calibration_length) for run in after if run.method} == {(128, 32)}
+    for run in runs:
+        assert run.method is None or run.source() == run.baseline()
+        assert run.baseline().method is None and run.baseline().calibration_windows is None
+
+
+def test_calibration_is_of_runs_that_look_at_text():
+    text = TEXT.replace("training: {", "training: {calibration_windows: 4, calibration_length: 16, ")
+    text += "modes: [cooldown, ptq]\nmethods: [rtn, gptq]"
+    runs = Study.parse(text).runs(SHA)
+    plain = {run.run_id for run in runs if run.method is None}
+    assert plain == ids(TEXT + "modes: [cooldown, ptq]")
+    assert {(r.calibration_windows, r.calibration_length) for r in runs if r.method} == {(4, 16)}
+
+
+def test_a_method_can_be_excluded_at_some_points():
+    text = TEXT + "modes: [ptq]\nmethods: [rtn, gptq]\nexclude: [{method: gptq, group_size: 16}]"
+    runs = Study.parse(text).runs(SHA)
+    assert {run.recipe for run in runs if run.method} == {"w4a4:g32"}
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ("methods: [gptq]", "methods: they are of the mode ptq; add it to modes"),
+        ("modes: [ptq]\nmethods: [gpqt]", "methods: unknown method 'gpqt'; did you mean 'gptq'?"),
+        ("modes: [ptq]\nmethods: ['gptq(damp=1)']", "methods: method gptq has no parameter 'damp'"),
+        ("modes: [ptq]\nmethods: [3]", "methods: 3 is not a method"),
+        ("modes: [ptq]\nmethods: []", "methods: the list is empty"),
+        ("modes: [ptq]\nexclude: [{method: gptq}]", "exclude: no point has method gptq"),
         ("zip: [sizes, token]", "unknown axis in zip 'token'; did you mean 'tokens'"),
         ("zip: [sizes, tokens]", "zip: the lists differ in length: sizes has 1, tokens has 2"),
         ("zip: [sizes, seeds]", "each of sizes, seeds must be a list"),

@@ -106,7 +106,7 @@ def command(
 
 
 #: Options that a fit of a ratio takes.
-_OF_A_RATIO = ("mode", "recipe", "method", "columns", "bootstrap", "seed", "level")
+_OF_A_RATIO = ("mode", "recipe", "method", "columns", "fix", "bootstrap", "seed", "level")
 
 
 def _contrast(table: Any, form: str, against: str, borrow: str | None, options: dict[str, Any]) -> Any:

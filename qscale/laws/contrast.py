@@ -50,6 +50,7 @@ def contrast(
     recipe: str | None = None,
     method: str | None = None,
     columns: Mapping[str, str] | None = None,
+    fix: Mapping[str, float] | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
     level: float = 0.9,
@@ -71,6 +72,7 @@ def contrast(
         recipe: Keep the rows of this recipe; ``w4a4`` means whatever its granularity.
         method: Keep the rows of this method; where ``by`` is ``mode``, of the rows that have one.
         columns: The table's own names of columns.
+        fix: Differences of exponents held at a value, such as ``{"gG": 0.0}``.
         bootstrap: Draws kept in the law.
         seed: Of the draws.
         level: Of the intervals at the reference point.
@@ -115,7 +117,7 @@ def contrast(
     return Contrast(
         first=first,
         second=second,
-        law=fit(rows, form, bootstrap=bootstrap, seed=seed, level=level),
+        law=fit(rows, form, fix=fix, bootstrap=bootstrap, seed=seed, level=level),
         pairs=len(rows),
         unpaired=unpaired,
         not_positive=len(places) - len(rows),

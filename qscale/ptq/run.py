@@ -88,10 +88,13 @@ def quantize_trained(
             f"calibration windows of shape {windows.shape}: (count, length) is wanted, not empty"
         )
     _check_weights(model)
+    method.check_recipe(recipe)
     training = model.training
     model.eval()
+    method.rotate(model)
     quantized = set(quantize_model(model, recipe, roles))
     blocks = find_blocks(model)
+    method.rotate_inputs(model, roles)
     for name in quantized:
         method.check(layer_of(name, model.get_submodule(name)))
     calls = Calls(model, blocks, windows)

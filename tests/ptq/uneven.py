@@ -11,7 +11,11 @@ TOKENS = np.random.RandomState(0).randint(0, 256, (12, 32))
 
 def make(family="llama", seed=0):
     """A model whose norms, biases and channels are as uneven as those of a trained one."""
-    model = build(shape_of("tiny-20k").in_family(family), context=32, seed=seed)
+    return unevenly(build(shape_of("tiny-20k").in_family(family), context=32, seed=seed), seed)
+
+
+def unevenly(model, seed=0):
+    """Draw gains and biases of a model anew, in place."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

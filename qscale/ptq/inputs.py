@@ -1,4 +1,4 @@
-"""What is done to the input of a layer at run time: factors that nothing before it takes, rotations, scales."""
+"""What is done to the input of a layer at run time: factors that stay there, rotations, scales."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class RuntimeScaled(Quantizer):
             tokens = tokens.reshape(-1, x.shape[-1])
         s = tokens.abs().amax(-2, keepdim=True).clamp(min=_LEAST)
         if self.group > 1:
-            found, order = s.sort(-1, descending=True, stable=True)
+            found, order = s.sort(stable=True, dim=-1, descending=True)
             first = torch.arange(x.shape[-1], device=x.device) // self.group * self.group
             s = torch.empty_like(s).scatter_(-1, order, found[..., first])
         return s if x.dim() > 1 else s[0]

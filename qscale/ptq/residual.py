@@ -92,8 +92,8 @@ def layout_of(name: str, block: nn.Module) -> Layout:
         )
     if not getattr(block, "do_layer_norm_before", True):
         raise ConfigError(
-            f"block {name} has its norms behind its layers: what they do to the residual stream is not undone "
-            "by a rotation; rot=hadamard:128 in the recipe rotates the inputs of any linear layer"
+            f"block {name} has its norms behind its layers: what they do to the residual stream cannot be "
+            "rotated; rot=hadamard:128 in the recipe rotates the inputs of any linear layer"
         )
     return layout
 
@@ -174,6 +174,7 @@ class NormForm:
     centred: bool
 
 
+@torch.no_grad()
 def form_of(name: str, norm: nn.Module) -> NormForm:
     """Find out what a norm computes, from a copy of it with other gains.
 
@@ -185,10 +186,10 @@ def form_of(name: str, norm: nn.Module) -> NormForm:
     generator = torch.Generator().manual_seed(0)
     x = 100 * torch.randn(4, width, generator=generator, dtype=torch.float64) + 30
     gain = torch.linspace(0.5, 1.5, width, dtype=torch.float64)
-    trial.weight.copy_(gain)  # type: ignore[operator,union-attr]
+    trial.weight.copy_(gain)  # type: ignore[operator]
     bias = torch.zeros(width, dtype=torch.float64)
     if getattr(trial, "bias", None) is not None:
-        trial.bias.copy_(bias := gain.flip(0))  # type: ignore[operator,union-attr]
+        trial.bias.copy_(bias := gain.flip(0))  # type: ignore[operator]
     y = trial(x)
     for centred in (False, True):
         moved = x - x.mean(-1, keepdim=True) if centred else x
@@ -197,8 +198,8 @@ def form_of(name: str, norm: nn.Module) -> NormForm:
             if torch.allclose(y.double(), unit * (gain + offset) + bias, rtol=1e-3, atol=1e-3):
                 return NormForm(offset=offset, centred=centred)
     raise ConfigError(
-        f"norm {name} ({type(norm).__name__}) is neither an RMS norm nor a layer norm: its gain cannot be taken "
-        "out of it"
+        f"norm {name} ({type(norm).__name__}) is neither an RMS norm nor a layer norm: its gain cannot be "
+        "taken out of it"
     )
 
 
@@ -230,12 +231,12 @@ def stream_of(model: nn.Module) -> Stream:
     tables = {name: m for name, m in outside.items() if isinstance(m, nn.Embedding)}
     norms = {name: m for name, m in outside.items() if is_norm(m)}
     rest = [n for n, m in outside.items() if n not in tables and n not in norms and m is not head]
-    widths = {table.embedding_dim for table in tables.values()} | {len(n.weight) for n in norms.values()}  # type: ignore[arg-type]
+    widths = {m.weight.shape[-1] for m in (*tables.values(), *norms.values())}
     if rest or len(norms) != 1 or len(widths) != 1 or not isinstance(head, nn.Linear):
         named = ", ".join(rest) or f"{len(norms)} norms and widths {sorted(widths)}"
         raise ConfigError(
-            f"the residual stream of {type(model).__name__} has more in it than embeddings, blocks, a norm and "
-            f"a head ({named}): it cannot be rotated; rot=hadamard:128 in the recipe rotates the inputs of "
+            f"the residual stream of {type(model).__name__} has more in it than embeddings, blocks, a norm "
+            f"and a head ({named}): it cannot be rotated; rot=hadamard:128 in the recipe rotates the inputs of "
             "any linear layer"
         )
     ((name, norm),) = norms.items()
@@ -252,29 +253,40 @@ def untie(model: nn.Module, stream: Stream) -> None:
     if config is not None:
         config.tie_word_embeddings = False
         if hasattr(model, "all_tied_weights_keys"):
-            model.all_tied_weights_keys = {}
+            setattr(model, "all_tied_weights_keys", {})  # noqa: B010 - any object that has it
 
 
-def take_gain(
-    name: str, norm: nn.Module, form: NormForm, readers: Sequence[nn.Linear], turn: Turn
-) -> None:
+def check_gain(name: str, norm: nn.Module, form: NormForm, readers: Sequence[nn.Linear]) -> None:
+    """Make sure that a norm's bias has somewhere to go; a norm without storage is not looked at.
+
+    Raises:
+        ConfigError: It would have to be divided by a gain of 0.
+    """
+    bias, gain = getattr(norm, "bias", None), norm.weight
+    assert isinstance(gain, Tensor)
+    if bias is None or gain.is_meta or all(reader.bias is not None for reader in readers):
+        return
+    lost = (gain + form.offset == 0) & (bias != 0)
+    if bool(lost.any()):
+        raise ConfigError(
+            f"norm {name}: in channel {int(lost.nonzero()[0])} its gain is 0 and its bias is not, and a "
+            "layer behind it has no bias: it cannot be rotated"
+        )
+
+
+def take_gain(name: str, norm: nn.Module, form: NormForm, readers: Sequence[nn.Linear], turn: Turn) -> None:
     """Move a norm's gain, and its bias where layers have one, into the layers that read it; rotate those.
 
     A bias that the readers cannot hold stays in the norm, divided by the gain and rotated.
 
     Raises:
-        ConfigError: It would have to be divided by 0.
+        ConfigError: As :func:`check_gain`.
     """
+    check_gain(name, norm, form, readers)
     assert isinstance(norm.weight, Tensor)
     gain, bias = _wide(norm.weight) + form.offset, getattr(norm, "bias", None)
     moves = bias is not None and all(reader.bias is not None for reader in readers)
     if bias is not None and not moves:
-        lost = (gain == 0) & (bias != 0)
-        if bool(lost.any()):
-            raise ConfigError(
-                f"norm {name}: its gain is 0 and its bias is not in channel {int(lost.nonzero()[0])}, and the "
-                "layers behind it have no bias: it cannot be rotated"
-            )
         bias.copy_(turn(_wide(bias) / torch.where(gain == 0, torch.ones_like(gain), gain)))
     for reader in readers:
         weight = _wide(reader.weight)
@@ -301,7 +313,7 @@ def turn_input(layer: nn.Linear | nn.Embedding, turn: Callable[[Tensor], Tensor]
 
 
 def turn_values(layer: nn.Linear, o: nn.Linear, head: int, turn: Turn, *, fused: bool) -> None:
-    """Rotate the values of each head, and turn them back in the layer that takes what attention makes of them.
+    """Rotate the values of each head, and turn them back in ``o``, which takes what attention makes of them.
 
     Attention adds values up with weights that do not depend on them, so that nothing changes, whether heads
     share values or not.
@@ -309,9 +321,9 @@ def turn_values(layer: nn.Linear, o: nn.Linear, head: int, turn: Turn, *, fused:
     parts = 3 if fused else 1  # values are the last
 
     def of_heads(x: Tensor) -> Tensor:
-        heads = x.unflatten(-1, (-1, parts, head)).clone()  # type: ignore[no-untyped-call]
+        heads: Tensor = x.unflatten(-1, (-1, parts, head)).clone()  # type: ignore[no-untyped-call]
         heads[..., -1, :] = turn(heads[..., -1, :].contiguous())
-        return heads.flatten(-3)  # type: ignore[no-any-return]
+        return heads.flatten(-3)
 
     def of_o(x: Tensor) -> Tensor:
         return turn(x.unflatten(-1, (-1, head))).flatten(-2)  # type: ignore[no-untyped-call]

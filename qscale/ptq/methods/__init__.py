@@ -42,7 +42,7 @@ _STEP = re.compile(r"([a-z]\w*)(?:\((.*)\))?")
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """Steps of quantization after training: any that rotate, that change inputs, one that rounds, any that correct.
+    """Steps of quantization after training: those that rotate or change inputs, one that rounds, any others.
 
     Text: steps joined by ``+``, parameters in brackets, those at their default left out. Without a step that
     rounds, weights are rounded to nearest. ``str(Method.parse(text)) == text`` for canonical text.
@@ -73,7 +73,9 @@ class Method:
         kinds = [step.kind for step in steps]
         if kinds.count("round") > 1 or kinds != sorted(kinds, key=KINDS.index):
             order = "; ".join(f"{kind}: {', '.join(_of_kind(kind))}" for kind in KINDS)
-            raise ConfigError(f"method {self}: steps that rotate, that transform, one that rounds, then others ({order})")
+            raise ConfigError(
+                f"method {self}: steps that rotate, that transform, one that rounds, then others ({order})"
+            )
 
     @classmethod
     def parse(cls, text: str | Method) -> Method:

@@ -11,6 +11,7 @@ from torch import nn
 from qscale.errors import ConfigError
 from qscale.models.surgery import Roles
 from qscale.ptq import residual
+from qscale.ptq.blocks import find_blocks
 from qscale.ptq.inputs import rotate_input
 from qscale.ptq.methods.method import Kind, Step, parameter
 from qscale.ptq.residual import Stream, Turn
@@ -19,7 +20,7 @@ from qscale.quantizers import QuantLinear, signs_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuaRot(Step):
-    """Rotations that leave a model's outputs and spread its outliers (Ashkboos et al. 2024, arXiv:2404.00456).
+    """Rotations that leave outputs and spread outliers (Ashkboos et al. 2024, QuaRot, arXiv:2404.00456).
 
     Gains of norms go into the layers that read them. The residual stream is then rotated by a Hadamard
     transform with random signs: rows of embeddings, of the head and of the layers behind norms, outputs of
@@ -30,7 +31,7 @@ class QuaRot(Step):
 
     Departures. Where norms subtract the mean, the authors move that into the writers and are left with RMS
     norms; here a reflection after the rotation leaves the vector of ones where it was, so that subtracting
-    the mean and rotating commute: layer norms stay, a saved model is one of its own architecture, and
+    the mean and rotating commute: layer norms stay, a saved model is one of its own architecture, and most
     entries of the matrix differ from ``+-1/sqrt(n)`` by about ``1/n``. A bias of the last norm, which a head
     without bias cannot take, stays there in the new basis. Rotations at run time have random signs too:
     inputs that are never negative have a mean, which a plain transform gathers in one channel. An odd number
@@ -50,7 +51,8 @@ class QuaRot(Step):
     def rotate_outer(self, model: nn.Module) -> None:
         """Rotate embeddings and head, with the last norm; blocks are only looked at."""
         stream = residual.stream_of(model)
-        for name, block in residual.find_blocks(model).items():
+        residual.check_gain(stream.norm_name, stream.norm, stream.form, [stream.head])
+        for name, block in find_blocks(model).items():
             self._check(name, block, stream)
         turn = self._turn(stream)
         residual.untie(model, stream)
@@ -102,7 +104,9 @@ class QuaRot(Step):
 
     def _check(self, name: str, block: nn.Module, stream: Stream) -> None:
         layout = residual.layout_of(name, block)
-        for norm in layout.norms:
+        for norm, readers in layout.norms.items():
+            layers = [_linear(block, reader) for reader in readers]
+            residual.check_gain(f"{name}.{norm}", block.get_submodule(norm), stream.form, layers)
             if residual.form_of(f"{name}.{norm}", block.get_submodule(norm)) != stream.form:
                 raise ConfigError(
                     f"norm {name}.{norm} and {stream.norm_name} compute different things: one rotation does "

@@ -127,7 +127,7 @@ class Turn:
         return y - 2 * (y @ mirror)[..., None] * mirror
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def _matrix(block: int) -> Tensor:
     """``H^T``, float64."""
     return hadamard(torch.eye(block), block).sign().double() / math.sqrt(block)
@@ -151,8 +151,9 @@ def turn_of(width: int, name: str, *, keep_mean: bool = False) -> Turn:
     turn = Turn(block=block, signs=signs_of(name, width))
     if not keep_mean:
         return turn
-    ones = torch.full((width,), 1 / math.sqrt(width), dtype=torch.float64)
-    moved = turn(ones) - ones
+    # sums of signs are whole numbers: exact, without a matrix
+    sums = (hadamard(torch.ones(width), block, turn.signs).double() * math.sqrt(block)).round()
+    moved = sums / math.sqrt(block * width) - 1 / math.sqrt(width)
     length = float(moved.norm())
     return turn if length < 1e-9 else Turn(block=block, signs=turn.signs, mirror=moved / length)
 
@@ -236,8 +237,8 @@ def stream_of(model: nn.Module) -> Stream:
         named = ", ".join(rest) or f"{len(norms)} norms and widths {sorted(widths)}"
         raise ConfigError(
             f"the residual stream of {type(model).__name__} has more in it than embeddings, blocks, a norm "
-            f"and a head ({named}): it cannot be rotated; rot=hadamard:128 in the recipe rotates the inputs of "
-            "any linear layer"
+            f"and a head ({named}): it cannot be rotated; rot=hadamard:128 in the recipe rotates the inputs "
+            "of any linear layer"
         )
     ((name, norm),) = norms.items()
     return Stream(

@@ -55,7 +55,8 @@ def quantize_trained(
     """Quantize a trained model in place, a block at a time, with calibration text.
 
     The layers that the recipe quantizes become quantized linear layers with fixed weights and the recipe's
-    input quantizers; the rest of the model stays, but for norms and layers that took in a factor. Each block
+    input quantizers; the rest of the model stays, but for norms and layers that took in a factor or were
+    rotated (embeddings and head too, which a rotation unties). Each block
     is calibrated on the outputs of the blocks before it as quantized, inputs too; its own layers run without
     quantizers while their inputs are looked at, all of them at once.
 

@@ -18,8 +18,8 @@ class RRS(Step):
     """Rotated Runtime Smooth (arXiv:2409.20361); the rotation is that of ``quarot``: ``quarot+rrs``.
 
     At run time, for each sequence: ``s_j = max|x_j|`` over its tokens, at least 1e-5; channels in the order
-    of ``s``, largest first, in groups of ``group`` with the largest ``s`` of each; ``s Q(x / s)`` in their old
-    order, with the recipe's own input spec (the authors': 4 bits a token, ``w4a4:channel``). Nothing is
+    of ``s``, largest first, in groups of ``group`` with the largest ``s`` of each; ``s Q(x / s)`` in their
+    old order, with the recipe's own input spec (the authors': 4 bits a token, ``w4a4:channel``). Nothing is
     calibrated and nothing folded. ``group=1`` without rotation is their Runtime Smooth (RS); a group as long
     as the input does nothing to a spec that scales with its input.
 

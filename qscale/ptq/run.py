@@ -95,7 +95,8 @@ def quantize_trained(
     method.rotate(model)
     quantized = set(quantize_model(model, recipe, roles))
     blocks = find_blocks(model)
-    method.rotate_inputs(model, roles)
+    for name, block in blocks.items():
+        method.rotate_inputs(model, name, block, roles)
     for name in quantized:
         method.check(layer_of(name, model.get_submodule(name)))
     calls = Calls(model, blocks, windows)

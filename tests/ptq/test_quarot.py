@@ -343,6 +343,7 @@ def test_surgery_of_a_rotated_model_is_that_of_the_pass():
     method = Method.parse("quarot")
     method.rotate(by_hand)
     quantize_model(by_hand, "w4a4:g16")
-    method.rotate_inputs(by_hand)
+    for name, block in find_blocks(by_hand).items():
+        method.rotate_inputs(by_hand, name, block)
     quantize_trained(passed, "w4a4:g16", "quarot", TOKENS)
     assert torch.equal(logits(by_hand), logits(passed))

@@ -119,21 +119,32 @@ class Method:
             step.check_recipe(recipe)
 
     def rotate(self, model: nn.Module) -> None:
-        """Have the steps rotate a model whose layers are not quantized yet; its outputs stay.
+        """Rotate a model whose layers are not quantized yet, as the steps say; its outputs stay.
 
         Raises:
             ConfigError: Its architecture does not allow it.
         """
+        if any(step.kind == "rotate" for step in self.steps):
+            self.rotate_outer(model)
+            for name, block in find_blocks(model).items():
+                self.rotate_block(model, name, block)
+
+    def rotate_outer(self, model: nn.Module) -> None:
+        """What lies outside of the blocks, before any of them."""
         for step in self.steps:
             step.rotate_outer(model)
-            for name, block in find_blocks(model).items():
-                step.rotate_block(model, name, block)
 
-    def rotate_inputs(self, model: nn.Module, roles: Roles | None = None) -> None:
-        """Have quantized layers rotate their inputs as the steps say."""
+    def rotate_block(self, model: nn.Module, name: str, block: nn.Module) -> None:
+        """One block, before its layers are replaced by quantized ones; the others may be without storage."""
         for step in self.steps:
-            for name, block in find_blocks(model).items():
-                step.rotate_inputs(model, name, block, roles)
+            step.rotate_block(model, name, block)
+
+    def rotate_inputs(
+        self, model: nn.Module, name: str, block: nn.Module, roles: Roles | None = None
+    ) -> None:
+        """What the quantized layers of a block rotate at run time, once they are there."""
+        for step in self.steps:
+            step.rotate_inputs(model, name, block, roles)
 
     @property
     def needs(self) -> Collection[Need]:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from qscale.models.surgery import Roles, role_of
 from qscale.ptq.blocks import Calls, plain
 from qscale.ptq.folding import fold, is_norm, take_in, writer_of
-from qscale.ptq.inputs import Divided
+from qscale.ptq.inputs import Divided, wrapped
 from qscale.ptq.layers import Change, Layer, Rounded, Site, basis_of, bits_of
-from qscale.ptq.methods import Method
+from qscale.ptq.methods import Method, Step
 from qscale.ptq.report import LayerReport
 from qscale.ptq.statistics import Need, Statistics
 from qscale.quantizers import QuantLinear, Shared
@@ -123,6 +123,16 @@ class _Input:
             take_in(place.module, self.kept)
             place.module.input_quantizer = new
 
+    def wrap(self, step: Step) -> None:
+        """Have a step put its own around what quantizes the input."""
+        before = self.places[0].module.input_quantizer
+        new = wrapped(before, lambda quantizer: step.wrap(self.site, quantizer))
+        if new is before or new is None:
+            return
+        new.train(self.places[0].module.training)
+        for place in self.places:
+            place.module.input_quantizer = new
+
 
 def _both(first: Change | None, then: Change) -> Change:
     """Two changes as one."""
@@ -173,6 +183,7 @@ def _calibrated(
         statistics = found[layers[0]]
         assert statistics.rows is not None
         places = [_place(f"{name}.{layer}", linears[layer], statistics.rows) for layer in layers]
+        quantizer = places[0].module.input_quantizer
         inputs.append(
             _Input(
                 places=places,
@@ -180,6 +191,7 @@ def _calibrated(
                     layers=[place.layer for place in places],
                     statistics=statistics,
                     role=role_of(f"{name}.{layers[0]}", roles),
+                    quantizer=quantizer.quantizer if isinstance(quantizer, Shared) else quantizer,
                 ),
                 producer=makers.get(sources[layers[0]], writer_of(block, layers[0])),
                 rows=statistics.rows,
@@ -236,6 +248,8 @@ def _rounded(one: _Input, method: Method) -> list[LayerReport]:
     statistics = one.site.statistics.rotated(rotate) if is_rotated else one.site.statistics
     results = [_round_one(place.layer, method, statistics) for place in one.places]
     one.leave()
+    for step in method.steps:
+        one.wrap(step)
     shared = sum(place.layer.weight.numel() for place in one.places)
     extra = 0.0
     if one.kept is not None:

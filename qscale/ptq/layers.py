@@ -52,6 +52,7 @@ class Site:
     layers: list[Layer]
     statistics: Statistics  #: of the input, not rotated, factors taken out
     role: str | None = None
+    quantizer: nn.Module | None = None  #: of the input, with the recipe's rotation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -55,7 +55,8 @@ def quantize_trained(
     """Quantize a trained model in place, a block at a time, with calibration text.
 
     The layers that the recipe quantizes become quantized linear layers with fixed weights and the recipe's
-    input quantizers; the rest of the model stays, but for norms and layers that took in a factor. Each block
+    input quantizers; the rest of the model stays, but for norms and layers that took in a factor or were
+    rotated (embeddings and head too, which a rotation unties). Each block
     is calibrated on the outputs of the blocks before it as quantized, inputs too; its own layers run without
     quantizers while their inputs are looked at, all of them at once.
 
@@ -88,10 +89,14 @@ def quantize_trained(
             f"calibration windows of shape {windows.shape}: (count, length) is wanted, not empty"
         )
     _check_weights(model)
+    method.check_recipe(recipe)
     training = model.training
     model.eval()
+    method.rotate(model)
     quantized = set(quantize_model(model, recipe, roles))
     blocks = find_blocks(model)
+    for name, block in blocks.items():
+        method.rotate_inputs(model, name, block, roles)
     for name in quantized:
         method.check(layer_of(name, model.get_submodule(name)))
     calls = Calls(model, blocks, windows)

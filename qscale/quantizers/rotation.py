@@ -25,20 +25,29 @@ class Rotated(nn.Module):
         quantizer: None rotates only.
         block: As for ``qscale.hadamard``.
         signs: D, one for each element of the axis or of a block, or None.
+        head: Rotate across heads of this many elements, in blocks of heads: element i of each with element i
+            of the others. None rotates along the axis itself.
     """
 
     signs: Tensor | None
 
-    def __init__(self, quantizer: Quantizer | None, block: int, signs: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        quantizer: Quantizer | None,
+        block: int,
+        signs: Tensor | None = None,
+        head: int | None = None,
+    ) -> None:
         super().__init__()
         self.quantizer = quantizer
         self.block = block
+        self.head = head
         self.register_buffer("signs", signs, persistent=False)  # made anew from the layer's name
         self.repeats = quantizer is None or quantizer.repeats
 
     def forward(self, x: Tensor) -> Tensor:
         """Rotate and fake-quantize ``x``."""
-        if isinstance(self.quantizer, Absmax):  # both in one pass
+        if isinstance(self.quantizer, Absmax) and self.head is None:  # both in one pass
             return rotate_fake_quant(x, self.quantizer.text, self.block, self.signs)
         x = self.basis(x)
         return x if self.quantizer is None else self.quantizer(x)
@@ -50,11 +59,23 @@ class Rotated(nn.Module):
 
     def basis(self, x: Tensor) -> Tensor:
         """``x`` rotated."""
-        return hadamard(x, self.block, self.signs)
+        return self._turn(x, False)
 
     def from_basis(self, grad: Tensor) -> Tensor:
         """``grad`` rotated back."""
-        return hadamard(grad, self.block, self.signs, transpose=True)
+        return self._turn(grad, True)
+
+    def around(self, quantizer: Quantizer | None) -> Rotated:
+        """The same rotation before another quantizer."""
+        return Rotated(quantizer, self.block, self.signs, self.head)
+
+    def _turn(self, x: Tensor, back: bool) -> Tensor:
+        if self.head is None:
+            return hadamard(x, self.block, self.signs, transpose=back)
+        heads = x.shape[-1] // self.head
+        beside = x.unflatten(-1, (heads, self.head)).transpose(-1, -2).flatten(-2)  # type: ignore[no-untyped-call]
+        turned = hadamard(beside, self.block, self.signs, transpose=back)
+        return turned.unflatten(-1, (self.head, heads)).transpose(-1, -2).flatten(-2)  # type: ignore[no-untyped-call,no-any-return]
 
     def rounded(self, x: Tensor) -> tuple[Tensor, Scales]:
         """As the quantizer does it to what is rotated; so the two below."""
@@ -72,7 +93,8 @@ class Rotated(nn.Module):
         return None if self.quantizer is None else self.quantizer.spec
 
     def extra_repr(self) -> str:
-        return f"block={self.block}{', signs' if self.signs is not None else ''}"
+        across = "" if self.head is None else f", head={self.head}"
+        return f"block={self.block}{across}{', signs' if self.signs is not None else ''}"
 
 
 def signs_of(name: str, width: int) -> Tensor:

@@ -74,6 +74,23 @@ def test_the_command_prints_paired_losses_and_saves(folder):
     assert plain.exit_code == 0 and "+-" in plain.output and "bits a weight" in plain.output
 
 
+def test_the_command_rotates_too(folder):
+    make(tied=True).save_pretrained(folder / "tied")
+    options = ("--corpus", f"file:{folder / 'text.txt'}", "--windows", 4, "--eval-windows", 8, "--json")
+    ends = []
+    for recipe, method in (("w3a16:g32", "quarot+gptq"), ("w4a4:g16", "quarot+smoothrot+rrs(group=8)")):
+        out = folder / recipe.partition(":")[0]
+        made = ("--recipe", recipe, "--method", method, "--out", out)
+        result = call("ptq", "--model", folder / "tied", *made, *options)
+        assert result.exit_code == 0, result.output
+        ends.append(json.loads(result.stdout.splitlines()[-1]))
+        assert ends[-1]["method"] == method
+        assert not AutoModelForCausalLM.from_pretrained(out).config.tie_word_embeddings
+    again = call("ptq", "--model", folder / "w3a16", "--spec", "int8:channel", *options)
+    before = json.loads(again.stdout.splitlines()[-1])["before"]["loss"]
+    assert before == pytest.approx(ends[0]["after"]["loss"], rel=1e-5)
+
+
 def test_the_last_weights_of_a_run_are_a_model(folder):
     model, config = make(), run_config(context=32)
     run = folder / "run"

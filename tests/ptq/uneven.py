@@ -1,5 +1,7 @@
 """Small models with uneven norms and channels, for tests of passes."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -9,9 +11,14 @@ from qscale.models.ladder import shape_of
 TOKENS = np.random.RandomState(0).randint(0, 256, (12, 32))
 
 
-def make(family="llama", seed=0):
+def make(family="llama", seed=0, tied=False):
     """A model whose norms, biases and channels are as uneven as those of a trained one."""
-    model = build(shape_of("tiny-20k").in_family(family), context=32, seed=seed)
+    shape = replace(shape_of("tiny-20k"), tie_embeddings=tied).in_family(family)
+    return unevenly(build(shape, context=32, seed=seed), seed)
+
+
+def unevenly(model, seed=0):
+    """Draw gains and biases of a model anew, in place."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

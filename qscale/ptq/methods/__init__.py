@@ -8,23 +8,33 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any
 
+from torch import nn
+
 from qscale.errors import ConfigError
+from qscale.formats import Recipe
+from qscale.models.surgery import Roles
+from qscale.ptq.blocks import find_blocks
 from qscale.ptq.layers import Layer
 from qscale.ptq.methods.awq import AWQ
 from qscale.ptq.methods.gptq import GPTQ
+from qscale.ptq.methods.granq import GranQ
 from qscale.ptq.methods.low_rank import LowRank
 from qscale.ptq.methods.method import KINDS, Kind, Step, parameter
 from qscale.ptq.methods.outlier_tune import OutlierTune
 from qscale.ptq.methods.pb_llm import PBLLM
+from qscale.ptq.methods.quarot import QuaRot
+from qscale.ptq.methods.rrs import RRS
 from qscale.ptq.methods.rtn import RTN
 from qscale.ptq.methods.smoothquant import SmoothQuant
+from qscale.ptq.methods.smoothrot import SmoothRot
 from qscale.ptq.statistics import NEEDS, Need
 
 __all__ = ["METHODS", "Kind", "Method", "Step", "parameter"]
 
 #: Every step by name; a new one is a file beside this one and a class here.
 METHODS: dict[str, type[Step]] = {
-    step.name: step for step in (RTN, GPTQ, AWQ, SmoothQuant, OutlierTune, PBLLM, LowRank)
+    step.name: step
+    for step in (RTN, GPTQ, AWQ, SmoothQuant, OutlierTune, PBLLM, LowRank, QuaRot, SmoothRot, RRS, GranQ)
 }
 _LONGEST = 1000
 _STEP = re.compile(r"([a-z]\w*)(?:\((.*)\))?")
@@ -32,7 +42,7 @@ _STEP = re.compile(r"([a-z]\w*)(?:\((.*)\))?")
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """Steps of quantization after training: any that change inputs, one that rounds, any that correct.
+    """Steps of quantization after training: those that rotate or change inputs, one that rounds, any others.
 
     Text: steps joined by ``+``, parameters in brackets, those at their default left out. Without a step that
     rounds, weights are rounded to nearest. ``str(Method.parse(text)) == text`` for canonical text.
@@ -63,7 +73,9 @@ class Method:
         kinds = [step.kind for step in steps]
         if kinds.count("round") > 1 or kinds != sorted(kinds, key=KINDS.index):
             order = "; ".join(f"{kind}: {', '.join(_of_kind(kind))}" for kind in KINDS)
-            raise ConfigError(f"method {self}: steps that transform, one that rounds, then others ({order})")
+            raise ConfigError(
+                f"method {self}: steps that rotate, that transform, one that rounds, then others ({order})"
+            )
 
     @classmethod
     def parse(cls, text: str | Method) -> Method:
@@ -96,6 +108,43 @@ class Method:
         if layer.quantizer is not None:
             for step in self.steps:
                 step.check(layer)
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Raise where a step has nothing to do in a recipe.
+
+        Raises:
+            ConfigError: As said.
+        """
+        for step in self.steps:
+            step.check_recipe(recipe)
+
+    def rotate(self, model: nn.Module) -> None:
+        """Rotate a model whose layers are not quantized yet, as the steps say; its outputs stay.
+
+        Raises:
+            ConfigError: Its architecture does not allow it.
+        """
+        if any(step.kind == "rotate" for step in self.steps):
+            self.rotate_outer(model)
+            for name, block in find_blocks(model).items():
+                self.rotate_block(model, name, block)
+
+    def rotate_outer(self, model: nn.Module) -> None:
+        """What lies outside of the blocks, before any of them."""
+        for step in self.steps:
+            step.rotate_outer(model)
+
+    def rotate_block(self, model: nn.Module, name: str, block: nn.Module) -> None:
+        """One block, before its layers are replaced by quantized ones; the others may be without storage."""
+        for step in self.steps:
+            step.rotate_block(model, name, block)
+
+    def rotate_inputs(
+        self, model: nn.Module, name: str, block: nn.Module, roles: Roles | None = None
+    ) -> None:
+        """What the quantized layers of a block rotate at run time, once they are there."""
+        for step in self.steps:
+            step.rotate_inputs(model, name, block, roles)
 
     @property
     def needs(self) -> Collection[Need]:

@@ -8,15 +8,19 @@ from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from qscale.errors import ConfigError
+from qscale.formats import Recipe
+from qscale.models.surgery import Roles
 from qscale.ptq.layers import Change, Layer, Rounded, Site
 from qscale.ptq.statistics import Need, Statistics
+from qscale.quantizers import Quantizer
 
-#: What steps do, in the order in which they are done: change inputs, round, correct what was rounded.
-Kind = Literal["transform", "round", "correct"]
-KINDS: tuple[Kind, ...] = ("transform", "round", "correct")
+#: What steps do, in the order in which they are done: rotate the model, change inputs, round, correct what
+#: was rounded.
+Kind = Literal["rotate", "transform", "round", "correct"]
+KINDS: tuple[Kind, ...] = ("rotate", "transform", "round", "correct")
 
 
 def parameter(
@@ -56,9 +60,27 @@ class Step(ABC):
     def check(self, layer: Layer) -> None:  # noqa: B027 - most serve every layer
         """Raise where the step cannot serve a layer, before anything is changed."""
 
+    def check_recipe(self, recipe: Recipe) -> None:  # noqa: B027 - most serve every recipe
+        """Raise where the step has nothing to do in a recipe, before anything is changed."""
+
+    def rotate_outer(self, model: nn.Module) -> None:  # noqa: B027
+        """Rotate what lies outside of the blocks; called once, before all blocks."""
+
+    def rotate_block(self, model: nn.Module, name: str, block: nn.Module) -> None:  # noqa: B027
+        """Rotate one block, by the same rotation, before its layers are replaced by quantized ones."""
+
+    def rotate_inputs(  # noqa: B027
+        self, model: nn.Module, name: str, block: nn.Module, roles: Roles | None = None
+    ) -> None:
+        """Have quantized layers of a block rotate their inputs, once they are there."""
+
     def transform(self, site: Site) -> Change | None:  # noqa: ARG002
         """A change of an input that weights make up for; None leaves it."""
         return None
+
+    def wrap(self, site: Site, quantizer: Quantizer) -> Quantizer:  # noqa: ARG002
+        """What quantizes an input from now on, behind factors and rotations; called after all transforms."""
+        return quantizer
 
     def limit(self, layer: Layer, statistics: Statistics) -> Tensor | None:  # noqa: ARG002
         """Other weights, in the layer's basis, to be rounded in place of the layer's; None leaves them."""

@@ -55,7 +55,7 @@ def attention(
     if quantizers is not None:
         recent = getattr(module, "kv_recent", None)
         if recent is not None:
-            return _mixed(module, query, (key, value), quantizers, recent, mask, options), None
+            return _mixed(query, (key, value), quantizers, recent, mask, options), None
         key, value = quantizers["key"](key), quantizers["value"](value)
     out: tuple[Tensor, Tensor | None] = sdpa_attention_forward(module, query, key, value, mask, **options)
     return out
@@ -121,7 +121,6 @@ def check_sdpa(model: nn.Module, what: str) -> None:
 
 
 def _mixed(
-    module: nn.Module,
     query: Tensor,
     stored: tuple[Tensor, Tensor],
     quantizers: nn.ModuleDict,
@@ -150,13 +149,10 @@ def _mixed(
     scores = scores * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     if mask is None:
         mask = torch.ones(count, count, dtype=torch.bool, device=query.device).tril()
-    if mask.dtype == torch.bool:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    else:
-        scores = scores + mask
-    weights = scores.softmax(-1).to(query.dtype)
-    out = (weights * full["value"]) @ value + (weights * ~full["value"]) @ rounded["value"]
-    return nn.functional.dropout(out, options.get("dropout", 0.0)).transpose(1, 2).contiguous()
+    scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    weights = nn.functional.dropout(scores.softmax(-1).to(query.dtype), options.get("dropout", 0.0))
+    out: Tensor = (weights * full["value"]) @ value + (weights * ~full["value"]) @ rounded["value"]
+    return out.transpose(1, 2).contiguous()
 
 
 def _register() -> None:

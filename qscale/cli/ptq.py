@@ -284,9 +284,9 @@ def _print(result: dict[str, Any], out: Path | None) -> None:
         )
     if result["bits_per_kv"] is not None:
         click.echo(
-            f"{'cache':<8}{result['bits_per_kv']:.3f} bits a key or value, {result['bits_of_tables']:.3f} of them "
-            f"of tables, error {result['relmse_keys']:.2e} "
-            f"of keys, {result['relmse_values']:.2e} of values, {result['relmse_attention']:.2e} of attention"
+            f"{'cache':<8}{result['bits_per_kv']:.3f} bits a key or value, {result['bits_of_tables']:.3f} of "
+            f"them tables, error {result['relmse_keys']:.2e} of keys, {result['relmse_values']:.2e} of "
+            f"values, {result['relmse_attention']:.2e} of attention"
         )
     if out is not None:
         click.echo(f"{'saved':<8}{out}")

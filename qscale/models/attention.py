@@ -40,6 +40,10 @@ class Recent:
         ends = (at // self.group + 1) * self.group
         return ends[None, :] > at[:, None] + 1 - self.tokens
 
+    def share(self, count: int) -> float:
+        """The part of what all queries of a sequence find that is in full precision."""
+        return float(self.full(count).tril().sum()) / (count * (count + 1) / 2)
+
 
 def attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any

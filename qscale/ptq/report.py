@@ -50,8 +50,8 @@ class CacheReport:
 
     attention: str
     elements: int  #: of a token: keys and values
-    #: of one element at the end of a window of calibration: scales, norms, recent tokens in full precision,
-    #: and tables, which are spread over one window
+    #: of one element: scales, norms, tables, spread over one window of calibration, and recent tokens in full
+    #: precision, a mean over the queries of a window and what they find
     bits: float
     table_bits: int  #: of all tables, which serve every sequence
     bits_of_tables: float  #: their share in ``bits``: nothing where sequences are many or long

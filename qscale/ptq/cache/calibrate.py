@@ -106,8 +106,8 @@ def _quantize(
     full = torch.finfo(calls.hidden[0].dtype).bits
     bits = 0.0
     for part, coder in coders.items():
-        late = 0 if latest is None else int(latest[part].full(length)[-1].sum())
-        bits += (late * full + (length - late) * coder.bits) / length / 2
+        late = 0.0 if latest is None else latest[part].share(length)
+        bits += (late * full + (1 - late) * coder.bits) / 2
     tables = sum(coder.table_bits for coder in coders.values())
     of_tables = tables / (2 * count * size * length)
     return CacheReport(

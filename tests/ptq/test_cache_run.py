@@ -116,7 +116,8 @@ def test_before_the_rotary_embedding_keys_are_those_that_the_model_computes(fami
 def test_without_a_rotary_embedding_before_is_after():
     models = [make("opt") for _ in range(2)]
     for model, where in zip(models, ("before", "after"), strict=True):
-        quantize_trained(model, "w16a16", f"kv(rotation={where})", TOKENS)
+        report = quantize_trained(model, "w16a16", f"kv(rotation={where})", TOKENS)
+        assert ("no rotary" in "".join(report.caches[0].notes)) is (where == "before")
     assert torch.equal(logits(models[0]), logits(models[1]))
 
 

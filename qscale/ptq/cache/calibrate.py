@@ -119,7 +119,14 @@ def _quantize(
         relmse_keys=comparing["key"].error,
         relmse_values=comparing["value"].error,
         relmse=_error(plain[0], stored[0]),
+        notes=_notes(done["key"]),
     )
+
+
+def _notes(keys: nn.Module) -> tuple[str, ...]:
+    if isinstance(keys, BeforeRotary) and keys.positions is None:
+        return ("no rotary embedding: keys before it are those after it",)
+    return ()
 
 
 class _Comparing(nn.Module):

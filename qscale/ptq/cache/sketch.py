@@ -31,7 +31,7 @@ def sketch_factor(size: int, *, orthogonal: bool = True) -> float:
 
     Example:
         >>> round(sketch_factor(8, orthogonal=False), 4), round(sketch_factor(8), 4)
-        (1.2533, 1.215)
+        (1.2533, 1.2149)
     """
     if not orthogonal:
         return math.sqrt(math.pi / 2)

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     default="gptq",
     show_default=True,
     help="rtn, gptq, awq, smoothquant, outlier_tune, pb_llm, low_rank, quarot, smoothrot, rrs, granq, joined "
-    "by +: quarot+gptq.",
+    "by +: quarot+gptq; for keys and values kv, qjl, turboquant, turboesm: gptq+kv(spec=int4:g32).",
 )
 @click.option("--spec", help="Of the weights, such as int4:g128, mxfp4 or int4:g128:asym.")
-@click.option("--recipe", help="In place of --spec, with inputs too: w4a8:g128, w4a4:g32,rot=hadamard:32.")
+@click.option("--recipe", help="In place of --spec, with inputs too: w4a8:g128; w16a16: no layer.")
 @click.option(
     "--corpus", default="python", show_default=True, help="python, file:PATH or hf:NAME,bytes=100M."
 )
@@ -65,25 +65,26 @@ def command(
 
     Calibration windows are of the training split. Losses are paired by held-out sequence. --out gets weights
     that transformers reads as any other, and qscale.json with the method, the recipe and the errors of each
-    layer; what quantizes inputs is not part of weights.
+    layer; what quantizes inputs, keys and values is not part of weights.
 
     \b
     Examples:
       qscale ptq --model my-model --method smoothquant+gptq --recipe w8a8:channel --corpus file:text
       qscale ptq --model my-model --method "gptq(act_order=true)" --spec int3:g64 --out my-model-int3
+      qscale ptq --model my-model --method "kv(spec=int4:g32,rotation=after)" --recipe w16a16
     """
     from qscale.errors import ConfigError
     from qscale.formats import Recipe
     from qscale.ptq import saving
     from qscale.ptq.methods import Method
-    from qscale.ptq.run import calibration_windows, quantize_trained
+    from qscale.ptq.run import calibration_windows, ptq_recipe, quantize_trained
 
     if (spec is None) == (recipe is None):
         raise ConfigError(
             "say how weights are quantized: --spec int4:g128, or --recipe w4a8:g128, one of them"
         )
-    parsed = Recipe.parse(recipe) if recipe is not None else Recipe(weight=spec)  # type: ignore[arg-type]
     steps = Method.parse(method)
+    parsed = ptq_recipe(recipe, steps) if recipe is not None else Recipe(weight=spec)  # type: ignore[arg-type]
     if out is not None:
         saving.check_target(out)
 
@@ -115,12 +116,12 @@ def command(
             click.echo(f"block {event['block'] + 1} of {event['blocks']}", err=True)
         else:
             for note in event["notes"]:
-                click.echo(f"note      {event['layer']}: {note}", err=True)
+                click.echo(f"note      {event.get('layer') or event['attention']}: {note}", err=True)
 
     report = quantize_trained(model, parsed, steps, chosen, emit=show)
     after = _losses(model, text, eval_windows, length, device)
     result = _result(before, after, text, eval_windows, length) | {
-        key: value for key, value in report.to_json().items() if key != "layers"
+        key: value for key, value in report.to_json().items() if key not in ("layers", "caches")
     }
     if out is not None:
         saving.unwrap(model)
@@ -129,13 +130,22 @@ def command(
         saving.save(
             model,
             out,
-            {**result, **note, "layers": report.to_json()["layers"]},
+            {**result, **note, **_parts(report), "weights_hold": _HELD},
             (own,) if own.is_file() else (),
         )
     if as_json:
         click.echo(json.dumps({"event": "end", **result, "out": None if out is None else str(out)}))
         return
     _print(result, out)
+
+
+#: Of a pass, what a saved folder has.
+_HELD = "the weights after rounding; what quantizes inputs, keys and values is not part of them"
+
+
+def _parts(report: Any) -> dict[str, Any]:
+    """Of a pass, what was done to each layer and each attention."""
+    return {key: value for key, value in report.to_json().items() if key in ("layers", "caches")}
 
 
 class _Found(NamedTuple):
@@ -267,9 +277,16 @@ def _print(result: dict[str, Any], out: Path | None) -> None:
             f"bits per byte {number(row['bits_per_byte'])}"
         )
     click.echo(f"{'delta':<8}{number(result['delta'])} +- {number(result['delta_se'])} nats per token")
-    click.echo(
-        f"{'layers':<8}{result['bits_per_weight']:.3f} bits a weight, output error "
-        f"{result['relmse_nearest']:.2e} to nearest, {result['relmse']:.2e} by {result['method']}"
-    )
+    if result["bits_per_weight"] is not None:
+        click.echo(
+            f"{'layers':<8}{result['bits_per_weight']:.3f} bits a weight, output error "
+            f"{result['relmse_nearest']:.2e} to nearest, {result['relmse']:.2e} by {result['method']}"
+        )
+    if result["bits_per_kv"] is not None:
+        click.echo(
+            f"{'cache':<8}{result['bits_per_kv']:.3f} bits a key or value, {result['bits_of_tables']:.3f} of "
+            f"them tables, error {result['relmse_keys']:.2e} of keys, {result['relmse_values']:.2e} of "
+            f"values, {result['relmse_attention']:.2e} of attention"
+        )
     if out is not None:
         click.echo(f"{'saved':<8}{out}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -108,11 +108,36 @@ def quantize_model(model: nn.Module, recipe: Recipe | str, roles: Roles | None =
         _replace(model, recipe, group)
     reparameterize(model, recipe, attentions)
     if recipe.kv is not None:
-        parents = dict.fromkeys(layer.parent for layer in layers if layer.role == "qkv")
-        if not parents:
-            raise ConfigError(f"recipe {str(recipe)!r}: no layer has the role 'qkv', so no keys are known")
-        quantize_keys_and_values(model, recipe.kv, {name: model.get_submodule(name) for name in parents})
+        attending = attentions_of(model, roles, kept, f"recipe {str(recipe)!r}")
+        quantize_keys_and_values(model, recipe.kv, attending)
     return [layer.name for layer in quantized]
+
+
+def attentions_of(
+    model: nn.Module, roles: Roles | None, kept: Collection[int], what: str
+) -> dict[str, nn.Module]:
+    """The modules of the blocks that have keys and values, by name: the parents of layers of role ``qkv``.
+
+    Args:
+        model: As for :func:`quantize_model`, before or after it.
+        roles: As there.
+        kept: Numbers of blocks that are left out.
+        what: What needs them, for the message.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    parents = {
+        name.rpartition(".")[0]: None
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear)
+        and (block := _block(name)) is not None
+        and block not in kept
+        and role_of(name, roles) == "qkv"
+    }
+    if not parents:
+        raise ConfigError(f"{what}: no layer has the role 'qkv', so no keys are known")
+    return {name: model.get_submodule(name) for name in parents}
 
 
 def _block(name: str) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -39,6 +40,32 @@ class LayerReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CacheReport:
+    """What a pass did to the keys and values of one attention.
+
+    Errors are of the first batch of calibration, ``||x - x'||^2 / ||x||^2``: of keys as attention takes them,
+    of values, and of what the attention module gives, its output layer included. Keys and values that stay in
+    full precision for the latest queries count as quantized in the first two.
+    """
+
+    attention: str
+    elements: int  #: of a token: keys and values
+    #: of one element: scales, norms, tables, spread over one window of calibration, and recent tokens in full
+    #: precision, a mean over the queries of a window and what they find
+    bits: float
+    table_bits: int  #: of all tables, which serve every sequence
+    bits_of_tables: float  #: their share in ``bits``: nothing where sequences are many or long
+    relmse_keys: float
+    relmse_values: float
+    relmse: float
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What a pass did to a model."""
 
@@ -47,25 +74,27 @@ class Report:
     windows: int  #: of calibration
     length: int  #: tokens in each
     layers: tuple[LayerReport, ...]
+    caches: tuple[CacheReport, ...] = ()  #: of a step for keys and values
 
     @property
-    def bits_per_weight(self) -> float:
-        """The mean over the weights of the layers quantized."""
-        return self._mean("bits")
+    def bits_per_weight(self) -> float | None:
+        """The mean over the weights of the layers quantized; None where none is."""
+        return _mean("bits", self.layers)
 
     @property
-    def relmse(self) -> float:
+    def relmse(self) -> float | None:
         """The mean over weights of the layers' output errors."""
-        return self._mean("relmse")
+        return _mean("relmse", self.layers)
 
     @property
-    def relmse_nearest(self) -> float:
+    def relmse_nearest(self) -> float | None:
         """That of rounding to nearest."""
-        return self._mean("relmse_nearest")
+        return _mean("relmse_nearest", self.layers)
 
-    def _mean(self, name: str) -> float:
-        total = sum(layer.elements for layer in self.layers)
-        return float(sum(getattr(layer, name) * layer.elements for layer in self.layers)) / total
+    @property
+    def bits_per_kv(self) -> float | None:
+        """The mean over keys and values of a token, tables included; None without a step for them."""
+        return _mean("bits", self.caches)
 
     def to_json(self) -> dict[str, Any]:
         """Every field, the means, and the layers."""
@@ -76,8 +105,20 @@ class Report:
             "bits_per_weight": self.bits_per_weight,
             "relmse": self.relmse,
             "relmse_nearest": self.relmse_nearest,
+            "bits_per_kv": self.bits_per_kv,
+            "bits_of_tables": _mean("bits_of_tables", self.caches),
+            "relmse_keys": _mean("relmse_keys", self.caches),
+            "relmse_values": _mean("relmse_values", self.caches),
+            "relmse_attention": _mean("relmse", self.caches),
             "layers": [layer.to_json() for layer in self.layers],
+            "caches": [cache.to_json() for cache in self.caches],
         }
+
+
+def _mean(name: str, parts: Sequence[LayerReport] | Sequence[CacheReport]) -> float | None:
+    """The mean over elements; None of nothing."""
+    total = sum(part.elements for part in parts)
+    return float(sum(getattr(part, name) * part.elements for part in parts)) / total if total else None
 
 
 def _decibels(ratio: float) -> float | None:

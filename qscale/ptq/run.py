@@ -16,12 +16,15 @@ from qscale.formats import Recipe
 from qscale.models.surgery import Roles, quantize_model
 from qscale.ptq.block_pass import layer_of, quantize_block
 from qscale.ptq.blocks import Calls, find_blocks
+from qscale.ptq.cache.calibrate import quantize_caches
 from qscale.ptq.methods import Method
-from qscale.ptq.report import LayerReport, Report
+from qscale.ptq.report import CacheReport, LayerReport, Report
 from qscale.quantizers import QuantLinear
 
 Emit = Callable[[dict[str, Any]], None]
 
+#: The recipe of a pass that quantizes no linear layer.
+NOTHING = "w16a16"
 #: Calibration text has an order of its own, whatever the seeds of training.
 _SEED = 20221031
 
@@ -45,7 +48,7 @@ def calibration_windows(corpus: Corpus, count: int, length: int) -> np.ndarray:
 @torch.no_grad()
 def quantize_trained(
     model: nn.Module,
-    recipe: Recipe | str,
+    recipe: Recipe | str | None,
     method: Method | str,
     windows: np.ndarray,
     *,
@@ -62,7 +65,8 @@ def quantize_trained(
 
     Args:
         model: A causal language model of transformers, not quantized, on the device where it shall compute.
-        recipe: Or its text. Nothing in it may need training.
+        recipe: Or its text. Nothing in it may need training. None, or ``w16a16``, quantizes no layer: for a
+            method that quantizes keys and values.
         method: Or its text, such as ``smoothquant+gptq``.
         windows: Calibration tokens, ``(count, length)``, of :func:`calibration_windows`.
         roles: As for :func:`qscale.models.surgery.quantize_model`.
@@ -82,18 +86,20 @@ def quantize_trained(
         >>> len(report.layers), report.bits_per_weight, report.relmse < report.relmse_nearest
         (14, 4.5, True)
     """
-    recipe, method, emit = Recipe.parse(recipe), Method.parse(method), emit or _silent
-    _check_recipe(recipe)
+    method, emit = Method.parse(method), emit or _silent
+    recipe = ptq_recipe(recipe, method)
+    if recipe is not None:
+        _check_recipe(recipe)
+        method.check_recipe(recipe)
     if windows.ndim != 2 or not windows.size:
         raise ConfigError(
             f"calibration windows of shape {windows.shape}: (count, length) is wanted, not empty"
         )
     _check_weights(model)
-    method.check_recipe(recipe)
     training = model.training
     model.eval()
     method.rotate(model)
-    quantized = set(quantize_model(model, recipe, roles))
+    quantized = set() if recipe is None else set(quantize_model(model, recipe, roles))
     blocks = find_blocks(model)
     for name, block in blocks.items():
         method.rotate_inputs(model, name, block, roles)
@@ -101,21 +107,50 @@ def quantize_trained(
         method.check(layer_of(name, model.get_submodule(name)))
     calls = Calls(model, blocks, windows)
     reports: list[LayerReport] = []
-    for number, (name, block) in enumerate(blocks.items()):
+    for number, (name, block) in enumerate(blocks.items() if recipe is not None else ()):
         emit({"event": "block", "block": number, "blocks": len(blocks)})
         found = quantize_block(name, block, calls, method, roles)
         for report in found:
             emit({"event": "layer", "block": number, **report.to_json()})
         reports += found
         calls.hidden = [calls.run(name, batch) for batch in range(len(calls.hidden))]
+    caches: list[CacheReport] = []
+    if method.cache is not None:
+        kept = () if recipe is None else recipe.kept_blocks(len(blocks))
+        caches = quantize_caches(model, method.cache, windows, roles=roles, kept=kept, emit=emit)
     model.train(training)
     return Report(
         method=str(method),
-        recipe=str(recipe),
+        recipe=NOTHING if recipe is None else str(recipe),
         windows=windows.shape[0],
         length=windows.shape[1],
         layers=tuple(reports),
+        caches=tuple(caches),
     )
+
+
+def ptq_recipe(recipe: Recipe | str | None, method: Method) -> Recipe | None:
+    """The recipe of a pass; None where it quantizes no linear layer, ``w16a16``, but only keys and values.
+
+    Raises:
+        ConfigError: Nothing would be quantized, or a step of the method has no layers to work on.
+        SpecError: The recipe cannot be read.
+
+    Example:
+        >>> ptq_recipe("w16a16", Method.parse("kv(spec=int4:token)")) is None
+        True
+    """
+    if recipe not in (None, NOTHING):
+        return Recipe.parse(recipe)
+    if method.cache is None:
+        raise ConfigError(
+            f"recipe {NOTHING} quantizes no layer, and method {method} no keys and values: add kv, say, or "
+            "give another recipe"
+        )
+    idle = [step.name for step in method.steps if step.kind not in ("rotate", "cache") and step.name != "rtn"]
+    if idle:
+        raise ConfigError(f"recipe {NOTHING} quantizes no layer: {', '.join(idle)} would have nothing to do")
+    return None
 
 
 def _silent(_: dict[str, Any]) -> None:

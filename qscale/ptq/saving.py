@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from qscale.errors import ConfigError, StoreError
+from qscale.models import attention
 from qscale.ptq.inputs import Divided
 from qscale.quantizers import QuantLinear, Rotated, Shared
 
@@ -36,11 +37,12 @@ def unwrap(model: nn.Module) -> None:
     """Make plain linear layers of the quantized ones, in place, their weights turned back and divided.
 
     With inputs that are not quantized they compute what the quantized layers do, up to rounding in the
-    weights' dtype; what quantizes inputs is gone.
+    weights' dtype; what quantizes inputs, keys and values is gone.
 
     Raises:
         ConfigError: A weight is not fixed yet.
     """
+    attention.leave(model)
     for name, layer in list(model.named_modules()):
         if not isinstance(layer, QuantLinear):
             continue

@@ -18,15 +18,19 @@ from qscale.ptq.layers import Layer
 from qscale.ptq.methods.awq import AWQ
 from qscale.ptq.methods.gptq import GPTQ
 from qscale.ptq.methods.granq import GranQ
+from qscale.ptq.methods.kv import KV
 from qscale.ptq.methods.low_rank import LowRank
 from qscale.ptq.methods.method import KINDS, Kind, Step, parameter
 from qscale.ptq.methods.outlier_tune import OutlierTune
 from qscale.ptq.methods.pb_llm import PBLLM
+from qscale.ptq.methods.qjl import QJL
 from qscale.ptq.methods.quarot import QuaRot
 from qscale.ptq.methods.rrs import RRS
 from qscale.ptq.methods.rtn import RTN
 from qscale.ptq.methods.smoothquant import SmoothQuant
 from qscale.ptq.methods.smoothrot import SmoothRot
+from qscale.ptq.methods.turboesm import TurboESM
+from qscale.ptq.methods.turboquant import TurboQuant
 from qscale.ptq.statistics import NEEDS, Need
 
 __all__ = ["METHODS", "Kind", "Method", "Step", "parameter"]
@@ -34,7 +38,11 @@ __all__ = ["METHODS", "Kind", "Method", "Step", "parameter"]
 #: Every step by name; a new one is a file beside this one and a class here.
 METHODS: dict[str, type[Step]] = {
     step.name: step
-    for step in (RTN, GPTQ, AWQ, SmoothQuant, OutlierTune, PBLLM, LowRank, QuaRot, SmoothRot, RRS, GranQ)
+    for step in (
+        *(RTN, GPTQ, AWQ, SmoothQuant, OutlierTune, PBLLM, LowRank),
+        *(QuaRot, SmoothRot, RRS, GranQ),
+        *(KV, QJL, TurboQuant, TurboESM),
+    )
 }
 _LONGEST = 1000
 _STEP = re.compile(r"([a-z]\w*)(?:\((.*)\))?")
@@ -42,7 +50,8 @@ _STEP = re.compile(r"([a-z]\w*)(?:\((.*)\))?")
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """Steps of quantization after training: those that rotate or change inputs, one that rounds, any others.
+    """Steps of quantization after training: any that rotate or change inputs, one that rounds, any that
+    correct, and one for keys and values.
 
     Text: steps joined by ``+``, parameters in brackets, those at their default left out. Without a step that
     rounds, weights are rounded to nearest. ``str(Method.parse(text)) == text`` for canonical text.
@@ -64,17 +73,19 @@ class Method:
         if not steps:
             raise ConfigError(f"a method has at least one step; known: {', '.join(METHODS)}")
         if not any(step.kind == "round" for step in steps):
-            at = next((i for i, step in enumerate(steps) if step.kind == "correct"), len(steps))
+            after = KINDS[KINDS.index("round") :]
+            at = next((i for i, step in enumerate(steps) if step.kind in after), len(steps))
             steps = (*steps[:at], RTN(), *steps[at:])
         object.__setattr__(self, "steps", steps)
         names = [step.name for step in steps]
         if len(set(names)) < len(names):
             raise ConfigError(f"method {self}: give each step once")
         kinds = [step.kind for step in steps]
-        if kinds.count("round") > 1 or kinds != sorted(kinds, key=KINDS.index):
+        if max(kinds.count("round"), kinds.count("cache")) > 1 or kinds != sorted(kinds, key=KINDS.index):
             order = "; ".join(f"{kind}: {', '.join(_of_kind(kind))}" for kind in KINDS)
             raise ConfigError(
-                f"method {self}: steps that rotate, that transform, one that rounds, then others ({order})"
+                f"method {self}: steps that rotate, that transform, one that rounds, then others, one of a cache "
+                f"({order})"
             )
 
     @classmethod
@@ -145,6 +156,11 @@ class Method:
         """What the quantized layers of a block rotate at run time, once they are there."""
         for step in self.steps:
             step.rotate_inputs(model, name, block, roles)
+
+    @property
+    def cache(self) -> Step | None:
+        """The step that stores keys and values."""
+        return next((step for step in self.steps if step.kind == "cache"), None)
 
     @property
     def needs(self) -> Collection[Need]:

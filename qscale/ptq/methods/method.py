@@ -12,21 +12,28 @@ from torch import Tensor, nn
 
 from qscale.errors import ConfigError
 from qscale.formats import Recipe
+from qscale.models.attention import Recent
 from qscale.models.surgery import Roles
+from qscale.ptq.cache.coder import Coder, InHadamard
 from qscale.ptq.layers import Change, Layer, Rounded, Site
 from qscale.ptq.statistics import Need, Statistics
 from qscale.quantizers import Quantizer
 
+#: What stores keys or values.
+Storing = Coder | InHadamard
 #: What steps do, in the order in which they are done: rotate the model, change inputs, round, correct what
-#: was rounded.
-Kind = Literal["rotate", "transform", "round", "correct"]
-KINDS: tuple[Kind, ...] = ("rotate", "transform", "round", "correct")
+#: was rounded, store keys and values.
+Kind = Literal["rotate", "transform", "round", "correct", "cache"]
+KINDS: tuple[Kind, ...] = ("rotate", "transform", "round", "correct", "cache")
 
 
 def parameter(
     default: Any, what: str, *, low: float = -math.inf, high: float = math.inf, of: Sequence[str] = ()
 ) -> Any:
-    """A field of a step: its default, what it is, the ends of a number or the words there are."""
+    """A field of a step: its default, what it is, the ends of a number or the words there are.
+
+    A text without words to choose from is checked by the step itself.
+    """
     return field(default=default, metadata={"what": what, "low": low, "high": high, "of": tuple(of)})
 
 
@@ -94,6 +101,24 @@ class Step(ABC):
         """Bring a rounded weight nearer to its target; all in the layer's basis."""
         return rounded
 
+    def key_coder(self, name: str, heads: int, size: int) -> Storing:
+        """What stores the keys of an attention module; ``size`` is that of a head."""
+        raise NotImplementedError
+
+    def value_coder(self, name: str, heads: int, size: int) -> Storing:
+        """What stores its values."""
+        raise NotImplementedError
+
+    @property
+    def before_rotary(self) -> bool:
+        """Whether keys are stored as they are before the rotary embedding."""
+        return False
+
+    @property
+    def latest(self) -> dict[str, Recent] | None:
+        """Which keys and which values stay in full precision; None: none."""
+        return None
+
 
 def _check(name: str, item: Field[Any], value: Any) -> None:
     assert item.default is not MISSING, "a parameter of a step has a default"
@@ -101,7 +126,7 @@ def _check(name: str, item: Field[Any], value: Any) -> None:
     if type(value) is not wanted:
         kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
         raise ConfigError(f"method {name}: {item.name}={value!r}: {metadata['what']} is {kinds[wanted]}")
-    if wanted is str and value not in metadata["of"]:
+    if wanted is str and metadata["of"] and value not in metadata["of"]:
         raise ConfigError(f"method {name}: {item.name}={value!r}: one of {', '.join(metadata['of'])}")
     if wanted in (int, float) and not metadata["low"] <= value <= metadata["high"]:
         ends = f"from {metadata['low']:g} to {metadata['high']:g}"

@@ -16,7 +16,7 @@ from qscale.ptq.layers import Change, Layer, Rounded, Site, basis_of, bits_of
 from qscale.ptq.methods import Method
 from qscale.ptq.report import LayerReport
 from qscale.ptq.statistics import Need, Statistics
-from qscale.quantizers import QuantLinear, Shared
+from qscale.quantizers import QuantLinear, Rotated, Shared
 
 _CHANGE_BITS = 16  # of each number that stays at an input
 
@@ -56,7 +56,16 @@ def layer_of(name: str, module: nn.Module) -> Layer:
         rotate=rotate,
         unrotate=unrotate,
         dtype=module.weight.dtype,
+        input=_input_quantizer(module),
     )
+
+
+def _input_quantizer(module: QuantLinear) -> nn.Module | None:
+    """That of a layer's input, in the layer's basis."""
+    quantizer = module.input_quantizer
+    if isinstance(quantizer, Shared):
+        quantizer = quantizer.quantizer
+    return quantizer.quantizer if isinstance(quantizer, Rotated) else quantizer
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -32,12 +32,20 @@ class Layer:
     rotate: Callable[[Tensor], Tensor] = same  #: rows to the layer's basis
     unrotate: Callable[[Tensor], Tensor] = same  #: and back
     dtype: torch.dtype = torch.float32  #: of the model's weights
+    input: nn.Module | None = None  #: the quantizer of its input, in the layer's basis
 
     def nearest(self, weight: Tensor) -> Tensor:
         """A weight that is not rotated, rounded to nearest in the layer's basis, and turned back; float32."""
         if self.quantizer is None:
             return weight
         return self.unrotate(self.quantizer(self.rotate(weight).to(self.dtype)).float())
+
+    def quantized_input(self, rows: Tensor) -> Tensor:
+        """Inputs in the layer's basis as its input quantizer leaves them; float32."""
+        if self.input is None:
+            return rows
+        given: Tensor = self.input(rows.to(self.dtype))
+        return given.float()
 
     @property
     def spec(self) -> QuantSpec | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from qscale.errors import ConfigError
 from qscale.ptq.layers import Layer
+from qscale.ptq.methods.aqas import AQAS
 from qscale.ptq.methods.awq import AWQ
 from qscale.ptq.methods.gptq import GPTQ
 from qscale.ptq.methods.low_rank import LowRank
@@ -24,7 +25,7 @@ __all__ = ["METHODS", "Kind", "Method", "Step", "parameter"]
 
 #: Every step by name; a new one is a file beside this one and a class here.
 METHODS: dict[str, type[Step]] = {
-    step.name: step for step in (RTN, GPTQ, AWQ, SmoothQuant, OutlierTune, PBLLM, LowRank)
+    step.name: step for step in (RTN, GPTQ, AWQ, SmoothQuant, OutlierTune, AQAS, PBLLM, LowRank)
 }
 _LONGEST = 1000
 _STEP = re.compile(r"([a-z]\w*)(?:\((.*)\))?")

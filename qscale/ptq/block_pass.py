@@ -16,7 +16,7 @@ from qscale.ptq.layers import Change, Layer, Rounded, Site, basis_of, bits_of
 from qscale.ptq.methods import Method
 from qscale.ptq.report import LayerReport
 from qscale.ptq.statistics import Need, Statistics
-from qscale.quantizers import QuantLinear, Rotated, Shared
+from qscale.quantizers import Quantizer, QuantLinear, Rotated, Shared
 
 _CHANGE_BITS = 16  # of each number that stays at an input
 
@@ -95,9 +95,14 @@ class _Input:
     rows: Tensor  #: sampled inputs as they reach the layers
     kept: Change | None = None  #: what stays at the input
     folded: bool | None = None
+    is_static: bool = False  #: its quantizer holds a scale
 
     def change(self, change: Change, inputs: list[_Input], output: Callable[[], Tensor]) -> None:
         """Change the input, in what is before it where it goes, else at the layers."""
+        if change.quantizer is not None:
+            self._requantize(change.quantizer)
+        if change.is_none:
+            return
         self.site.statistics = self.site.statistics.divided(change.scale, change.shift)
         modules = [place.module for place in self.places]
         if self.kept is None and fold(change, modules, self.producer, output):
@@ -111,6 +116,20 @@ class _Input:
             self.kept, self.folded = _both(self.kept, change), False
         for one in inputs:
             one._refresh()
+
+    def _requantize(self, quantizer: Quantizer) -> None:
+        before = self.places[0].module.input_quantizer
+        if isinstance(before, Shared):
+            before = before.quantizer
+        new: nn.Module = quantizer.to(self.rows.device)
+        if isinstance(before, Rotated):
+            new = Rotated(quantizer, before.block, before.signs)
+        new.train(self.places[0].module.training)
+        if len(self.places) > 1:
+            new = Shared(new, len(self.places))
+        for place in self.places:
+            place.module.input_quantizer, place.layer.input = new, quantizer
+        self.is_static = True
 
     def _refresh(self) -> None:
         for place in self.places:
@@ -250,6 +269,8 @@ def _rounded(one: _Input, method: Method) -> list[LayerReport]:
     if one.kept is not None:
         numbers = len(one.kept.scale) * (1 if one.kept.shift is None else 2)
         extra = _CHANGE_BITS * numbers / shared
+    if one.is_static:
+        extra += _CHANGE_BITS / shared
     reports = []
     for place, rounded in zip(one.places, results, strict=True):
         place.module.weight.copy_(rounded.weight)

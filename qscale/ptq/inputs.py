@@ -1,4 +1,4 @@
-"""Factors that stay at the input of a layer, since nothing before it can take them."""
+"""What stays at the input of a layer: factors that nothing before it can take, scales that were found."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from qscale.formats import QuantSpec
+from qscale.quantizers.gates import ScaledRounding
+from qscale.quantizers.quantizer import ScaledQuantizer, Scales
 
 
 class Divided(nn.Module):
@@ -42,3 +44,26 @@ class Divided(nn.Module):
     def spec(self) -> QuantSpec | None:
         """That of the quantizer."""
         return getattr(self.quantizer, "spec", None)
+
+
+class Static(ScaledQuantizer):
+    """Rounds with one scale for all inputs, found by calibration.
+
+    Args:
+        spec: Per token, of free scales.
+        scale: One positive number.
+    """
+
+    scale: Tensor
+
+    def __init__(self, spec: QuantSpec, scale: float) -> None:
+        super().__init__(spec)
+        self.rounding = ScaledRounding(spec, "clipped")
+        self.register_buffer("scale", torch.tensor([scale], dtype=torch.float32))
+
+    def scales(self, x: Tensor) -> Scales:  # noqa: ARG002
+        """The one scale."""
+        return (self.scale,)
+
+    def extra_repr(self) -> str:
+        return f"{self.text}, scale={float(self.scale):g}"

@@ -68,6 +68,12 @@ class Change:
 
     scale: Tensor  #: positive, one a channel
     shift: Tensor | None = None
+    quantizer: Quantizer | None = None  #: in place of the recipe's own, in the layers' basis
+
+    @property
+    def is_none(self) -> bool:
+        """Whether every channel stays as it is."""
+        return self.shift is None and bool((self.scale == 1).all())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -13,6 +13,7 @@ from qscale.ptq.layers import Layer
 from qscale.ptq.methods.aqas import AQAS
 from qscale.ptq.methods.awq import AWQ
 from qscale.ptq.methods.gptq import GPTQ
+from qscale.ptq.methods.llm_fp4 import LLMFP4
 from qscale.ptq.methods.low_rank import LowRank
 from qscale.ptq.methods.method import KINDS, Kind, Step, parameter
 from qscale.ptq.methods.outlier_tune import OutlierTune
@@ -25,7 +26,7 @@ __all__ = ["METHODS", "Kind", "Method", "Step", "parameter"]
 
 #: Every step by name; a new one is a file beside this one and a class here.
 METHODS: dict[str, type[Step]] = {
-    step.name: step for step in (RTN, GPTQ, AWQ, SmoothQuant, OutlierTune, AQAS, PBLLM, LowRank)
+    step.name: step for step in (RTN, GPTQ, AWQ, SmoothQuant, OutlierTune, AQAS, PBLLM, LLMFP4, LowRank)
 }
 _LONGEST = 1000
 _STEP = re.compile(r"([a-z]\w*)(?:\((.*)\))?")

@@ -32,7 +32,7 @@ class Layer:
     rotate: Callable[[Tensor], Tensor] = same  #: rows to the layer's basis
     unrotate: Callable[[Tensor], Tensor] = same  #: and back
     dtype: torch.dtype = torch.float32  #: of the model's weights
-    input: nn.Module | None = None  #: the quantizer of its input, in the layer's basis
+    input: Quantizer | None = None  #: of its input, in the layer's basis
 
     def nearest(self, weight: Tensor) -> Tensor:
         """A weight that is not rotated, rounded to nearest in the layer's basis, and turned back; float32."""

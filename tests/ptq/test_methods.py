@@ -39,7 +39,7 @@ def test_texts_are_made_canonical_and_round_trip(text, canonical):
 @settings(max_examples=40, deadline=None)
 def test_any_steps_round_trip(data):
     steps = []
-    for kind in ("transform", "round", "correct"):
+    for kind in ("transform", "round", "correct", "tune"):
         of_kind = [step for step in METHODS.values() if step.kind == kind]
         steps += data.draw(
             st.lists(st.sampled_from(of_kind), max_size=1 if kind == "round" else 2, unique=True)

@@ -15,6 +15,7 @@ from qscale.ptq.methods.awq import AWQ
 from qscale.ptq.methods.gptq import GPTQ
 from qscale.ptq.methods.llm_fp4 import LLMFP4
 from qscale.ptq.methods.low_rank import LowRank
+from qscale.ptq.methods.lrq import LRQ
 from qscale.ptq.methods.method import KINDS, Kind, Step, parameter
 from qscale.ptq.methods.outlier_tune import OutlierTune
 from qscale.ptq.methods.pb_llm import PBLLM
@@ -26,15 +27,17 @@ __all__ = ["METHODS", "Kind", "Method", "Step", "parameter"]
 
 #: Every step by name; a new one is a file beside this one and a class here.
 METHODS: dict[str, type[Step]] = {
-    step.name: step for step in (RTN, GPTQ, AWQ, SmoothQuant, OutlierTune, AQAS, PBLLM, LLMFP4, LowRank)
+    step.name: step for step in (RTN, GPTQ, AWQ, SmoothQuant, OutlierTune, AQAS, PBLLM, LLMFP4, LowRank, LRQ)
 }
 _LONGEST = 1000
+#: Kinds that come after rounding.
+_LAST = KINDS[KINDS.index("round") + 1 :]
 _STEP = re.compile(r"([a-z]\w*)(?:\((.*)\))?")
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """Steps of quantization after training: any that change inputs, one that rounds, any that correct.
+    """Steps of quantization after training: some change inputs, one rounds, some correct or learn.
 
     Text: steps joined by ``+``, parameters in brackets, those at their default left out. Without a step that
     rounds, weights are rounded to nearest. ``str(Method.parse(text)) == text`` for canonical text.
@@ -56,7 +59,7 @@ class Method:
         if not steps:
             raise ConfigError(f"a method has at least one step; known: {', '.join(METHODS)}")
         if not any(step.kind == "round" for step in steps):
-            at = next((i for i, step in enumerate(steps) if step.kind == "correct"), len(steps))
+            at = next((i for i, step in enumerate(steps) if step.kind in _LAST), len(steps))
             steps = (*steps[:at], RTN(), *steps[at:])
         object.__setattr__(self, "steps", steps)
         names = [step.name for step in steps]

@@ -60,17 +60,17 @@ class LLMFP4(Step):
         if not isinstance(layer.quantizer, Absmax) or not _serves(layer.spec, "channel"):
             raise SpecError(f"{layer.spec}: {self.name} searches scales of rows; use fp4_e2m1:channel")
         given = None if layer.input is None else layer.input.spec
-        if isinstance(given, QuantSpec) and given.type == "float":
-            if not isinstance(layer.input, Absmax) or not _serves(given, "tensor"):
-                raise SpecError(
-                    f"{given}: {self.name} finds one scale for all inputs; use a=fp4_e2m1:tensor, or integers"
-                )
+        is_served = isinstance(layer.input, Absmax) and given is not None and _serves(given, "tensor")
+        if given is not None and given.type == "float" and not is_served:
+            raise SpecError(
+                f"{given}: {self.name} finds one scale for all inputs; use a=fp4_e2m1:tensor, or integers"
+            )
 
     def transform(self, site: Site) -> Change | None:
         """The input's scale, found with those of the weights, and the shifts of its channels."""
         first = site.layers[0]
         given = None if first.input is None else first.input.spec
-        if not isinstance(given, QuantSpec) or given.type != "float":
+        if given is None or given.type != "float":
             return None
         assert site.statistics.rows is not None
         scale = torch.ones_like(site.layers[0].weight[0])
@@ -109,7 +109,8 @@ class LLMFP4(Step):
         for tried in self._formats(spec):
             largest = weight.abs().amax(1)
             best, kept = torch.full_like(largest, torch.inf, dtype=torch.float64), torch.ones_like(largest)
-            for scales in self._scales(largest, tried).split(max(1, _AT_ONCE // weight.numel())):
+            at_once = max(1, _AT_ONCE // weight.numel())
+            for scales in torch.split(self._scales(largest, tried), at_once):
                 copies = weight.expand(len(scales), *weight.shape)
                 rounded = fake_quant(copies, tried, scale=scales[..., None]).double()
                 errors = (rounded @ gram * rounded).sum(2) - 2 * (rounded * cross).sum(2)

@@ -13,10 +13,12 @@ from torch import Tensor
 from qscale.errors import ConfigError
 from qscale.ptq.layers import Change, Layer, Rounded, Site
 from qscale.ptq.statistics import Need, Statistics
+from qscale.ptq.tuning import Tuning
 
-#: What steps do, in the order in which they are done: change inputs, round, correct what was rounded.
-Kind = Literal["transform", "round", "correct"]
-KINDS: tuple[Kind, ...] = ("transform", "round", "correct")
+#: What steps do, in the order in which they are done: change inputs, round, correct what was rounded, learn
+#: a block that has been rounded.
+Kind = Literal["transform", "round", "correct", "tune"]
+KINDS: tuple[Kind, ...] = ("transform", "round", "correct", "tune")
 
 
 def parameter(
@@ -71,6 +73,14 @@ class Step(ABC):
     def correct(self, layer: Layer, target: Tensor, rounded: Rounded, statistics: Statistics) -> Rounded:  # noqa: ARG002
         """Bring a rounded weight nearer to its target; all in the layer's basis."""
         return rounded
+
+    @property
+    def tunes(self) -> bool:
+        """Whether :meth:`tune` is to be called."""
+        return self.kind == "tune"
+
+    def tune(self, block: Tuning) -> None:  # noqa: B027 - most learn nothing
+        """Learn a block whose layers have been rounded: replace what is in ``block.rounded``."""
 
 
 def _check(name: str, item: Field[Any], value: Any) -> None:

@@ -83,6 +83,7 @@ class Rounded:
     weight: Tensor  #: float32, in the layer's basis
     bits: float  #: of one weight, its share of scales and of whatever else is kept
     notes: tuple[str, ...] = field(default=())  #: what did not go as asked
+    parts: tuple[Tensor, Tensor, Tensor] | None = None  #: ``Q``, ``A`` and ``B`` where it is ``Q + A B``
 
 
 def bits_of(spec: QuantSpec | None, shape: torch.Size, full_bits: int = 16) -> float:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     "--method",
     default="gptq",
     show_default=True,
-    help="rtn, gptq, awq, smoothquant, outlier_tune, aqas, pb_llm, llm_fp4, low_rank, lrq, joined by +: "
-    "smoothquant+gptq.",
+    help="rtn, gptq, awq, smoothquant, outlier_tune, aqas, pb_llm, llm_fp4, bnb_nf4, bnb_int8, low_rank, "
+    "lrq, joined by +: smoothquant+gptq.",
 )
 @click.option("--spec", help="Of the weights, such as int4:g128, mxfp4 or int4:g128:asym.")
 @click.option("--recipe", help="In place of --spec, with inputs too: w4a8:g128, w4a4:g32,rot=hadamard:32.")

@@ -12,6 +12,7 @@ from qscale.errors import ConfigError
 from qscale.ptq.layers import Layer
 from qscale.ptq.methods.aqas import AQAS
 from qscale.ptq.methods.awq import AWQ
+from qscale.ptq.methods.bnb import BnbInt8, BnbNF4
 from qscale.ptq.methods.gptq import GPTQ
 from qscale.ptq.methods.llm_fp4 import LLMFP4
 from qscale.ptq.methods.low_rank import LowRank
@@ -27,7 +28,8 @@ __all__ = ["METHODS", "Kind", "Method", "Step", "parameter"]
 
 #: Every step by name; a new one is a file beside this one and a class here.
 METHODS: dict[str, type[Step]] = {
-    step.name: step for step in (RTN, GPTQ, AWQ, SmoothQuant, OutlierTune, AQAS, PBLLM, LLMFP4, LowRank, LRQ)
+    step.name: step
+    for step in (RTN, GPTQ, AWQ, SmoothQuant, OutlierTune, AQAS, PBLLM, LLMFP4, BnbNF4, BnbInt8, LowRank, LRQ)
 }
 _LONGEST = 1000
 #: Kinds that come after rounding.

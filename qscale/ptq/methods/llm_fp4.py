@@ -161,7 +161,7 @@ class LLMFP4(Step):
                 own, scales = self.weight_scales(weight, layer.spec, inputs, target)
                 rounded.append(fake_quant(weight, own, scale=scales[:, None]).double())
             found = self.input_scale(rows, spec, rounded, targets)
-            inputs = fake_quant(rows, found[1], scale=torch.tensor(found[2])).double()
+            inputs = fake_quant(rows, found[1], scale=rows.new_tensor(found[2])).double()
         assert found is not None
         return found
 

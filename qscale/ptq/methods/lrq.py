@@ -35,7 +35,7 @@ class LRQ(Step):
     The authors take rank 1024 (2048 where both sides are at least 8192), 5000 steps of one sequence out of
     512, and a full matrix where one side is up to 4096 and the other is longer. Here a step is a batch of the
     pass, up to 8 windows, the rank at most a quarter of the shorter side, never a full matrix, and the
-    default is 1000 steps: sizes for small models. Scales that are not free (MX, NVFP4, ``scale_...``) are
+    default is 500 steps: sizes for small models. Scales that are not free (MX, NVFP4, ``scale_...``) are
     neither searched nor learned; those of a whole tensor or of squares are learned, not searched. Formats are
     any of dialects qscale and chen2025, where theirs are integers.
     """
@@ -44,7 +44,7 @@ class LRQ(Step):
     kind: ClassVar[Kind] = "tune"
 
     rank: int = parameter(8, "the rank", low=1, high=2**31)
-    steps: int = parameter(1000, "steps of Adam a block", low=1, high=10**9)
+    steps: int = parameter(500, "steps of Adam a block", low=1, high=10**9)
     rate: float = parameter(5e-4, "the learning rate", low=0.0, high=1.0)
 
     def check(self, layer: Layer) -> None:

@@ -164,7 +164,7 @@ def test_inputs_of_other_formats_stay(input_spec):
 @pytest.mark.parametrize("recipe", [W4A4, f"{W4A4},rot=hadamard:32", "w=fp4_e2m1:channel"])
 def test_a_trained_model_loses_less_than_by_rounding_to_nearest(recipe):
     model, plain = trained(), trained()
-    report = quantize_trained(model, recipe, "llm_fp4(candidates=40)", windows(32))
+    report = quantize_trained(model, recipe, "llm_fp4", windows(32))
     quantize_trained(plain, recipe, "rtn", windows(32))
     assert report.relmse < 0.95 * report.relmse_nearest
     assert loss(model) < loss(plain)

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     "--method",
     default="gptq",
     show_default=True,
-    help="rtn, gptq, awq, smoothquant, outlier_tune, pb_llm, low_rank, quarot, smoothrot, rrs, granq, joined "
-    "by +: quarot+gptq; for keys and values kv, qjl, turboquant, turboesm: gptq+kv(spec=int4:g32).",
+    help="rtn, gptq, awq, smoothquant, outlier_tune, aqas, quarot, smoothrot, rrs, granq, pb_llm, llm_fp4, "
+    "bnb_nf4, bnb_int8, low_rank, lrq, joined by +: quarot+gptq; for keys and values kv, qjl, turboquant, "
+    "turboesm: gptq+kv(spec=int4:g32).",
 )
 @click.option("--spec", help="Of the weights, such as int4:g128, mxfp4 or int4:g128:asym.")
 @click.option("--recipe", help="In place of --spec, with inputs too: w4a8:g128; w16a16: no layer.")

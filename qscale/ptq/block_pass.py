@@ -16,7 +16,8 @@ from qscale.ptq.layers import Change, Layer, Rounded, Site, basis_of, bits_of
 from qscale.ptq.methods import Method, Step
 from qscale.ptq.report import LayerReport
 from qscale.ptq.statistics import Need, Statistics
-from qscale.quantizers import QuantLinear, Shared
+from qscale.ptq.tuning import Tuning
+from qscale.quantizers import Quantizer, QuantLinear, Rotated, Shared
 
 _CHANGE_BITS = 16  # of each number that stays at an input
 
@@ -38,11 +39,16 @@ def quantize_block(
             return calls.run(name, 0) - calls.hidden[0]
 
     inputs = _calibrated(name, block, linears, calls, method, roles)
+    tuning = _tuning(name, block, calls) if any(step.tunes for step in method.steps) else None
     for step in method.steps:
         for one in inputs:
             if (change := step.transform(one.site)) is not None:
                 one.change(change, inputs, output)
-    return [report for one in inputs for report in _rounded(one, method)]
+    for one in inputs:
+        _round(one, method)
+    if tuning is not None:
+        _tune(tuning, method, [place for one in inputs for place in one.places])
+    return [report for one in inputs for report in _reports(one)]
 
 
 def layer_of(name: str, module: nn.Module) -> Layer:
@@ -56,7 +62,16 @@ def layer_of(name: str, module: nn.Module) -> Layer:
         rotate=rotate,
         unrotate=unrotate,
         dtype=module.weight.dtype,
+        input=_input_quantizer(module),
     )
+
+
+def _input_quantizer(module: QuantLinear) -> Quantizer | None:
+    """That of a layer's input, in the layer's basis."""
+    quantizer = module.input_quantizer
+    if isinstance(quantizer, Shared):
+        quantizer = quantizer.quantizer
+    return basis_of(quantizer)[0]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -68,6 +83,7 @@ class _Place:
     signal: Tensor  #: without the bias
     bias: Tensor  #: as it was
     nearest: float  #: the error of rounding to nearest
+    rounded: Rounded | None = None
 
     def error(self, output: Tensor) -> float:
         """``||y - y'||^2 / ||y||^2``, the bias left out of the latter."""
@@ -86,9 +102,14 @@ class _Input:
     rows: Tensor  #: sampled inputs as they reach the layers
     kept: Change | None = None  #: what stays at the input
     folded: bool | None = None
+    is_static: bool = False  #: its quantizer holds a scale
 
     def change(self, change: Change, inputs: list[_Input], output: Callable[[], Tensor]) -> None:
         """Change the input, in what is before it where it goes, else at the layers."""
+        if change.quantizer is not None:
+            self._requantize(change.quantizer)
+        if change.is_none:
+            return
         self.site.statistics = self.site.statistics.divided(change.scale, change.shift)
         modules = [place.module for place in self.places]
         if self.kept is None and fold(change, modules, self.producer, output):
@@ -102,6 +123,20 @@ class _Input:
             self.kept, self.folded = _both(self.kept, change), False
         for one in inputs:
             one._refresh()
+
+    def _requantize(self, quantizer: Quantizer) -> None:
+        before = self.places[0].module.input_quantizer
+        if isinstance(before, Shared):
+            before = before.quantizer
+        new: nn.Module = quantizer.to(self.rows.device)
+        if isinstance(before, Rotated):
+            new = before.around(quantizer)
+        new.train(self.places[0].module.training)
+        if len(self.places) > 1:
+            new = Shared(new, len(self.places))
+        for place in self.places:
+            place.module.input_quantizer, place.layer.input = new, quantizer
+        self.is_static = True
 
     def _refresh(self) -> None:
         for place in self.places:
@@ -239,7 +274,7 @@ def _place(name: str, module: QuantLinear, rows: Tensor) -> _Place:
     return place
 
 
-def _rounded(one: _Input, method: Method) -> list[LayerReport]:
+def _round(one: _Input, method: Method) -> None:
     """Round the layers of an input and leave them in the model."""
     rotate = one.places[0].layer.rotate
     is_rotated = one.places[0].module.weight_quantizer is not None and hasattr(
@@ -250,15 +285,52 @@ def _rounded(one: _Input, method: Method) -> list[LayerReport]:
     one.leave()
     for step in method.steps:
         one.wrap(step)
+    for place, rounded in zip(one.places, results, strict=True):
+        place.rounded = rounded
+        place.module.weight.copy_(rounded.weight)
+        place.module.weight_quantizer = None
+
+
+def _tuning(name: str, block: nn.Module, calls: Calls) -> Tuning:
+    """What the block gives before anything of it is changed, to be matched."""
+    with plain(block):
+        targets = [calls.run(name, batch) for batch in range(len(calls.hidden))]
+    return Tuning(
+        name=name,
+        inputs=calls.hidden,
+        targets=targets,
+        call=lambda hidden, weights: calls.call(name, hidden, weights),
+    )
+
+
+def _tune(tuning: Tuning, method: Method, places: list[_Place]) -> None:
+    """Have steps learn the block, and leave what they learned in its layers."""
+    for place in places:
+        if place.layer.quantizer is not None and place.rounded is not None:
+            inner = place.layer.name.removeprefix(f"{tuning.name}.")
+            tuning.layers[inner], tuning.rounded[inner] = place.layer, place.rounded
+    for step in method.steps:
+        if step.tunes:
+            step.tune(tuning)
+    for place in places:
+        place.rounded = tuning.rounded.get(place.layer.name.removeprefix(f"{tuning.name}."), place.rounded)
+        assert place.rounded is not None
+        place.module.weight.copy_(place.rounded.weight)
+
+
+def _reports(one: _Input) -> list[LayerReport]:
+    """What became of the layers of an input."""
     shared = sum(place.layer.weight.numel() for place in one.places)
     extra = 0.0
     if one.kept is not None:
         numbers = len(one.kept.scale) * (1 if one.kept.shift is None else 2)
         extra = _CHANGE_BITS * numbers / shared
+    if one.is_static:
+        extra += _CHANGE_BITS / shared
     reports = []
-    for place, rounded in zip(one.places, results, strict=True):
-        place.module.weight.copy_(rounded.weight)
-        place.module.weight_quantizer = None
+    for place in one.places:
+        rounded = place.rounded
+        assert rounded is not None
         output = place.module(one.rows.to(place.module.weight.dtype)).float()
         reports.append(
             LayerReport(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from qscale.errors import ConfigError
 from qscale.quantizers import QuantLinear
@@ -68,9 +69,12 @@ class Calls:
         """The output of a block for one batch of what reached it."""
         return self.call(block, self.hidden[batch])
 
-    def call(self, block: str, hidden: Tensor) -> Tensor:
-        """The output of a block for these hidden states."""
+    def call(self, block: str, hidden: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The output of a block for these hidden states, with other parameters by name where given."""
         args, kwargs = self._arguments[len(hidden)][block]
+        if weights is not None:
+            output = functional_call(self.blocks[block], dict(weights), (hidden, *args), kwargs)
+            return _hidden_of(output)
         return _hidden_of(self.blocks[block](hidden, *args, **kwargs))
 
     def _look(self, model: nn.Module, tokens: Tensor) -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:

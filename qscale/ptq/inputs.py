@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from qscale.formats import QuantSpec
 from qscale.quantizers import Quantizer, QuantLinear, Rotated, Shared
-from qscale.quantizers.quantizer import Scales
+from qscale.quantizers.gates import ScaledRounding
+from qscale.quantizers.quantizer import ScaledQuantizer, Scales
 
 _LEAST = 1e-5
 
@@ -49,6 +50,29 @@ class Divided(nn.Module):
     def spec(self) -> QuantSpec | None:
         """That of the quantizer."""
         return getattr(self.quantizer, "spec", None)
+
+
+class Static(ScaledQuantizer):
+    """Rounds with one scale for all inputs, found by calibration.
+
+    Args:
+        spec: Per token, of free scales.
+        scale: One positive number.
+    """
+
+    scale: Tensor
+
+    def __init__(self, spec: QuantSpec, scale: float) -> None:
+        super().__init__(spec)
+        self.rounding = ScaledRounding(spec, "clipped")
+        self.register_buffer("scale", torch.tensor([scale], dtype=torch.float32))
+
+    def scales(self, x: Tensor) -> Scales:  # noqa: ARG002
+        """The one scale."""
+        return (self.scale,)
+
+    def extra_repr(self) -> str:
+        return f"{self.text}, scale={float(self.scale):g}"
 
 
 class RuntimeScaled(Quantizer):

@@ -32,12 +32,20 @@ class Layer:
     rotate: Callable[[Tensor], Tensor] = same  #: rows to the layer's basis
     unrotate: Callable[[Tensor], Tensor] = same  #: and back
     dtype: torch.dtype = torch.float32  #: of the model's weights
+    input: Quantizer | None = None  #: of its input, in the layer's basis
 
     def nearest(self, weight: Tensor) -> Tensor:
         """A weight that is not rotated, rounded to nearest in the layer's basis, and turned back; float32."""
         if self.quantizer is None:
             return weight
         return self.unrotate(self.quantizer(self.rotate(weight).to(self.dtype)).float())
+
+    def quantized_input(self, rows: Tensor) -> Tensor:
+        """Inputs in the layer's basis as its input quantizer leaves them; float32."""
+        if self.input is None:
+            return rows
+        given: Tensor = self.input(rows.to(self.dtype))
+        return given.float()
 
     @property
     def spec(self) -> QuantSpec | None:
@@ -61,6 +69,12 @@ class Change:
 
     scale: Tensor  #: positive, one a channel
     shift: Tensor | None = None
+    quantizer: Quantizer | None = None  #: in place of the recipe's own, in the layers' basis
+
+    @property
+    def is_none(self) -> bool:
+        """Whether every channel stays as it is."""
+        return self.shift is None and bool((self.scale == 1).all())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,6 +84,7 @@ class Rounded:
     weight: Tensor  #: float32, in the layer's basis
     bits: float  #: of one weight, its share of scales and of whatever else is kept
     notes: tuple[str, ...] = field(default=())  #: what did not go as asked
+    parts: tuple[Tensor, Tensor, Tensor] | None = None  #: ``Q``, ``A`` and ``B`` where it is ``Q + A B``
 
 
 def bits_of(spec: QuantSpec | None, shape: torch.Size, full_bits: int = 16) -> float:

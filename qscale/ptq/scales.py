@@ -59,8 +59,8 @@ class GroupScales:
                 f"{spec}: dialect {spec.dialect!r} finds scales and rounds in one; a method that rounds "
                 "column by column needs dialect qscale or chen2025, or use rtn"
             )
-        free = spec.row.scale_type == "free" and spec.scale_dtype is None
-        if (search or ratio != 1.0) and not (free and spec.strategy in ("group", "channel")):
+        self.is_free = spec.row.scale_type == "free" and spec.scale_dtype is None
+        if (search or ratio != 1.0) and not (self.is_free and spec.strategy in ("group", "channel")):
             raise SpecError(f"{spec}: its scales cannot be shrunk; float32 scales per group or channel can")
         self.spec, self.ratio, self.search = spec, ratio, search
         self.width = weight.shape[1]
@@ -85,6 +85,16 @@ class GroupScales:
         """A whole weight under scales of its own groups: rounding to nearest."""
         parts = torch.split(weight.float(), self.length, dim=1)
         return torch.cat([self.round(part, self.find(part)) for part in parts], dim=1)
+
+    def whole(self, weight: Tensor) -> tuple[QuantSpec, Tensor, Tensor | None]:
+        """The scales of all groups of a weight, as ``fake_quant`` takes them with the spec returned."""
+        spec = replace(self.spec, tensor_scale=False) if self.spec.has_tensor_scale else self.spec
+        op, arguments, whole_tensor, _ = plan(self.spec)
+        flat = weight.float().reshape(-1) if whole_tensor else weight.float().contiguous()
+        own, zero, level = implementation(op, "_scales", on_reference("fake_quant", flat))(flat, *arguments)
+        shape = scale_shape(flat.shape, *arguments[-4:-2])
+        scale = (own * level * self.ratio).reshape(shape)
+        return spec, scale, None if self.spec.symmetric else zero.reshape(shape)
 
     def _find(self, columns: Tensor) -> Found:
         rows = len(columns)

@@ -26,6 +26,8 @@ from qscale.ptq.statistics import output_error
         ("smoothquant(alpha=0.50) + gptq( act_order = true )", "smoothquant+gptq(act_order=true)"),
         ("gptq+low_rank(rank=4,weighted=false)", "gptq+low_rank(rank=4,weighted=false)"),
         ("low_rank", "low_rank"),
+        ("aqas+llm_fp4+low_rank(lrec=5)+lrq", "aqas+llm_fp4+low_rank(lrec=5)+lrq"),
+        ("rtn+lrq(steps=500,rate=0.0005)", "lrq"),
         ("pb_llm(low=0.8,saliency=hessian)", "pb_llm(low=0.8,saliency=hessian)"),
     ],
 )
@@ -39,7 +41,7 @@ def test_texts_are_made_canonical_and_round_trip(text, canonical):
 @settings(max_examples=40, deadline=None)
 def test_any_steps_round_trip(data):
     steps = []
-    for kind in ("rotate", "transform", "round", "correct"):
+    for kind in ("rotate", "transform", "round", "correct", "tune"):
         of_kind = [step for step in METHODS.values() if step.kind == kind]
         steps += data.draw(
             st.lists(st.sampled_from(of_kind), max_size=1 if kind == "round" else 2, unique=True)
@@ -63,6 +65,8 @@ def test_any_steps_round_trip(data):
         ("smoothquant(inputs=some)", "one of norms, all, fc2"),
         ("gptq+rtn", "one that rounds"),
         ("low_rank+gptq", "one that rounds"),
+        ("lrq+low_rank", "one that rounds"),
+        ("lrq+rtn", "one that rounds"),
         ("awq+awq", "each step once"),
         ("rtn(x=1)", "it has none"),
         ("gptq(block=1,block=2)", "twice"),

@@ -21,6 +21,8 @@ from qscale.training import checkpoint, paths
         ("llama", "w4a16:g32", "awq+gptq"),
         ("gpt_neox", "w4a16:g32,rot=hadamard:32:signs", "smoothquant(inputs=all)+gptq"),
         ("opt", "w4a16:g32", "outlier_tune"),
+        ("qwen3", "w=fp4_e2m1:channel", "llm_fp4"),
+        ("llama", "w3a16:g32,rot=hadamard:32", "aqas+low_rank(rank=2,lrec=3)+lrq(steps=5)"),
     ],
 )
 def test_a_saved_model_computes_what_the_quantized_one_does(tmp_path, family, recipe, method):
@@ -89,6 +91,26 @@ def test_the_command_rotates_too(folder):
     again = call("ptq", "--model", folder / "w3a16", "--spec", "int8:channel", *options)
     before = json.loads(again.stdout.splitlines()[-1])["before"]["loss"]
     assert before == pytest.approx(ends[0]["after"]["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "recipe"),
+    [
+        ("llm_fp4(candidates=10)", "w=fp4_e2m1:channel,a=fp4_e2m1:tensor"),
+        ("gptq+low_rank(rank=2,lrec=4)", "w3a8:g32"),
+        ("lrq(steps=4)", "w3a8:g32"),
+    ],
+)
+def test_the_command_runs_methods_that_search_and_learn(folder, method, recipe):
+    options = ("--corpus", f"file:{folder / 'text.txt'}", "--windows", 8, "--eval-windows", 8, "--json")
+    result = call(
+        *("ptq", "--model", folder / "model", "--method", method, "--recipe", recipe),
+        *("--out", folder / "q", *options),
+    )
+    assert result.exit_code == 0, result.output
+    end = json.loads(result.stdout.splitlines()[-1])
+    assert end["method"] == method and end["recipe"] == recipe and end["delta"] is not None
+    assert (folder / "q" / "model.safetensors").is_file()
 
 
 def test_the_last_weights_of_a_run_are_a_model(folder):

@@ -15,11 +15,15 @@ from qscale.formats import Recipe
 from qscale.models.surgery import Roles
 from qscale.ptq.blocks import find_blocks
 from qscale.ptq.layers import Layer
+from qscale.ptq.methods.aqas import AQAS
 from qscale.ptq.methods.awq import AWQ
+from qscale.ptq.methods.bnb import BnbInt8, BnbNF4
 from qscale.ptq.methods.gptq import GPTQ
 from qscale.ptq.methods.granq import GranQ
 from qscale.ptq.methods.kv import KV
+from qscale.ptq.methods.llm_fp4 import LLMFP4
 from qscale.ptq.methods.low_rank import LowRank
+from qscale.ptq.methods.lrq import LRQ
 from qscale.ptq.methods.method import KINDS, Kind, Step, parameter
 from qscale.ptq.methods.outlier_tune import OutlierTune
 from qscale.ptq.methods.pb_llm import PBLLM
@@ -39,19 +43,21 @@ __all__ = ["METHODS", "Kind", "Method", "Step", "parameter"]
 METHODS: dict[str, type[Step]] = {
     step.name: step
     for step in (
-        *(RTN, GPTQ, AWQ, SmoothQuant, OutlierTune, PBLLM, LowRank),
-        *(QuaRot, SmoothRot, RRS, GranQ),
+        *(RTN, GPTQ, AWQ, SmoothQuant, OutlierTune, AQAS, QuaRot, SmoothRot, RRS, GranQ),
+        *(PBLLM, LLMFP4, BnbNF4, BnbInt8, LowRank, LRQ),
         *(KV, QJL, TurboQuant, TurboESM),
     )
 }
 _LONGEST = 1000
+#: Kinds that come after rounding.
+_LAST = KINDS[KINDS.index("round") + 1 :]
 _STEP = re.compile(r"([a-z]\w*)(?:\((.*)\))?")
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
     """Steps of quantization after training: any that rotate or change inputs, one that rounds, any that
-    correct, and one for keys and values.
+    correct or learn, and one for keys and values.
 
     Text: steps joined by ``+``, parameters in brackets, those at their default left out. Without a step that
     rounds, weights are rounded to nearest. ``str(Method.parse(text)) == text`` for canonical text.
@@ -73,8 +79,7 @@ class Method:
         if not steps:
             raise ConfigError(f"a method has at least one step; known: {', '.join(METHODS)}")
         if not any(step.kind == "round" for step in steps):
-            after = KINDS[KINDS.index("round") :]
-            at = next((i for i, step in enumerate(steps) if step.kind in after), len(steps))
+            at = next((i for i, step in enumerate(steps) if step.kind in _LAST), len(steps))
             steps = (*steps[:at], RTN(), *steps[at:])
         object.__setattr__(self, "steps", steps)
         names = [step.name for step in steps]
@@ -84,7 +89,7 @@ class Method:
         if max(kinds.count("round"), kinds.count("cache")) > 1 or kinds != sorted(kinds, key=KINDS.index):
             order = "; ".join(f"{kind}: {', '.join(_of_kind(kind))}" for kind in KINDS)
             raise ConfigError(
-                f"method {self}: steps that rotate, that transform, one that rounds, then others, one of a cache "
+                f"method {self}: steps that rotate, that transform, one that rounds, others, one of a cache "
                 f"({order})"
             )
 

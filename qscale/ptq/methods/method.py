@@ -17,14 +17,15 @@ from qscale.models.surgery import Roles
 from qscale.ptq.cache.coder import Coder, InHadamard
 from qscale.ptq.layers import Change, Layer, Rounded, Site
 from qscale.ptq.statistics import Need, Statistics
+from qscale.ptq.tuning import Tuning
 from qscale.quantizers import Quantizer
 
 #: What stores keys or values.
 Storing = Coder | InHadamard
 #: What steps do, in the order in which they are done: rotate the model, change inputs, round, correct what
-#: was rounded, store keys and values.
-Kind = Literal["rotate", "transform", "round", "correct", "cache"]
-KINDS: tuple[Kind, ...] = ("rotate", "transform", "round", "correct", "cache")
+#: was rounded, learn a block that has been rounded, store keys and values.
+Kind = Literal["rotate", "transform", "round", "correct", "tune", "cache"]
+KINDS: tuple[Kind, ...] = ("rotate", "transform", "round", "correct", "tune", "cache")
 
 
 def parameter(
@@ -100,6 +101,14 @@ class Step(ABC):
     def correct(self, layer: Layer, target: Tensor, rounded: Rounded, statistics: Statistics) -> Rounded:  # noqa: ARG002
         """Bring a rounded weight nearer to its target; all in the layer's basis."""
         return rounded
+
+    @property
+    def tunes(self) -> bool:
+        """Whether :meth:`tune` is to be called."""
+        return self.kind == "tune"
+
+    def tune(self, block: Tuning) -> None:  # noqa: B027 - most learn nothing
+        """Learn a block whose layers have been rounded: replace what is in ``block.rounded``."""
 
     def key_coder(self, name: str, heads: int, size: int) -> Storing:
         """What stores the keys of an attention module; ``size`` is that of a head."""

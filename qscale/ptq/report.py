@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+import numpy as np
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +41,22 @@ class LayerReport:
         return {**asdict(self), "sqnr": self.sqnr, "sqnr_nearest": self.sqnr_nearest}
 
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> LayerReport:
+        """Of what :meth:`to_json` gave."""
+        values = {item.name: data[item.name] for item in fields(cls)}
+        return cls(**{**values, "notes": tuple(values["notes"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """A module with a matrix of weights that a pass leaves as it is, such as an embedding or a Conv1D."""
+
+    layer: str
+    type: str  #: the class
+    elements: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What a pass did to a model."""
@@ -47,6 +66,9 @@ class Report:
     windows: int  #: of calibration
     length: int  #: tokens in each
     layers: tuple[LayerReport, ...]
+    left: tuple[Left, ...] = ()  #: not quantized
+    before: np.ndarray | None = None  #: losses of held-out sequences, nats per token, where there were any
+    after: np.ndarray | None = None
 
     @property
     def bits_per_weight(self) -> float:
@@ -76,6 +98,7 @@ class Report:
             "bits_per_weight": self.bits_per_weight,
             "relmse": self.relmse,
             "relmse_nearest": self.relmse_nearest,
+            "left": [asdict(module) for module in self.left],
             "layers": [layer.to_json() for layer in self.layers],
         }
 

@@ -13,12 +13,15 @@ from qscale.data.batches import TrainingBatches
 from qscale.data.corpus import Corpus
 from qscale.errors import ConfigError
 from qscale.formats import Recipe
-from qscale.models.surgery import Roles, quantize_model
+from qscale.models.surgery import Roles, quantize_model, quantized_layers
 from qscale.ptq.block_pass import layer_of, quantize_block
-from qscale.ptq.blocks import Calls, find_blocks
+from qscale.ptq.blocks import Calls
+from qscale.ptq.held_out import HeldOut, Source, losses
 from qscale.ptq.methods import Method
-from qscale.ptq.report import LayerReport, Report
-from qscale.quantizers import QuantLinear
+from qscale.ptq.partial import Partial, to_device
+from qscale.ptq.report import LayerReport, Left, Report
+from qscale.ptq.sources import Memory
+from qscale.ptq.stored import block_state
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -81,35 +84,94 @@ def quantize_trained(
         >>> len(report.layers), report.bits_per_weight, report.relmse < report.relmse_nearest
         (14, 4.5, True)
     """
-    recipe, method, emit = Recipe.parse(recipe), Method.parse(method), emit or _silent
-    _check_recipe(recipe)
-    if windows.ndim != 2 or not windows.size:
-        raise ConfigError(
-            f"calibration windows of shape {windows.shape}: (count, length) is wanted, not empty"
-        )
-    _check_weights(model)
+    _checked(Recipe.parse(recipe), windows)
     training = model.training
     model.eval()
-    quantized = set(quantize_model(model, recipe, roles))
-    blocks = find_blocks(model)
-    for name in quantized:
-        method.check(layer_of(name, model.get_submodule(name)))
+    report = quantize_blocks(Memory(model), recipe, method, windows, roles=roles, emit=emit)
+    model.train(training)
+    return report
+
+
+@torch.no_grad()
+def quantize_blocks(
+    source: Source,
+    recipe: Recipe | str,
+    method: Method | str,
+    windows: np.ndarray,
+    *,
+    roles: Roles | None = None,
+    emit: Emit | None = None,
+    held_out: np.ndarray | None = None,
+    partial: Partial | None = None,
+) -> Report:
+    """The pass itself, over blocks that are in memory, or that come one by one and go.
+
+    Args:
+        source: :class:`qscale.ptq.sources.Memory` or :class:`qscale.ptq.sources.Folder`.
+        recipe: As for :func:`quantize_trained`; so the next four.
+        method: Or its text.
+        windows: Calibration tokens.
+        roles: As for surgery.
+        emit: Gets an event for each block and layer.
+        held_out: Sequences of ``(count, context + 1)`` tokens; the report then has their losses before and
+            after, each of them a block at a time.
+        partial: Where finished blocks are written; those that are there already are not done again.
+
+    Raises:
+        ConfigError: As :func:`quantize_trained`.
+        SpecError: Likewise.
+        StoreError: A finished block cannot be written.
+    """
+    recipe, method, emit = Recipe.parse(recipe), Method.parse(method), emit or _silent
+    _checked(recipe, windows)
+    model, blocks = source.model, source.blocks
+    _check_layers(model, recipe, method, roles)
+    left = _left_as_they_are(model, recipe, roles)
+    before = None
+    if held_out is not None:
+        once = _once if partial is None else partial.once
+        before = once("before", lambda: losses(source, held_out))
+    names = list(blocks)
+    source.load(names[0])
     calls = Calls(model, blocks, windows)
-    reports: list[LayerReport] = []
+    evaluated = None if held_out is None else HeldOut(model, blocks, held_out)
+    notes = [] if partial is None else partial.notes()
+    reports = [LayerReport.from_json(layer) for note in notes for layer in note["layers"]]
+    if partial is not None and notes:
+        source.free(names[0])
+        kept = partial.states(len(notes) - 1)
+        device = calls.tokens[0].device
+        calls.hidden = to_device(kept["calibration"], device)
+        if evaluated is not None:
+            evaluated.calls.hidden = to_device(kept["held_out"], device)
+        emit({"event": "resumed", "blocks_done": len(notes), "blocks": len(names)})
     for number, (name, block) in enumerate(blocks.items()):
-        emit({"event": "block", "block": number, "blocks": len(blocks)})
+        if number < len(notes):
+            continue
+        emit({"event": "block", "block": number, "blocks": len(names)})
+        source.load(name)
+        quantize_model(model, recipe, roles, within=name)
         found = quantize_block(name, block, calls, method, roles)
         for report in found:
             emit({"event": "layer", "block": number, **report.to_json()})
         reports += found
-        calls.hidden = [calls.run(name, batch) for batch in range(len(calls.hidden))]
-    model.train(training)
+        states = {"calibration": calls} | ({} if evaluated is None else {"held_out": evaluated.calls})
+        for each in states.values():
+            each.advance(name)
+        if partial is not None:
+            weights, note = block_state(name, block)
+            note["layers"] = [report.to_json() for report in found]
+            partial.finish(number, weights, note, {kind: each.hidden for kind, each in states.items()})
+        source.free(name)
     return Report(
         method=str(method),
         recipe=str(recipe),
         windows=windows.shape[0],
         length=windows.shape[1],
         layers=tuple(reports),
+        left=left,
+        before=before,
+        after=None if evaluated is None else evaluated.losses(),
     )
 
 
@@ -117,7 +179,11 @@ def _silent(_: dict[str, Any]) -> None:
     """An Emit for callers who do not watch."""
 
 
-def _check_recipe(recipe: Recipe) -> None:
+def _once(_: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    return compute()
+
+
+def _checked(recipe: Recipe, windows: np.ndarray) -> None:
     if learned := recipe.learned():
         raise ConfigError(
             f"recipe {str(recipe)!r}: {', '.join(learned)} must be trained; after training use a quantizer "
@@ -128,11 +194,25 @@ def _check_recipe(recipe: Recipe) -> None:
             f"recipe {str(recipe)!r}: a pass rounds the weights of linear layers, qkr their products; "
             "leave it out"
         )
+    if windows.ndim != 2 or not windows.size:
+        raise ConfigError(
+            f"calibration windows of shape {windows.shape}: (count, length) is wanted, not empty"
+        )
 
 
-def _check_weights(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if isinstance(module, QuantLinear):
-            raise ConfigError(f"layer {name} is quantized already: give the model as it was trained")
-        if isinstance(module, nn.Linear) and not bool(module.weight.isfinite().all()):
-            raise ConfigError(f"the weight of layer {name} holds a NaN or an infinity: nothing is quantized")
+def _check_layers(model: nn.Module, recipe: Recipe, method: Method, roles: Roles | None) -> None:
+    """Raise where surgery or the method does not serve a layer, before anything is changed."""
+    for name, layer in quantized_layers(model, recipe, roles).items():
+        if layer.weight.is_meta:
+            layer.weight = nn.Parameter(torch.zeros(layer.weight.shape, dtype=layer.weight.dtype))
+        method.check(layer_of(name, layer))
+
+
+def _left_as_they_are(model: nn.Module, recipe: Recipe, roles: Roles | None) -> tuple[Left, ...]:
+    """Modules with a matrix of their own that is not quantized."""
+    quantized = quantized_layers(model, recipe, roles)
+    return tuple(
+        Left(layer=name, type=type(module).__name__, elements=sum(p.numel() for p in own))
+        for name, module in model.named_modules()
+        if name not in quantized and (own := [p for p in module.parameters(recurse=False) if p.ndim > 1])
+    )

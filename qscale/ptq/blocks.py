@@ -98,7 +98,9 @@ class Calls:
             def run(*args: Any, **kwargs: Any) -> Any:
                 hidden, rest, named = _split(args, kwargs)
                 if last and hidden is not last[0]:
-                    raise ConfigError(f"block {name} does not take the output of the block before it as it is")
+                    raise ConfigError(
+                        f"block {name} does not take the output of the block before it as it is"
+                    )
                 found[name] = (rest, named)
                 if not last:
                     output = compute(*args, **kwargs)

@@ -55,7 +55,9 @@ class Partial:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._close()
-            raise ConfigError(f"another process is writing {str(self.out)!r}: wait for it, or stop it") from error
+            raise ConfigError(
+                f"another process is writing {str(self.out)!r}: wait for it, or stop it"
+            ) from error
         try:
             self._check_identity()
         except BaseException:

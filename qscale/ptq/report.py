@@ -40,7 +40,6 @@ class LayerReport:
         """Every field and both ratios."""
         return {**asdict(self), "sqnr": self.sqnr, "sqnr_nearest": self.sqnr_nearest}
 
-
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LayerReport:
         """Of what :meth:`to_json` gave."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -173,6 +174,33 @@ def quantize_blocks(
         before=before,
         after=None if evaluated is None else evaluated.losses(),
     )
+
+
+def pass_identity(
+    source: Source,
+    recipe: Recipe,
+    method: Method,
+    windows: np.ndarray,
+    held_out: np.ndarray | None,
+) -> dict[str, Any]:
+    """All that the bytes of a pass depend on: what goes on from a finished block must agree in it."""
+    import transformers
+
+    import qscale
+
+    return {
+        "model": source.identity(),
+        "recipe": str(recipe),
+        "method": str(method),
+        "calibration": _hash(windows),
+        "held_out": None if held_out is None else _hash(held_out),
+        "versions": [qscale.__version__, torch.__version__, transformers.__version__],
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _hash(tokens: np.ndarray) -> str:
+    return f"{tokens.shape} {hashlib.sha256(np.ascontiguousarray(tokens, dtype='<i8').tobytes()).hexdigest()}"
 
 
 def _silent(_: dict[str, Any]) -> None:

@@ -62,7 +62,7 @@ class Folder:
     Raises:
         ConfigError: The config or a file cannot be read, tensors are missing or of another shape, the model
             is quantized already, its blocks cannot be told, or a weight outside of them is not finite.
-        Unstreamable: The files hold other tensors than the model has, which transformers makes of them as it
+        UnstreamableError: The files hold other tensors than the model has, which transformers makes of them as it
             loads (experts in one, layers split), so that they must be loaded as a whole.
     """
 
@@ -119,7 +119,7 @@ class Folder:
             _set(self.model, name, tensor)
 
 
-class Unstreamable(ConfigError):
+class UnstreamableError(ConfigError):
     """A model that must be loaded as a whole."""
 
 
@@ -162,11 +162,13 @@ def _skeleton(folder: Path, stored: torch.dtype) -> nn.Module:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"{str(folder)!r}: transformers cannot make it: {bounded.one_line(error)}") from error
+        raise ConfigError(
+            f"{str(folder)!r}: transformers cannot make it: {bounded.one_line(error)}"
+        ) from error
     model.name_or_path = ""  # type: ignore[assignment]
     config._name_or_path = ""
     if getattr(model, "_keep_in_fp32_modules_strict", None) and dtype != torch.float32:
-        raise Unstreamable(f"{str(folder)!r}: parts of it stay in float32 and others do not")
+        raise UnstreamableError(f"{str(folder)!r}: parts of it stay in float32 and others do not")
     return model
 
 
@@ -185,7 +187,7 @@ def _stored_names(model: nn.Module, weights: Weights) -> dict[str, str]:
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     missing = [name for name in wanted if name in parameters and name not in found and name not in tied_names]
     if missing and _is_converted(model):
-        raise Unstreamable(f"{str(weights.folder)!r}: transformers makes {missing[0]} of other tensors")
+        raise UnstreamableError(f"{str(weights.folder)!r}: transformers makes {missing[0]} of other tensors")
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ConfigError(

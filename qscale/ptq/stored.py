@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from qscale.errors import ConfigError
 from qscale.formats import QuantSpec
+from qscale.models.attention import quantize_keys_and_values
 from qscale.ptq.inputs import Divided
 from qscale.quantizers import Absmax, Clip, QuantLinear, Rotated, Shared, StochasticAbsmax, make_quantizer
 
@@ -20,9 +21,9 @@ def block_state(name: str, block: nn.Module) -> tuple[dict[str, Tensor], dict[st
     """The tensors of a block after a pass, by their names in the model, and a note to build it again.
 
     Returns:
-        Tensors, which share no memory, and ``{"inputs": [{"layers", "quantizer"}, ...], "biases": [...],
-        "attentions": [...]}``: the input quantizers and the layers that have each in common, layers that got
-        a bias, attention modules that quantize keys and values.
+        Tensors, which share no memory, and ``{"inputs": [{"layers", "quantizer"}, ...], "quantized": [...],
+        "biases": [...], "attentions": {...}}``: the input quantizers and the layers that have each in common,
+        the quantized layers, those that have a bias, the specs of attentions that quantize keys and values.
 
     Raises:
         ConfigError: A layer has an input quantizer that cannot be described.
@@ -37,12 +38,19 @@ def block_state(name: str, block: nn.Module) -> tuple[dict[str, Tensor], dict[st
             raise ConfigError(f"layer {name}.{layer} still quantizes its weight: give a model after a pass")
     note = {
         "inputs": [
-            {"layers": [f"{name}.{n}" for n in layers], "quantizer": described(linears[layers[0]].input_quantizer)}
+            {
+                "layers": [f"{name}.{n}" for n in layers],
+                "quantizer": described(linears[layers[0]].input_quantizer),
+            }
             for layers in groups.values()
         ],
         "quantized": [f"{name}.{layer}" for layer in linears],
         "biases": [f"{name}.{layer}" for layer, module in linears.items() if module.bias is not None],
-        "attentions": [f"{name}.{n}" for n, m in block.named_modules() if hasattr(m, "kv_quantizers")],
+        "attentions": {
+            f"{name}.{n}": str(m.kv_quantizers["key"].spec)  # type: ignore[index, union-attr]
+            for n, m in block.named_modules()
+            if hasattr(m, "kv_quantizers")
+        },
     }
     tensors = {f"{name}.{key}": x.detach() for key, x in block.state_dict().items()}
     shared = {key: x.clone() if ".input_quantizer." in key else x for key, x in tensors.items()}
@@ -65,7 +73,10 @@ def described(module: nn.Module | None) -> Tree:
         signs = None if module.signs is None else len(module.signs)
         return {"kind": "rotated", "block": module.block, "signs": signs, "of": described(module.quantizer)}
     if isinstance(module, (Absmax, StochasticAbsmax)):
-        return {"kind": "absmax", "spec": module.text.replace(":stochastic", "")}  # evaluation rounds to nearest
+        return {
+            "kind": "absmax",
+            "spec": module.text.replace(":stochastic", ""),
+        }  # evaluation rounds to nearest
     if isinstance(module, Clip):
         return {"kind": f"clip({module.ratio!r})", "spec": module.text}
     raise ConfigError(f"an input quantizer {type(module).__name__} cannot be saved; leave --out away")
@@ -106,14 +117,22 @@ def keep_signs(module: nn.Module) -> None:
             inner.register_buffer("signs", inner.signs, persistent=True)
 
 
-def install(model: nn.Module, inputs: Iterable[Mapping[str, Any]], biases: Iterable[str]) -> None:
+def install(
+    model: nn.Module,
+    inputs: Iterable[Mapping[str, Any]],
+    biases: Iterable[str],
+    attentions: Mapping[str, str],
+) -> None:
     """Put quantized layers with the input quantizers described into a model, their tensors to be loaded.
 
     Raises:
         ConfigError: The model has no such linear layer, or a description cannot be read.
         SpecError: Likewise.
     """
-    biased = set(biases)
+    for name in biases:
+        linear = _linear(model, name)
+        if linear.bias is None:
+            linear.bias = nn.Parameter(torch.empty_like(linear.weight[:, 0]), requires_grad=False)
     for group in inputs:
         quantizer = None
         for name in group["layers"]:
@@ -123,10 +142,11 @@ def install(model: nn.Module, inputs: Iterable[Mapping[str, Any]], biases: Itera
                 assert quantizer is not None
                 quantizer.to(linear.weight.device)
             layer = QuantLinear.from_linear(linear, None, quantizer)
-            if name in biased and layer.bias is None:
-                layer.bias = nn.Parameter(torch.empty_like(linear.weight[:, 0]), requires_grad=False)
+            layer.train(linear.training)
             parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, layer)
+    for name, spec in attentions.items():
+        quantize_keys_and_values(model, QuantSpec.parse(spec), {name: model.get_submodule(name)})
 
 
 def _linear(model: nn.Module, name: str) -> nn.Linear:

@@ -27,18 +27,21 @@ def test_a_saved_model_computes_what_the_quantized_one_does(tmp_path, family, re
     model = make(family)
     quantize_trained(model, recipe, method, TOKENS)
     wanted = logits(model)
-    saving.unwrap(model)
-    saving.save(model, tmp_path / "out", {"method": method})
+    saving.save(model, tmp_path / "out", {"method": method}, layout="plain")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     assert float((logits(loaded) - wanted).abs().max()) < 1e-4 * float(wanted.abs().max())
-    assert json.loads((tmp_path / "out" / "qscale.json").read_text()) == {"method": method}
+    assert json.loads((tmp_path / "out" / "qscale.json").read_text()) == {
+        "method": method,
+        "layout": "plain",
+    }
     with pytest.raises(ConfigError, match="not empty"):
         saving.save(model, tmp_path / "out", {})
 
 
 def test_a_model_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     model = make()
-    monkeypatch.setattr(model, "save_pretrained", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    quantize_trained(model, "w4a16:g32", "rtn", TOKENS)
+    monkeypatch.setattr(saving, "save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(StoreError, match="disk full"):
         saving.save(model, tmp_path / "out", {})
     assert list(tmp_path.iterdir()) == []

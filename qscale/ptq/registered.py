@@ -54,6 +54,11 @@ class QScaleQuantizer(HfQuantizer):  # type: ignore[misc]
         install(model, config.inputs, config.biases, config.attentions)
         return model
 
+    def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Tensors that layers have in common, once for each of them: no file has two names for one."""
+        state = model.state_dict()
+        return {key: x.clone() if ".input_quantizer." in key else x for key, x in state.items()}, {}
+
     def is_serializable(self, *_: Any, **__: Any) -> bool:
         return True
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -182,11 +183,17 @@ def _stored_names(model: nn.Module, weights: Weights) -> dict[str, str]:
         stored = next((one for one in names if one in weights.file_of), None)
         if stored is not None:
             found[name] = stored
+    conversions = _conversions(model)
+    if any(name not in found for name in wanted):
+        for stored in weights.file_of:
+            renamed = _renamed(stored, conversions, prefix, wanted)
+            if renamed in wanted:
+                found.setdefault(renamed, stored)
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     tied_names = {*tied, *tied.values()} if any(value in found for value in tied.values()) else set(tied)
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     missing = [name for name in wanted if name in parameters and name not in found and name not in tied_names]
-    if missing and _is_converted(model):
+    if missing and any(hasattr(each, "operations") for each in conversions):
         raise UnstreamableError(f"{str(weights.folder)!r}: transformers makes {missing[0]} of other tensors")
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -203,13 +210,22 @@ def _stored_names(model: nn.Module, weights: Weights) -> dict[str, str]:
     return found
 
 
-def _is_converted(model: nn.Module) -> bool:
-    """Whether transformers may make tensors of this model of others as it loads."""
+def _conversions(model: nn.Module) -> list[Any]:
+    """What this transformers makes of the names and tensors of files as it loads them."""
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
-    except ImportError:
-        return False
-    return bool(get_model_conversion_mapping(model, add_legacy=False))
+    except ImportError:  # before version 5: names are as they are
+        return []
+    return list(get_model_conversion_mapping(model))
+
+
+def _renamed(stored: str, conversions: list[Any], prefix: str, wanted: Mapping[str, Any]) -> str:
+    if not conversions:
+        return stored
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+    renamings = [each for each in conversions if isinstance(each, WeightRenaming)]
+    return str(rename_source_key(stored, renamings, [], prefix, wanted)[0])  # type: ignore[arg-type]
 
 
 def _set(model: nn.Module, name: str, tensor: torch.Tensor) -> None:

@@ -245,6 +245,7 @@ def _rounded(one: _Input, method: Method) -> list[LayerReport]:
     for place, rounded in zip(one.places, results, strict=True):
         place.module.weight.copy_(rounded.weight)
         place.module.weight_quantizer = None
+        place.module.weight_spec = None if place.layer.spec is None else str(place.layer.spec)
         output = place.module(one.rows.to(place.module.weight.dtype)).float()
         reports.append(
             LayerReport(

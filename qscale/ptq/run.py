@@ -232,7 +232,8 @@ def _check_layers(model: nn.Module, recipe: Recipe, method: Method, roles: Roles
     """Raise where surgery or the method does not serve a layer, before anything is changed."""
     for name, layer in quantized_layers(model, recipe, roles).items():
         if layer.weight.is_meta:
-            layer.weight = nn.Parameter(torch.zeros(layer.weight.shape, dtype=layer.weight.dtype))
+            zero = torch.zeros((), dtype=layer.weight.dtype)  # what only looks like a matrix takes no memory
+            layer.weight = nn.Parameter(zero.expand(layer.weight.shape), requires_grad=False)
         method.check(layer_of(name, layer))
 
 

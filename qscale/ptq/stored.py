@@ -21,9 +21,9 @@ def block_state(name: str, block: nn.Module) -> tuple[dict[str, Tensor], dict[st
     """The tensors of a block after a pass, by their names in the model, and a note to build it again.
 
     Returns:
-        Tensors, which share no memory, and ``{"inputs": [{"layers", "quantizer"}, ...], "quantized": [...],
+        Tensors, which share no memory, and ``{"inputs": [{"layers", "quantizer"}, ...], "quantized": {...},
         "biases": [...], "attentions": {...}}``: the input quantizers and the layers that have each in common,
-        the quantized layers, those that have a bias, the specs of attentions that quantize keys and values.
+        the specs of quantized layers, those that have a bias, the specs of attentions that quantize keys and values.
 
     Raises:
         ConfigError: A layer has an input quantizer that cannot be described.
@@ -44,7 +44,7 @@ def block_state(name: str, block: nn.Module) -> tuple[dict[str, Tensor], dict[st
             }
             for layers in groups.values()
         ],
-        "quantized": [f"{name}.{layer}" for layer in linears],
+        "quantized": {f"{name}.{layer}": module.weight_spec for layer, module in linears.items()},
         "biases": [f"{name}.{layer}" for layer, module in linears.items() if module.bias is not None],
         "attentions": {
             f"{name}.{n}": str(m.kv_quantizers["key"].spec)  # type: ignore[index, union-attr]

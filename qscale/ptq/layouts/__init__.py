@@ -45,6 +45,6 @@ def chosen(
     if any(note["inputs"] or note["attentions"] for note in notes):
         return Own(notes)
     try:
-        return CompressedTensors(notes, weights)
+        return CompressedTensors(notes, weights, asymmetric=False)
     except ConfigError:
         return Plain()

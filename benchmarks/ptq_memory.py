@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=2 python benchmarks/ptq_memory.py --threads 2
 
-Makes a model of the shape of TinyLlama (1.1 B parameters, bfloat16, one shard a block) with random weights in a
-temporary folder, then quantizes it in a process of its own. Weights are drawn with channels of many
+Makes a model of the shape of TinyLlama (1.1 B parameters, bfloat16, one shard a block) with random weights
+in a temporary folder, then quantizes it in a process of its own. Weights are drawn with channels of many
 magnitudes; losses of such a model mean nothing.
 """
 

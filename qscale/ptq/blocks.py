@@ -35,8 +35,8 @@ def find_blocks(model: nn.Module) -> dict[str, nn.Module]:
     outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
     if not outer and any(type(module).__name__ == "Conv1D" for module in model.modules()):
         raise ConfigError(
-            f"the layers of {type(model).__name__} are Conv1D, not Linear, and no step quantizes these: give a "
-            "model of another architecture"
+            f"the layers of {type(model).__name__} are Conv1D, not Linear, and no step quantizes these: "
+            "give a model of another architecture"
         )
     if len(outer) != 1:
         raise ConfigError(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from qscale.errors import ConfigError
@@ -13,7 +14,7 @@ from qscale.ptq.stored import install
 
 
 @register_quantization_config("qscale")
-class QScaleConfig(QuantizationConfigMixin):  # type: ignore[misc]
+class QScaleConfig(QuantizationConfigMixin):
     """``quantization_config`` of layout ``qscale``.
 
     Args:
@@ -38,19 +39,19 @@ class QScaleConfig(QuantizationConfigMixin):  # type: ignore[misc]
             raise ConfigError(
                 f"quantization_config of version {version}, where this qscale reads {VERSION}: update qscale"
             )
-        self.quant_method = "qscale"
+        self.quant_method: Any = "qscale"
         self.version = version
         self.inputs, self.biases, self.attentions = inputs or [], biases or [], attentions or {}
 
 
 @register_quantizer("qscale")
-class QScaleQuantizer(HfQuantizer):  # type: ignore[misc]
+class QScaleQuantizer(HfQuantizer):
     """Puts the quantized layers into the model before its weights are loaded."""
 
     requires_calibration = True
 
     def _process_model_before_weight_loading(self, model: Any, **_: Any) -> Any:
-        config = self.quantization_config
+        config: Any = self.quantization_config
         install(model, config.inputs, config.biases, config.attentions)
         return model
 

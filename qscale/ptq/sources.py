@@ -51,7 +51,7 @@ class Memory:
 
 
 class Folder:
-    """A causal language model of transformers in a folder of safetensors files, one block in memory at a time.
+    """A causal language model of transformers in a folder of safetensors files, one block in memory.
 
     The parts outside the blocks are in memory throughout. A block's tensors are read when it is loaded, in
     the dtype that the model's config names, and let go when it is freed.
@@ -63,8 +63,8 @@ class Folder:
     Raises:
         ConfigError: The config or a file cannot be read, tensors are missing or of another shape, the model
             is quantized already, its blocks cannot be told, or a weight outside of them is not finite.
-        UnstreamableError: The files hold other tensors than the model has, which transformers makes of them as it
-            loads (experts in one, layers split), so that they must be loaded as a whole.
+        UnstreamableError: The files hold other tensors than the model has, which transformers makes of them
+            as it loads (experts in one, layers split), so that they must be loaded as a whole.
     """
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
@@ -159,7 +159,8 @@ def _skeleton(folder: Path, stored: torch.dtype) -> nn.Module:
         if generation.is_file():
             from transformers import GenerationConfig
 
-            model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+            generation: Any = GenerationConfig.from_pretrained(folder, local_files_only=True)
+            model.generation_config = generation
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         if isinstance(error, ConfigError):
             raise
@@ -204,8 +205,9 @@ def _stored_names(model: nn.Module, weights: Weights) -> dict[str, str]:
     for name, stored in found.items():
         if tuple(wanted[name].shape) != weights.shapes[stored]:
             raise ConfigError(
-                f"{str(weights.file_of[stored])!r}: tensor {stored} has shape {list(weights.shapes[stored])}, "
-                f"the config asks for {list(wanted[name].shape)}: config.json and weights are not of one model"
+                f"{str(weights.file_of[stored])!r}: tensor {stored} has shape "
+                f"{list(weights.shapes[stored])}, the config asks for {list(wanted[name].shape)}: config.json and "
+                "weights are not of one model"
             )
     return found
 
@@ -216,7 +218,7 @@ def _conversions(model: nn.Module) -> list[Any]:
         from transformers.conversion_mapping import get_model_conversion_mapping
     except ImportError:  # before version 5: names are as they are
         return []
-    return list(get_model_conversion_mapping(model))
+    return list(get_model_conversion_mapping(model))  # type: ignore[arg-type]
 
 
 def _renamed(stored: str, conversions: list[Any], prefix: str, wanted: Mapping[str, Any]) -> str:

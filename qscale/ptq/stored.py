@@ -47,7 +47,7 @@ def block_state(name: str, block: nn.Module) -> tuple[dict[str, Tensor], dict[st
         "quantized": {f"{name}.{layer}": module.weight_spec for layer, module in linears.items()},
         "biases": [f"{name}.{layer}" for layer, module in linears.items() if module.bias is not None],
         "attentions": {
-            f"{name}.{n}": str(m.kv_quantizers["key"].spec)  # type: ignore[index, union-attr]
+            f"{name}.{n}": str(m.kv_quantizers["key"].spec)
             for n, m in block.named_modules()
             if hasattr(m, "kv_quantizers")
         },

@@ -34,8 +34,8 @@ class CompressedTensors(Layout):
     The scales are found from the rounded weights, whatever method rounded them, so that the library's
     ``(q - z) * s`` gives back every bit; a layer for which there are none stays as weights. Scales of the
     library are in the dtype of the weights: a bfloat16 model wants ``scale_bf16`` in its spec.
-    Names and fields: compressed-tensors 0.20. Packed zero points (``asym``) are as its packer writes them; that
-    version under transformers 5.23 loads them with ``CompressedTensorsConfig(dequantize=True)`` alone, as it
+    Names and fields: compressed-tensors 0.20. Packed zero points (``asym``) are as its packer writes them;
+    that version under transformers 5.23 loads them with ``CompressedTensorsConfig(dequantize=True)`` alone, as it
     makes room for unpacked ones otherwise.
 
     Args:
@@ -76,8 +76,8 @@ class CompressedTensors(Layout):
                     refused = refused or f"{layer} ({text})"
         if not self._specs:
             raise ConfigError(
-                f"layout compressed-tensors: no codes and scales of it give back the bits of {refused}: it has "
-                "int2, int4 and int8 in whole groups or channels and fp8_e4m3 in channels, with scales in the "
+                f"layout compressed-tensors: no codes and scales of it give back the bits of {refused}: it "
+                "has int2, int4 and int8 in whole groups or channels and fp8_e4m3 in channels, with scales in the "
                 "dtype of the weights (:scale_bf16, :scale_fp16); use layout qscale, or plain"
             )
 
@@ -96,6 +96,7 @@ class CompressedTensors(Layout):
                 found[f"{layer}.weight"] = codes.codes
                 continue
             bits = _bits(spec)
+            assert bits is not None
             found[f"{layer}.weight_packed"] = pack(codes.codes, bits)
             found[f"{layer}.weight_shape"] = torch.tensor(weight.shape)
             if codes.zero is not None:
@@ -206,12 +207,15 @@ def _values(spec: QuantSpec, bits: int | None) -> Iterator[float]:
 def _beside(scale: Tensor, step: int) -> Tensor:
     """The number so many last bits away; positive numbers are ordered as their bits are."""
     kind = {4: torch.int32, 2: torch.int16}[scale.element_size()]
-    return (scale.view(kind) + step).view(scale.dtype)
+    moved: Tensor = scale.view(kind) + step
+    return moved.view(scale.dtype)
 
 
 def _levels(groups: Tensor, scale: Tensor, *, is_float: bool) -> Tensor:
     ratio = groups.float() / scale.float()
-    return ratio.clamp(-_E4M3, _E4M3).to(torch.float8_e4m3fn).float() if is_float else ratio.round()
+    if is_float:
+        return ratio.clamp(-_E4M3, _E4M3).to(torch.float8_e4m3fn).float()
+    return ratio.round()
 
 
 def _fits(groups: Tensor, scale: Tensor, spec: QuantSpec, bits: int | None) -> Tensor:

@@ -206,8 +206,8 @@ def _stored_names(model: nn.Module, weights: Weights) -> dict[str, str]:
         if tuple(wanted[name].shape) != weights.shapes[stored]:
             raise ConfigError(
                 f"{str(weights.file_of[stored])!r}: tensor {stored} has shape "
-                f"{list(weights.shapes[stored])}, the config asks for {list(wanted[name].shape)}: config.json and "
-                "weights are not of one model"
+                f"{list(weights.shapes[stored])}, the config asks for {list(wanted[name].shape)}: config.json "
+                "and weights are not of one model"
             )
     return found
 

@@ -35,8 +35,8 @@ class CompressedTensors(Layout):
     ``(q - z) * s`` gives back every bit; a layer for which there are none stays as weights. Scales of the
     library are in the dtype of the weights: a bfloat16 model wants ``scale_bf16`` in its spec.
     Names and fields: compressed-tensors 0.20. Packed zero points (``asym``) are as its packer writes them;
-    that version under transformers 5.23 loads them with ``CompressedTensorsConfig(dequantize=True)`` alone, as it
-    makes room for unpacked ones otherwise.
+    that version under transformers 5.23 loads them with ``CompressedTensorsConfig(dequantize=True)`` alone,
+    as it makes room for unpacked ones otherwise.
 
     Args:
         notes: Of :func:`qscale.ptq.stored.block_state`.
@@ -77,8 +77,8 @@ class CompressedTensors(Layout):
         if not self._specs:
             raise ConfigError(
                 f"layout compressed-tensors: no codes and scales of it give back the bits of {refused}: it "
-                "has int2, int4 and int8 in whole groups or channels and fp8_e4m3 in channels, with scales in the "
-                "dtype of the weights (:scale_bf16, :scale_fp16); use layout qscale, or plain"
+                "has int2, int4 and int8 in whole groups or channels and fp8_e4m3 in channels, with scales in "
+                "the dtype of the weights (:scale_bf16, :scale_fp16); use layout qscale, or plain"
             )
 
     def convert(self, tensors: dict[str, Tensor], note: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -159,8 +159,8 @@ def _skeleton(folder: Path, stored: torch.dtype) -> nn.Module:
         if generation.is_file():
             from transformers import GenerationConfig
 
-            generation: Any = GenerationConfig.from_pretrained(folder, local_files_only=True)
-            model.generation_config = generation
+            own: Any = GenerationConfig.from_pretrained(folder, local_files_only=True)
+            model.generation_config = own
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         if isinstance(error, ConfigError):
             raise
@@ -206,8 +206,8 @@ def _stored_names(model: nn.Module, weights: Weights) -> dict[str, str]:
         if tuple(wanted[name].shape) != weights.shapes[stored]:
             raise ConfigError(
                 f"{str(weights.file_of[stored])!r}: tensor {stored} has shape "
-                f"{list(weights.shapes[stored])}, the config asks for {list(wanted[name].shape)}: config.json "
-                "and weights are not of one model"
+                f"{list(weights.shapes[stored])}, the config asks for {list(wanted[name].shape)}: "
+                "config.json and weights are not of one model"
             )
     return found
 

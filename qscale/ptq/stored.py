@@ -21,9 +21,9 @@ def block_state(name: str, block: nn.Module) -> tuple[dict[str, Tensor], dict[st
     """The tensors of a block after a pass, by their names in the model, and a note to build it again.
 
     Returns:
-        Tensors, which share no memory, and ``{"inputs": [{"layers", "quantizer"}, ...], "quantized": {...},
-        "biases": [...], "attentions": {...}}``: the input quantizers and the layers that have each in common,
-        the specs of quantized layers, those that have a bias, the specs of attentions that quantize keys and values.
+        Tensors, which share no memory, and a note: ``inputs``, the input quantizers and the layers that have
+        each in common; ``quantized``, the specs of layers; ``biases``, layers that have one; ``attentions``,
+        the specs of those that quantize keys and values.
 
     Raises:
         ConfigError: A layer has an input quantizer that cannot be described.
@@ -111,7 +111,7 @@ def built(tree: Tree, width: int) -> nn.Module | None:
 
 
 def keep_signs(module: nn.Module) -> None:
-    """Have the signs of rotations among a model's tensors, as what loads them has no names to make them of."""
+    """Have the signs of rotations among a model's tensors: what loads them cannot make them anew."""
     for inner in module.modules():
         if isinstance(inner, Rotated) and inner.signs is not None:
             inner.register_buffer("signs", inner.signs, persistent=True)

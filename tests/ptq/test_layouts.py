@@ -1,4 +1,4 @@
-"""Codes and scales of the compressed-tensors layout give back every bit, by a reader of our own and theirs."""
+"""Codes and scales of the compressed-tensors layout give back every bit, by our own reader and theirs."""
 
 import json
 

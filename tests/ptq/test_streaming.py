@@ -157,9 +157,12 @@ def test_the_leftovers_of_another_command_are_refused_with_what_to_do(tmp_path, 
 
 
 def test_two_processes_do_not_write_one_folder(tmp_path):
-    with Partial(tmp_path / "out", {"a": 1}):
-        with pytest.raises(ConfigError, match="another process"), Partial(tmp_path / "out", {"a": 1}):
-            pass
+    with (
+        Partial(tmp_path / "out", {"a": 1}),
+        pytest.raises(ConfigError, match="another process"),
+        Partial(tmp_path / "out", {"a": 1}),
+    ):
+        pass
     assert list(tmp_path.iterdir()) == []
 
 
@@ -174,7 +177,7 @@ def test_a_full_disk_is_said_and_leaves_no_folder(tmp_path, monkeypatch):
         real(*arguments, **options)
 
     monkeypatch.setattr(partials, "save_file", full)
-    with pytest.raises(StoreError, match="cannot be written.*No space left"):
+    with pytest.raises(StoreError, match=r"cannot be written.*No space left"):
         command(folder, out)
     assert not out.exists() and not list((tmp_path / ".out-partial").glob("*.tmp"))
     monkeypatch.undo()

@@ -76,9 +76,9 @@ class CompressedTensors(Layout):
                     refused = refused or f"{layer} ({text})"
         if not self._specs:
             raise ConfigError(
-                f"layout compressed-tensors: no codes and scales of it give back the bits of {refused}: it "
-                "has int2, int4 and int8 in whole groups or channels and fp8_e4m3 in channels, with scales in "
-                "the dtype of the weights (:scale_bf16, :scale_fp16); use layout qscale, or plain"
+                f"layout compressed-tensors: no codes and scales of it give back the bits of {refused}: "
+                "it has int2, int4 and int8 in whole groups or channels and fp8_e4m3 in channels, with scales "
+                "in the dtype of the weights (:scale_bf16, :scale_fp16); use layout qscale, or plain"
             )
 
     def convert(self, tensors: dict[str, Tensor], note: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -212,7 +212,7 @@ def _beside(scale: Tensor, step: int) -> Tensor:
 
 
 def _levels(groups: Tensor, scale: Tensor, *, is_float: bool) -> Tensor:
-    ratio = groups.float() / scale.float()
+    ratio: Tensor = groups.float() / scale.float()
     if is_float:
         return ratio.clamp(-_E4M3, _E4M3).to(torch.float8_e4m3fn).float()
     return ratio.round()
@@ -221,7 +221,7 @@ def _levels(groups: Tensor, scale: Tensor, *, is_float: bool) -> Tensor:
 def _fits(groups: Tensor, scale: Tensor, spec: QuantSpec, bits: int | None) -> Tensor:
     """Which groups are codes of the format times their scale, to the bit."""
     levels = _levels(groups, scale, is_float=bits is None)
-    exact = (levels.to(groups.dtype) * scale == groups).all(1)
+    exact: Tensor = (levels.to(groups.dtype) * scale == groups).all(1)
     if bits is None:
         return exact
     low, high = levels.amin(1), levels.amax(1)

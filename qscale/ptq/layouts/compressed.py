@@ -77,7 +77,7 @@ class CompressedTensors(Layout):
         if not self._specs:
             raise ConfigError(
                 f"layout compressed-tensors: no codes and scales of it give back the bits of {refused}: "
-                "it has int2, int4 and int8 in whole groups or channels and fp8_e4m3 in channels, with scales "
+                "int2, int4 and int8 in whole groups or channels and fp8_e4m3 in channels, with scales "
                 "in the dtype of the weights (:scale_bf16, :scale_fp16); use layout qscale, or plain"
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from qscale.data.corpus import Corpus
+    from qscale.ptq.held_out import Source
 
 
 @click.command(
@@ -43,7 +45,14 @@ if TYPE_CHECKING:
 @click.option("--windows", type=click.IntRange(1), default=128, show_default=True, help="Of calibration.")
 @click.option("--length", type=click.IntRange(1), help="Tokens in a window; default 2048 or the model's own.")
 @click.option("--eval-windows", type=click.IntRange(1), default=256, show_default=True, help="Held out.")
-@click.option("--out", type=click.Path(path_type=Path), help="A new folder for the fake-quantized weights.")
+@click.option("--out", type=click.Path(path_type=Path), help="A new folder for the quantized model.")
+@click.option(
+    "--layout",
+    type=click.Choice(["auto", "compressed-tensors", "qscale", "plain"]),
+    default="auto",
+    show_default=True,
+    help="Of --out: packed codes; weights and input quantizers; weights alone; auto: what loses no bit.",
+)
 @click.option("--device", default="cpu", show_default=True, help="Where the pass computes.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of this process.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON event a line.")
@@ -58,15 +67,17 @@ def command(
     length: int | None,
     eval_windows: int,
     out: Path | None,
+    layout: str,
     device: str,
     threads: int,
     as_json: bool,
 ) -> None:
     """Quantize a trained model after training, and say what that costs on held-out text.
 
-    Calibration windows are of the training split. Losses are paired by held-out sequence. --out gets weights
-    that transformers reads as any other, and qscale.json with the method, the recipe and the errors of each
-    layer; what quantizes inputs, keys and values is not part of weights.
+    Calibration windows are of the training split. Losses are paired by held-out sequence. A model in a folder
+    is read a block at a time. --out gets a folder that transformers reads, and qscale.json with the method,
+    the recipe and the errors of each layer; what quantizes keys and values is no part of it. A pass with
+    --out that is cut off goes on when the same command is given again.
 
     \b
     Examples:
@@ -78,7 +89,8 @@ def command(
     from qscale.formats import Recipe
     from qscale.ptq import saving
     from qscale.ptq.methods import Method
-    from qscale.ptq.run import calibration_windows, ptq_recipe, quantize_trained
+    from qscale.ptq.partial import Partial, check_target
+    from qscale.ptq.run import calibration_windows, pass_identity, ptq_recipe, quantize_blocks
 
     if (spec is None) == (recipe is None):
         raise ConfigError(
@@ -87,16 +99,16 @@ def command(
     steps = Method.parse(method)
     parsed = ptq_recipe(recipe, steps) if recipe is not None else Recipe(weight=spec)  # type: ignore[arg-type]
     if out is not None:
-        saving.check_target(out)
+        check_target(out)
 
     import torch
 
     torch.set_num_threads(threads)
-    found = _load(path)
-    model, longest = found.model, found.longest
-    if out is not None:
-        _check_biases(model, steps)
-    text = _corpus(corpus, tokenizer or found.tokenizer, model)
+    found = _load(path, device, whole=steps.cache is not None)
+    source, longest = found.source, found.longest
+    if out is not None and layout != "qscale":
+        _check_biases(source.model, steps)
+    text = _corpus(corpus, tokenizer or found.tokenizer, source.model)
     if found.identity not in (None, text.tokenizer.text):
         raise ConfigError(
             f"the run was trained with tokenizer {found.identity!r}, the corpus is in tokens of "
@@ -107,61 +119,57 @@ def command(
         raise ConfigError(f"--length {length}: the model takes at most {longest} tokens")
     chosen = calibration_windows(text, windows, length)
     text.check_evaluation(eval_windows, length)
-    model = model.to(device)
-    before = _losses(model, text, eval_windows, length, device)
+    held_out = _held_out(text, eval_windows, length)
 
     def show(event: dict[str, Any]) -> None:
         if as_json:
             click.echo(json.dumps(event))
         elif event["event"] == "block":
             click.echo(f"block {event['block'] + 1} of {event['blocks']}", err=True)
+        elif event["event"] == "resumed":
+            click.echo(f"going on after block {event['blocks_done']} of {event['blocks']}", err=True)
         else:
             for note in event["notes"]:
                 click.echo(f"note      {event.get('layer') or event['attention']}: {note}", err=True)
 
-    report = quantize_trained(model, parsed, steps, chosen, emit=show)
-    after = _losses(model, text, eval_windows, length, device)
-    result = _result(before, after, text, eval_windows, length) | {
-        key: value for key, value in report.to_json().items() if key not in ("layers", "caches")
-    }
-    if out is not None:
-        saving.unwrap(model)
-        own = path / "tokenizer.json"
-        note = {"corpus": text.name, "corpus_sha256": text.sha256, "tokenizer": text.tokenizer.text}
-        saving.save(
-            model,
-            out,
-            {**result, **note, **_parts(report), "weights_hold": _HELD},
-            (own,) if own.is_file() else (),
-        )
+    with ExitStack() as stack:
+        partial = None
+        if out is not None:
+            identity = pass_identity(source, parsed, steps, chosen, held_out)
+            partial = stack.enter_context(Partial(out, {**identity, "device": device}))
+        report = quantize_blocks(source, parsed, steps, chosen, emit=show, held_out=held_out, partial=partial)
+        assert report.before is not None and report.after is not None
+        result = _result(report.before, report.after, text, eval_windows, length) | {
+            key: value for key, value in report.to_json().items() if key not in _PARTS
+        }
+        if partial is not None:
+            note = {"corpus": text.name, "corpus_sha256": text.sha256, "tokenizer": text.tokenizer.text}
+            parts = {key: report.to_json()[key] for key in _PARTS}
+            saving.publish(partial, source.model, result | note | parts, saving.tokenizer_files(path), layout)
     if as_json:
         click.echo(json.dumps({"event": "end", **result, "out": None if out is None else str(out)}))
         return
     _print(result, out)
 
 
-#: Of a pass, what a saved folder has.
-_HELD = "the weights after rounding; what quantizes inputs, keys and values is not part of them"
-
-
-def _parts(report: Any) -> dict[str, Any]:
-    """Of a pass, what was done to each layer and each attention."""
-    return {key: value for key, value in report.to_json().items() if key in ("layers", "caches")}
+#: Of a report, what is said of each layer and attention, and of what was left.
+_PARTS = ("layers", "caches", "left")
 
 
 class _Found(NamedTuple):
     """A model as it was loaded."""
 
-    model: nn.Module
+    source: Source
     tokenizer: str | None  #: its name, where it is known
     identity: str | None  #: the tokenizer that a run was trained with
     longest: int  #: tokens that it takes
 
 
-def _load(path: Path) -> _Found:
-    """A model from a folder of transformers or of a run."""
+def _load(path: Path, device: str, *, whole: bool) -> _Found:
+    """A model from a folder of transformers, a block at a time unless it must be whole, or of a run."""
     from qscale.errors import ConfigError
     from qscale.models.families import build
+    from qscale.ptq.sources import Folder, Memory, UnstreamableError
     from qscale.training import checkpoint, paths
     from qscale.training.config import RunConfig
 
@@ -179,23 +187,36 @@ def _load(path: Path) -> _Found:
         checkpoint.load_weights(paths.final_weights(path), model)
         kind = config.tokenizer.partition("@")[0]
         name = kind if kind.startswith(("bytes", "bpe:")) else None
-        return _Found(model, name, config.tokenizer, config.context)
+        return _Found(Memory(model.to(device).eval()), name, config.tokenizer, config.context)
     if not (path / "config.json").is_file():
         raise ConfigError(
             f"{str(path)!r} is no model: a folder of save_pretrained (config.json, safetensors) is wanted, "
             "or that of a finished baseline run, with its weights in final/"
         )
+    source: Source
+    try:
+        source = Memory(_whole(path).to(device).eval()) if whole else Folder(path, device)
+    except UnstreamableError:
+        source = Memory(_whole(path).to(device).eval())
+    own = path / "tokenizer.json"
+    longest = int(getattr(source.model.config, "max_position_embeddings", None) or 2048)
+    return _Found(source, f"file:{own}" if own.is_file() else None, None, longest)
+
+
+def _whole(path: Path) -> nn.Module:
+    """A model that transformers must load as a whole."""
     from transformers import AutoModelForCausalLM
 
-    try:
-        model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        from qscale import bounded
+    from qscale import bounded
+    from qscale.errors import ConfigError
 
+    try:
+        model: nn.Module = AutoModelForCausalLM.from_pretrained(
+            path, local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ConfigError(f"{str(path)!r}: transformers cannot load it: {bounded.one_line(error)}") from error
-    own = path / "tokenizer.json"
-    longest = int(getattr(model.config, "max_position_embeddings", None) or 2048)
-    return _Found(model, f"file:{own}" if own.is_file() else None, None, longest)
+    return model
 
 
 def _corpus(name: str, tokenizer: str | None, model: nn.Module) -> Corpus:
@@ -237,11 +258,10 @@ def _check_biases(model: nn.Module, method: Any) -> None:
                 )
 
 
-def _losses(model: nn.Module, text: Corpus, windows: int, length: int, device: str) -> np.ndarray:
+def _held_out(text: Corpus, windows: int, length: int) -> np.ndarray:
     from qscale.data.batches import evaluation_sequences
-    from qscale.training.evaluate import sequence_losses
 
-    return sequence_losses(model, evaluation_sequences(text.validation, length, windows), device)
+    return evaluation_sequences(text.validation, length, windows)
 
 
 def _result(before: np.ndarray, after: np.ndarray, text: Corpus, windows: int, length: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -48,7 +48,9 @@ class _Layer:
         return (self.parent, self.role, alone, self.input, self.linear.in_features)
 
 
-def quantize_model(model: nn.Module, recipe: Recipe | str, roles: Roles | None = None) -> list[str]:
+def quantize_model(
+    model: nn.Module, recipe: Recipe | str, roles: Roles | None = None, *, within: str | None = None
+) -> list[str]:
     """Replace the linear layers of the model's blocks, in place, by the recipe; return their names.
 
     Only layers inside a ``ModuleList`` (the blocks) are touched: embedding, norms and head stay in full
@@ -69,6 +71,8 @@ def quantize_model(model: nn.Module, recipe: Recipe | str, roles: Roles | None =
         recipe: Or its text.
         roles: The role of each layer, ``qkv``, ``o``, ``fc1`` or ``fc2``, by its dotted name: a mapping, or a
             function that may give None. None goes by the usual names (``q_proj``, ``down_proj``, ...).
+        within: The dotted name of a block: only its layers are replaced, perhaps none. Block by block gives
+            what all at once does.
 
     Raises:
         ConfigError: An override names a layer or role that is not there, the recipe touches no layer, keys
@@ -76,6 +80,45 @@ def quantize_model(model: nn.Module, recipe: Recipe | str, roles: Roles | None =
         SpecError: A quantizer does not serve what it is given, or a width cannot be rotated.
     """
     recipe = Recipe.parse(recipe)
+    layers, attentions = _planned(model, recipe, roles)
+    quantized = [layer for layer in layers if layer.weight is not None or layer.input is not None]
+    if not quantized and not attentions and recipe.kv is None:
+        raise ConfigError(f"recipe {str(recipe)!r} touches no linear layer of the blocks")
+    if within is not None:
+        layers = [layer for layer in layers if layer.name.startswith(f"{within}.")]
+        quantized = [layer for layer in quantized if layer.name.startswith(f"{within}.")]
+        attentions = [name for name in attentions if name.startswith(f"{within}.")]
+    for layer, new in _made(recipe, quantized):
+        setattr(model.get_submodule(layer.parent), layer.name.rpartition(".")[2], new)
+    reparameterize(model, recipe, attentions)
+    if recipe.kv is not None:
+        kept = recipe.kept_blocks(blocks_of(model))
+        attending = attentions_of(model, roles, kept, f"recipe {str(recipe)!r}")
+        if within is not None:
+            attending = {name: each for name, each in attending.items() if name.startswith(f"{within}.")}
+        quantize_keys_and_values(model, recipe.kv, attending)
+    return [layer.name for layer in quantized]
+
+
+def quantized_layers(
+    model: nn.Module, recipe: Recipe | str, roles: Roles | None = None
+) -> dict[str, QuantLinear]:
+    """The layers that :func:`quantize_model` would put in, by name; the model stays as it is.
+
+    Raises:
+        ConfigError: As there.
+        SpecError: As there.
+    """
+    recipe = Recipe.parse(recipe)
+    layers, _ = _planned(model, recipe, roles)
+    quantized = [layer for layer in layers if layer.weight is not None or layer.input is not None]
+    if not quantized and recipe.kv is None:
+        raise ConfigError(f"recipe {str(recipe)!r} touches no linear layer of the blocks")
+    return {layer.name: new for layer, new in _made(recipe, quantized)}
+
+
+def _planned(model: nn.Module, recipe: Recipe, roles: Roles | None) -> tuple[list[_Layer], list[str]]:
+    """The linear layers of the blocks with their specs, and the attentions that qkr reparameterises."""
     recipe.check()
     linears = {
         name: layer
@@ -84,7 +127,7 @@ def quantize_model(model: nn.Module, recipe: Recipe | str, roles: Roles | None =
     }
     named = {name: role_of(name, roles) for name in linears}
     _check_overrides(recipe, named)
-    kept = recipe.kept_blocks(1 + max((b for n in linears if (b := _block(n)) is not None), default=-1))
+    kept = recipe.kept_blocks(blocks_of(model))
     attentions = (
         [] if recipe.qkr is None else [n for n in find_attentions(model, recipe.qkr) if _block(n) not in kept]
     )
@@ -101,16 +144,7 @@ def quantize_model(model: nn.Module, recipe: Recipe | str, roles: Roles | None =
         for name, linear in linears.items()
         if _block(name) not in kept
     ]
-    quantized = [layer for layer in layers if layer.weight is not None or layer.input is not None]
-    if not quantized and not attentions and recipe.kv is None:
-        raise ConfigError(f"recipe {str(recipe)!r} touches no linear layer of the blocks")
-    for group in _groups(quantized):
-        _replace(model, recipe, group)
-    reparameterize(model, recipe, attentions)
-    if recipe.kv is not None:
-        attending = attentions_of(model, roles, kept, f"recipe {str(recipe)!r}")
-        quantize_keys_and_values(model, recipe.kv, attending)
-    return [layer.name for layer in quantized]
+    return layers, attentions
 
 
 def attentions_of(
@@ -138,6 +172,12 @@ def attentions_of(
     if not parents:
         raise ConfigError(f"{what}: no layer has the role 'qkv', so no keys are known")
     return {name: model.get_submodule(name) for name in parents}
+
+
+def blocks_of(model: nn.Module) -> int:
+    """How many blocks have linear layers."""
+    numbers = (_block(name) for name, layer in model.named_modules() if isinstance(layer, nn.Linear))
+    return 1 + max((number for number in numbers if number is not None), default=-1)
 
 
 def _block(name: str) -> int | None:
@@ -186,8 +226,14 @@ def _groups(layers: Iterable[_Layer]) -> Iterable[list[_Layer]]:
     return found.values()
 
 
-def _replace(model: nn.Module, recipe: Recipe, group: list[_Layer]) -> None:
-    """Quantize layers that take the same input."""
+def _made(recipe: Recipe, layers: list[_Layer]) -> Iterator[tuple[_Layer, QuantLinear]]:
+    """Each layer with the quantized one in its place."""
+    for group in _groups(layers):
+        yield from _made_together(recipe, group)
+
+
+def _made_together(recipe: Recipe, group: list[_Layer]) -> Iterator[tuple[_Layer, QuantLinear]]:
+    """Quantized layers of those that take the same input."""
     first = group[0]
     common = first.name if len(group) == 1 else f"{first.parent}.{first.role}"
     width = first.linear.in_features
@@ -216,7 +262,7 @@ def _replace(model: nn.Module, recipe: Recipe, group: list[_Layer]) -> None:
         weight = _rotated(own, recipe, common, width)
         new = QuantLinear.from_linear(layer.linear, weight, inputs)
         new.train(layer.linear.training).to(layer.linear.weight.device)
-        setattr(model.get_submodule(layer.parent), layer.name.rpartition(".")[2], new)
+        yield layer, new
 
 
 def _rotated(quantizer: Quantizer | None, recipe: Recipe, name: str, width: int) -> nn.Module | None:

@@ -331,6 +331,7 @@ def _reports(one: _Input) -> list[LayerReport]:
     for place in one.places:
         rounded = place.rounded
         assert rounded is not None
+        place.module.weight_spec = None if place.layer.spec is None else str(place.layer.spec)
         output = place.module(one.rows.to(place.module.weight.dtype)).float()
         reports.append(
             LayerReport(

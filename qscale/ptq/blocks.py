@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,11 @@ def find_blocks(model: nn.Module) -> dict[str, nn.Module]:
         if isinstance(module, nn.ModuleList) and any(isinstance(m, nn.Linear) for m in module.modules())
     ]
     outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
+    if not outer and any(type(module).__name__ == "Conv1D" for module in model.modules()):
+        raise ConfigError(
+            f"the layers of {type(model).__name__} are Conv1D, not Linear, and no step quantizes these: "
+            "give a model of another architecture"
+        )
     if len(outer) != 1:
         raise ConfigError(
             f"the model has {len(outer)} lists of blocks ({', '.join(outer) or 'none'}): a pass goes "
@@ -45,11 +50,11 @@ def find_blocks(model: nn.Module) -> dict[str, nn.Module]:
 class Calls:
     """Hidden states on their way through the blocks of a model.
 
-    The other arguments of a block (positions, masks) are taken from one pass of the whole model; they must
-    be functions of a batch's shape alone, as without padding they are.
+    The other arguments of a block (positions, masks) are taken from passes of the whole model in which only
+    the first block computes; they must be functions of a batch's shape alone, as without padding they are.
 
     Args:
-        model: In evaluation.
+        model: In evaluation; of the blocks only the first need be in memory.
         blocks: Of :func:`find_blocks`.
         windows: Tokens, ``(count, length)``.
 
@@ -58,12 +63,15 @@ class Calls:
     """
 
     def __init__(self, model: nn.Module, blocks: dict[str, nn.Module], windows: np.ndarray) -> None:
-        self.blocks = blocks
-        device = next(model.parameters()).device
-        batches = [torch.from_numpy(windows[i : i + BATCH]).to(device) for i in range(0, len(windows), BATCH)]
-        sizes = {len(batch): batch for batch in reversed(batches)}  # one for each size
-        self._arguments = {size: self._look(model, batch) for size, batch in sizes.items()}
-        self.hidden = [self._first(model, batch) for batch in batches]
+        self.model, self.blocks = model, blocks
+        device = next(p.device for p in model.parameters() if not p.is_meta)
+        self.tokens = [
+            torch.from_numpy(windows[i : i + BATCH]).to(device) for i in range(0, len(windows), BATCH)
+        ]
+        sizes = {len(batch): batch for batch in reversed(self.tokens)}  # one for each size
+        self._rest: tuple[Any, ...] | None = None
+        self._arguments = {size: self._look(batch) for size, batch in sizes.items()}
+        self.hidden = [self._first(batch) for batch in self.tokens]
 
     def run(self, block: str, batch: int) -> Tensor:
         """The output of a block for one batch of what reached it."""
@@ -77,51 +85,70 @@ class Calls:
             return _hidden_of(output)
         return _hidden_of(self.blocks[block](hidden, *args, **kwargs))
 
-    def _look(self, model: nn.Module, tokens: Tensor) -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
+    def advance(self, block: str) -> None:
+        """Have the hidden states go through a block."""
+        for batch in range(len(self.hidden)):
+            self.hidden[batch] = self.run(block, batch)
+
+    def logits(self, tokens: Tensor, hidden: Tensor) -> Tensor:
+        """What the model makes of hidden states that have left its last block."""
+        with ExitStack() as stack:
+            for block in self.blocks.values():
+                stack.enter_context(_stands_in(block, lambda *_, **__: self._like_a_block(hidden)))
+            output: Tensor = self.model(input_ids=tokens, use_cache=False).logits
+        return output
+
+    def _look(self, tokens: Tensor) -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
         """What each block is called with beside the hidden states."""
         found: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
         last: list[Tensor] = []
 
-        def before(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            hidden, rest, named = _split(args, kwargs)
-            if last and hidden is not last[0]:
-                raise ConfigError(f"block {name} does not take the output of the block before it as it is")
-            found[name] = (rest, named)
+        def stand_in(name: str, compute: Callable[..., Any]) -> Callable[..., Any]:
+            def run(*args: Any, **kwargs: Any) -> Any:
+                hidden, rest, named = _split(args, kwargs)
+                if last and hidden is not last[0]:
+                    raise ConfigError(
+                        f"block {name} does not take the output of the block before it as it is"
+                    )
+                found[name] = (rest, named)
+                if not last:
+                    output = compute(*args, **kwargs)
+                    self._rest = output[1:] if isinstance(output, tuple) else None
+                last[:] = [hidden.view_as(hidden)]
+                return self._like_a_block(last[0])
 
-        def after(output: Any) -> None:
-            last[:] = [_hidden_of(output)]
+            return run
 
-        handles = []
-        for name, block in self.blocks.items():
-            handles.append(
-                block.register_forward_pre_hook(
-                    lambda _, args, kwargs, name=name: before(name, args, kwargs), with_kwargs=True
-                )
-            )
-            handles.append(block.register_forward_hook(lambda _, __, output: after(output)))
-        try:
-            model(input_ids=tokens, use_cache=False)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with ExitStack() as stack:
+            for name, block in self.blocks.items():
+                stack.enter_context(_stands_in(block, stand_in(name, block.forward)))
+            self.model(input_ids=tokens, use_cache=False)
         return found
 
-    def _first(self, model: nn.Module, tokens: Tensor) -> Tensor:
+    def _like_a_block(self, hidden: Tensor) -> Any:
+        return hidden if self._rest is None else (hidden, *self._rest)
+
+    def _first(self, tokens: Tensor) -> Tensor:
         """The hidden states that reach the first block."""
         found: list[Tensor] = []
 
-        def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def stop(*args: Any, **kwargs: Any) -> None:
             found.append(_split(args, kwargs)[0])
             raise _EnoughError
 
-        handle = next(iter(self.blocks.values())).register_forward_pre_hook(stop, with_kwargs=True)
-        try:
-            model(input_ids=tokens, use_cache=False)
-        except _EnoughError:
-            pass
-        finally:
-            handle.remove()
+        with _stands_in(next(iter(self.blocks.values())), stop), suppress(_EnoughError):
+            self.model(input_ids=tokens, use_cache=False)
         return found[0]
+
+
+@contextmanager
+def _stands_in(block: nn.Module, compute: Callable[..., Any]) -> Iterator[None]:
+    """A block that does something else when it is called."""
+    block.forward = compute
+    try:
+        yield
+    finally:
+        del block.forward
 
 
 def _split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:

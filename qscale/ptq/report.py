@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+import numpy as np
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,21 @@ class LayerReport:
     def to_json(self) -> dict[str, Any]:
         """Every field and both ratios."""
         return {**asdict(self), "sqnr": self.sqnr, "sqnr_nearest": self.sqnr_nearest}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> LayerReport:
+        """Of what :meth:`to_json` gave."""
+        values = {item.name: data[item.name] for item in fields(cls)}
+        return cls(**{**values, "notes": tuple(values["notes"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """A module with a matrix of weights that a pass leaves as it is, such as an embedding or a Conv1D."""
+
+    layer: str
+    type: str  #: the class
+    elements: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +92,9 @@ class Report:
     length: int  #: tokens in each
     layers: tuple[LayerReport, ...]
     caches: tuple[CacheReport, ...] = ()  #: of a step for keys and values
+    left: tuple[Left, ...] = ()  #: not quantized
+    before: np.ndarray | None = None  #: losses of held-out sequences, nats per token, where there were any
+    after: np.ndarray | None = None
 
     @property
     def bits_per_weight(self) -> float | None:
@@ -110,6 +130,7 @@ class Report:
             "relmse_keys": _mean("relmse_keys", self.caches),
             "relmse_values": _mean("relmse_values", self.caches),
             "relmse_attention": _mean("relmse", self.caches),
+            "left": [asdict(module) for module in self.left],
             "layers": [layer.to_json() for layer in self.layers],
             "caches": [cache.to_json() for cache in self.caches],
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,13 +14,16 @@ from qscale.data.batches import TrainingBatches
 from qscale.data.corpus import Corpus
 from qscale.errors import ConfigError
 from qscale.formats import Recipe
-from qscale.models.surgery import Roles, quantize_model
+from qscale.models.surgery import Roles, quantize_model, quantized_layers
 from qscale.ptq.block_pass import layer_of, quantize_block
-from qscale.ptq.blocks import Calls, find_blocks
+from qscale.ptq.blocks import Calls
 from qscale.ptq.cache.calibrate import quantize_caches
+from qscale.ptq.held_out import HeldOut, Source, losses
 from qscale.ptq.methods import Method
-from qscale.ptq.report import CacheReport, LayerReport, Report
-from qscale.quantizers import QuantLinear
+from qscale.ptq.partial import Partial, to_device
+from qscale.ptq.report import CacheReport, LayerReport, Left, Report
+from qscale.ptq.sources import Memory
+from qscale.ptq.stored import block_state
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -86,39 +90,99 @@ def quantize_trained(
         >>> len(report.layers), report.bits_per_weight, report.relmse < report.relmse_nearest
         (14, 4.5, True)
     """
-    method, emit = Method.parse(method), emit or _silent
-    recipe = ptq_recipe(recipe, method)
-    if recipe is not None:
-        _check_recipe(recipe)
-        method.check_recipe(recipe)
-    if windows.ndim != 2 or not windows.size:
-        raise ConfigError(
-            f"calibration windows of shape {windows.shape}: (count, length) is wanted, not empty"
-        )
-    _check_weights(model)
     training = model.training
     model.eval()
-    method.rotate(model)
-    quantized = set() if recipe is None else set(quantize_model(model, recipe, roles))
-    blocks = find_blocks(model)
-    for name, block in blocks.items():
-        method.rotate_inputs(model, name, block, roles)
-    for name in quantized:
-        method.check(layer_of(name, model.get_submodule(name)))
+    report = quantize_blocks(Memory(model), recipe, method, windows, roles=roles, emit=emit)
+    model.train(training)
+    return report
+
+
+@torch.no_grad()
+def quantize_blocks(
+    source: Source,
+    recipe: Recipe | str | None,
+    method: Method | str,
+    windows: np.ndarray,
+    *,
+    roles: Roles | None = None,
+    emit: Emit | None = None,
+    held_out: np.ndarray | None = None,
+    partial: Partial | None = None,
+) -> Report:
+    """The pass itself, over blocks that are in memory, or that come one by one and go.
+
+    Args:
+        source: :class:`qscale.ptq.sources.Memory` or :class:`qscale.ptq.sources.Folder`.
+        recipe: As for :func:`quantize_trained`; so the next four.
+        method: Or its text.
+        windows: Calibration tokens.
+        roles: As for surgery.
+        emit: Gets an event for each block and layer.
+        held_out: Sequences of ``(count, context + 1)`` tokens; the report then has their losses before and
+            after, each of them a block at a time.
+        partial: Where finished blocks are written; those that are there already are not done again.
+
+    Raises:
+        ConfigError: As :func:`quantize_trained`.
+        SpecError: Likewise.
+        StoreError: A finished block cannot be written.
+    """
+    method, emit = Method.parse(method), emit or _silent
+    recipe = ptq_recipe(recipe, method)
+    _check(recipe, method, windows)
+    model, blocks = source.model, source.blocks
+    left: tuple[Left, ...] = ()
+    if recipe is not None:
+        _check_layers(model, recipe, method, roles)
+        left = _left_as_they_are(model, recipe, roles)
+    before = None
+    if held_out is not None:
+        once = _once if partial is None else partial.once
+        before = once("before", lambda: losses(source, held_out))
+    method.rotate_outer(model)
+    names = list(blocks)
+    source.load(names[0])
     calls = Calls(model, blocks, windows)
-    reports: list[LayerReport] = []
-    for number, (name, block) in enumerate(blocks.items() if recipe is not None else ()):
-        emit({"event": "block", "block": number, "blocks": len(blocks)})
-        found = quantize_block(name, block, calls, method, roles)
+    evaluated = None if held_out is None else HeldOut(model, blocks, held_out)
+    # Keys and values are quantized when all blocks are, in memory: then none may come from the disk.
+    notes = [] if partial is None or method.cache is not None else partial.notes()
+    reports = [LayerReport.from_json(layer) for note in notes for layer in note["layers"]]
+    if partial is not None and notes:
+        source.free(names[0])
+        kept = partial.states(len(notes) - 1)
+        device = calls.tokens[0].device
+        calls.hidden = to_device(kept["calibration"], device)
+        if evaluated is not None:
+            evaluated.calls.hidden = to_device(kept["held_out"], device)
+        emit({"event": "resumed", "blocks_done": len(notes), "blocks": len(names)})
+    for number, (name, block) in enumerate(blocks.items()):
+        if number < len(notes):
+            continue
+        emit({"event": "block", "block": number, "blocks": len(names)})
+        source.load(name)
+        method.rotate_block(model, name, block)
+        found: list[LayerReport] = []
+        if recipe is not None:
+            quantize_model(model, recipe, roles, within=name)
+            method.rotate_inputs(model, name, block, roles)
+            found = quantize_block(name, block, calls, method, roles)
         for report in found:
             emit({"event": "layer", "block": number, **report.to_json()})
         reports += found
-        calls.hidden = [calls.run(name, batch) for batch in range(len(calls.hidden))]
+        states = {"calibration": calls} | ({} if evaluated is None else {"held_out": evaluated.calls})
+        for each in states.values():
+            each.advance(name)
+        if partial is not None:
+            weights, note = block_state(name, block)
+            note["layers"] = [report.to_json() for report in found]
+            partial.finish(number, weights, note, {kind: each.hidden for kind, each in states.items()})
+        source.free(name)
     caches: list[CacheReport] = []
+    after = None if evaluated is None else evaluated.losses()
     if method.cache is not None:
-        kept = () if recipe is None else recipe.kept_blocks(len(blocks))
-        caches = quantize_caches(model, method.cache, windows, roles=roles, kept=kept, emit=emit)
-    model.train(training)
+        without = () if recipe is None else recipe.kept_blocks(len(blocks))
+        caches = quantize_caches(model, method.cache, windows, roles=roles, kept=without, emit=emit)
+        after = None if held_out is None else losses(source, held_out)
     return Report(
         method=str(method),
         recipe=NOTHING if recipe is None else str(recipe),
@@ -126,6 +190,9 @@ def quantize_trained(
         length=windows.shape[1],
         layers=tuple(reports),
         caches=tuple(caches),
+        left=left,
+        before=before,
+        after=after,
     )
 
 
@@ -153,11 +220,50 @@ def ptq_recipe(recipe: Recipe | str | None, method: Method) -> Recipe | None:
     return None
 
 
+def pass_identity(
+    source: Source,
+    recipe: Recipe | None,
+    method: Method,
+    windows: np.ndarray,
+    held_out: np.ndarray | None,
+) -> dict[str, Any]:
+    """All that the bytes of a pass depend on: what goes on from a finished block must agree in it."""
+    import transformers
+
+    import qscale
+
+    return {
+        "model": source.identity(),
+        "recipe": NOTHING if recipe is None else str(recipe),
+        "method": str(method),
+        "calibration": _hash(windows),
+        "held_out": None if held_out is None else _hash(held_out),
+        "versions": [qscale.__version__, torch.__version__, transformers.__version__],
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _hash(tokens: np.ndarray) -> str:
+    return f"{tokens.shape} {hashlib.sha256(np.ascontiguousarray(tokens, dtype='<i8').tobytes()).hexdigest()}"
+
+
 def _silent(_: dict[str, Any]) -> None:
     """An Emit for callers who do not watch."""
 
 
-def _check_recipe(recipe: Recipe) -> None:
+def _once(_: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    return compute()
+
+
+def _check(recipe: Recipe | None, method: Method, windows: np.ndarray) -> None:
+    """Raise where a pass makes no sense, before anything is looked at."""
+    if windows.ndim != 2 or not windows.size:
+        raise ConfigError(
+            f"calibration windows of shape {windows.shape}: (count, length) is wanted, not empty"
+        )
+    if recipe is None:
+        return
+    method.check_recipe(recipe)
     if learned := recipe.learned():
         raise ConfigError(
             f"recipe {str(recipe)!r}: {', '.join(learned)} must be trained; after training use a quantizer "
@@ -170,9 +276,20 @@ def _check_recipe(recipe: Recipe) -> None:
         )
 
 
-def _check_weights(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if isinstance(module, QuantLinear):
-            raise ConfigError(f"layer {name} is quantized already: give the model as it was trained")
-        if isinstance(module, nn.Linear) and not bool(module.weight.isfinite().all()):
-            raise ConfigError(f"the weight of layer {name} holds a NaN or an infinity: nothing is quantized")
+def _check_layers(model: nn.Module, recipe: Recipe, method: Method, roles: Roles | None) -> None:
+    """Raise where surgery or the method does not serve a layer, before anything is changed."""
+    for name, layer in quantized_layers(model, recipe, roles).items():
+        if layer.weight.is_meta:
+            zero = torch.zeros((), dtype=layer.weight.dtype)  # what only looks like a matrix takes no memory
+            layer.weight = nn.Parameter(zero.expand(layer.weight.shape), requires_grad=False)
+        method.check(layer_of(name, layer))
+
+
+def _left_as_they_are(model: nn.Module, recipe: Recipe, roles: Roles | None) -> tuple[Left, ...]:
+    """Modules with a matrix of their own that is not quantized."""
+    quantized = quantized_layers(model, recipe, roles)
+    return tuple(
+        Left(layer=name, type=type(module).__name__, elements=sum(p.numel() for p in own))
+        for name, module in model.named_modules()
+        if name not in quantized and (own := [p for p in module.parameters(recurse=False) if p.ndim > 1])
+    )

@@ -1,113 +1,167 @@
-"""A quantized model as a folder that transformers reads: its weights as they are after rounding."""
+"""A quantized model as a folder that transformers reads."""
 
 from __future__ import annotations
 
+import copy
 import json
-import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from qscale.errors import ConfigError, StoreError
 from qscale.models import attention
-from qscale.ptq.inputs import Divided
-from qscale.quantizers import QuantLinear, Rotated, Shared
+from qscale.ptq import layouts
+from qscale.ptq.blocks import find_blocks
+from qscale.ptq.partial import Partial, check_target, storing, sync
+from qscale.ptq.stored import block_state
+from qscale.ptq.weights import INDEX
+from qscale.quantizers import Quantizer
 
 #: What was done, beside the weights.
 NOTE = "qscale.json"
 
+#: What a tokenizer is made of, copied along where it is there.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
 
-def check_target(folder: Path) -> None:
-    """Make sure that a folder may be written.
 
-    Raises:
-        ConfigError: It exists and is not an empty folder.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{str(folder)!r} exists and is not empty: name another folder for the model")
+def tokenizer_files(folder: Path) -> tuple[Path, ...]:
+    """The files of a tokenizer that a folder holds."""
+    return tuple(folder / name for name in TOKENIZER_FILES if (folder / name).is_file())
 
 
 @torch.no_grad()
-def unwrap(model: nn.Module) -> None:
-    """Make plain linear layers of the quantized ones, in place, their weights turned back and divided.
+def save(
+    model: nn.Module,
+    folder: Path,
+    note: Mapping[str, Any],
+    files: Sequence[Path] = (),
+    layout: str = "auto",
+) -> None:
+    """Write a model that is in memory and has been through a pass to a new folder, whole or not at all.
 
-    With inputs that are not quantized they compute what the quantized layers do, up to rounding in the
-    weights' dtype; what quantizes inputs, keys and values is gone.
-
-    Raises:
-        ConfigError: A weight is not fixed yet.
-    """
-    attention.leave(model)
-    for name, layer in list(model.named_modules()):
-        if not isinstance(layer, QuantLinear):
-            continue
-        if layer.weight_quantizer is not None:
-            raise ConfigError(f"layer {name} still quantizes its weight: give a model after a pass")
-        weight, bias = _plain(layer)
-        plain = nn.Linear(layer.in_features, layer.out_features, bias=bias is not None, device="meta")
-        plain.weight = nn.Parameter(weight)
-        if bias is not None:
-            plain.bias = nn.Parameter(bias)
-        parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, plain.train(layer.training))
-
-
-def _plain(layer: QuantLinear) -> tuple[Tensor, Tensor | None]:
-    weight: Tensor = layer.weight.detach().float()
-    bias: Tensor | None = layer.bias
-    module = layer.input_quantizer
-    module = module.quantizer if isinstance(module, Shared) else module
-    divided = module if isinstance(module, Divided) else None
-    inner = module if divided is None else divided.quantizer
-    inner = inner.quantizer if isinstance(inner, Shared) else inner
-    if isinstance(inner, Rotated):
-        weight = inner.from_basis(weight)
-    if divided is not None:
-        weight = weight / divided.scale
-        if divided.shift is not None and bias is not None:
-            bias = (bias.detach().float() - weight @ divided.shift).to(layer.weight.dtype)
-    return weight.to(layer.weight.dtype).contiguous(), bias
-
-
-def save(model: nn.Module, folder: Path, note: Mapping[str, Any], files: tuple[Path, ...] = ()) -> None:
-    """Write a model that :func:`unwrap` has been given to, and ``qscale.json``, to a new folder.
-
-    It appears whole or not at all.
+    What quantizes keys and values after a step of kind ``cache`` is taken out of the model and not written.
 
     Args:
         model: Of transformers.
         folder: New, or empty.
         note: For ``qscale.json``.
         files: Copied along, such as a tokenizer's.
+        layout: As for :func:`qscale.ptq.layouts.chosen`.
 
     Raises:
-        ConfigError: The folder is not empty.
+        ConfigError: The folder is not empty, a weight is not fixed yet, or the layout does not hold the
+            model.
         StoreError: It cannot be written.
     """
     check_target(folder)
-    temporary = None
-    try:
+    _leave_caches(model)
+    states = [block_state(name, block) for name, block in find_blocks(model).items()]
+    with storing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-        model.save_pretrained(temporary)  # type: ignore[operator]
-        for file in files:
-            shutil.copyfile(file, temporary / file.name)
-        (temporary / NOTE).write_text(json.dumps(note, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        for path in (*temporary.iterdir(), temporary):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        temporary.chmod(0o755)
-        temporary.replace(folder)  # of an empty folder too
-    except OSError as error:
-        raise StoreError(f"the model cannot be written to {str(folder)!r}: {error}") from error
+    try:
+        notes = [found for _, found in states]
+        _write(model, temporary, notes, lambda number: states[number][0], note, files, layout)
+        with storing(folder):
+            sync(temporary)
+            temporary.chmod(0o755)
+            temporary.replace(folder)  # of an empty folder too
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@torch.no_grad()
+def publish(
+    partial: Partial, model: nn.Module, note: Mapping[str, Any], files: Sequence[Path], layout: str
+) -> None:
+    """Make the folder of a pass whose blocks are all finished.
+
+    Raises:
+        ConfigError: The layout does not hold the model.
+        StoreError: It cannot be written.
+    """
+    _leave_caches(model)
+    _write(model, partial.begin_model(), partial.notes(), partial.weights, note, files, layout)
+    partial.publish()
+
+
+def _leave_caches(model: nn.Module) -> None:
+    """Take away what a step of kind ``cache`` put into the attentions: no layout holds it."""
+    quantizers = [m.kv_quantizers["key"] for m in model.modules() if hasattr(m, "kv_quantizers")]  # type: ignore[index]
+    if any(not isinstance(quantizer, Quantizer) for quantizer in quantizers):
+        attention.leave(model)
+
+
+def _write(
+    model: nn.Module,
+    folder: Path,
+    notes: Sequence[Mapping[str, Any]],
+    weights: Callable[[int], dict[str, Tensor]],
+    note: Mapping[str, Any],
+    files: Sequence[Path],
+    layout: str,
+) -> None:
+    """Every file of the folder: a shard for what is outside the blocks, and one for each block."""
+    chosen = layouts.chosen(layout, notes, weights)
+    shards = 1 + len(notes)
+    table: dict[str, str] = {}
+    size = 0
+    for number in range(shards):
+        tensors = _outside(model) if number == 0 else chosen.convert(weights(number - 1), notes[number - 1])
+        name = f"model-{number + 1:05}-of-{shards:05}.safetensors"
+        with storing(folder):
+            try:
+                save_file(
+                    {key: x.detach().cpu().contiguous() for key, x in tensors.items()},
+                    folder / name,
+                    metadata={"format": "pt"},
+                )
+            except SafetensorError as error:  # it wraps what the system says
+                raise OSError(str(error)) from error
+        table |= dict.fromkeys(tensors, name)
+        size += sum(x.numel() * x.element_size() for x in tensors.values())
+    config: Any = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    if (about := chosen.config()) is not None:
+        config.quantization_config = about
+    generation: Any = getattr(model, "generation_config", None)
+    index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(table.items()))}
+    with storing(folder):
+        config.save_pretrained(folder)
+        if generation is not None:
+            generation.save_pretrained(folder)
+        (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+        for file in files:
+            shutil.copyfile(file, folder / file.name)
+        text = json.dumps({**note, "layout": chosen.name}, indent=1, allow_nan=False)
+        (folder / NOTE).write_text(text + "\n", encoding="utf-8")
+
+
+def _outside(model: nn.Module) -> dict[str, Tensor]:
+    """What is not in the blocks; of tied tensors the first."""
+    inside = tuple(f"{name}." for name in find_blocks(model))
+    found: dict[str, Tensor] = {}
+    seen: set[tuple[int, int]] = set()
+    for name, tensor in model.state_dict().items():
+        if name.startswith(inside):
+            continue
+        place = (tensor.data_ptr(), tensor.numel())
+        if place not in seen:
+            seen.add(place)
+            found[name] = tensor
+    return found

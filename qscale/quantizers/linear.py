@@ -29,6 +29,8 @@ class QuantLinear(nn.Linear):
     keeps_folded = True
     weight_quantizer: nn.Module | None
     input_quantizer: nn.Module | None
+    #: The spec, as text, of a weight that was rounded for good and has no quantizer any more.
+    weight_spec: str | None = None
 
     @classmethod
     def from_linear(

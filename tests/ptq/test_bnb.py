@@ -9,7 +9,7 @@ import torch
 from bits import assert_same_bits
 from golden_cases import cases
 from ptq.drawn import draw, layer, statistics
-from ptq.read_sources import loss, trained, windows
+from ptq.tiny import loss, trained, windows
 from ptq.uneven import TOKENS, make
 
 from qscale.errors import ConfigError, SpecError

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ptq.drawn import draw, layer, statistics
-from ptq.read_sources import loss, trained, windows
+from ptq.tiny import loss, trained, windows
 from ptq.uneven import TOKENS, logits, make
 
 from qscale.errors import SpecError

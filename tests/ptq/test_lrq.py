@@ -3,7 +3,7 @@
 import pytest
 import torch
 from ptq.drawn import draw, layer
-from ptq.read_sources import loss, trained, windows
+from ptq.tiny import loss, trained, windows
 from ptq.uneven import TOKENS, logits, make
 
 from qscale.errors import SpecError

@@ -12,6 +12,7 @@ from qscale.cli import main
 from qscale.errors import ConfigError, StoreError
 from qscale.ptq import saving
 from qscale.ptq.run import quantize_trained
+from qscale.quantizers import QuantLinear
 from qscale.training import checkpoint, paths
 
 
@@ -29,18 +30,21 @@ def test_a_saved_model_computes_what_the_quantized_one_does(tmp_path, family, re
     model = make(family)
     quantize_trained(model, recipe, method, TOKENS)
     wanted = logits(model)
-    saving.unwrap(model)
-    saving.save(model, tmp_path / "out", {"method": method})
+    saving.save(model, tmp_path / "out", {"method": method}, layout="plain")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     assert float((logits(loaded) - wanted).abs().max()) < 1e-4 * float(wanted.abs().max())
-    assert json.loads((tmp_path / "out" / "qscale.json").read_text()) == {"method": method}
+    assert json.loads((tmp_path / "out" / "qscale.json").read_text()) == {
+        "method": method,
+        "layout": "plain",
+    }
     with pytest.raises(ConfigError, match="not empty"):
         saving.save(model, tmp_path / "out", {})
 
 
 def test_a_model_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     model = make()
-    monkeypatch.setattr(model, "save_pretrained", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    quantize_trained(model, "w4a16:g32", "rtn", TOKENS)
+    monkeypatch.setattr(saving, "save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(StoreError, match="disk full"):
         saving.save(model, tmp_path / "out", {})
     assert list(tmp_path.iterdir()) == []
@@ -82,7 +86,7 @@ def test_the_command_rotates_too(folder):
     ends = []
     for recipe, method in (("w3a16:g32", "quarot+gptq"), ("w4a4:g16", "quarot+smoothrot+rrs(group=8)")):
         out = folder / recipe.partition(":")[0]
-        made = ("--recipe", recipe, "--method", method, "--out", out)
+        made = ("--recipe", recipe, "--method", method, "--out", out, "--layout", "plain")
         result = call("ptq", "--model", folder / "tied", *made, *options)
         assert result.exit_code == 0, result.output
         ends.append(json.loads(result.stdout.splitlines()[-1]))
@@ -110,7 +114,8 @@ def test_the_command_runs_methods_that_search_and_learn(folder, method, recipe):
     assert result.exit_code == 0, result.output
     end = json.loads(result.stdout.splitlines()[-1])
     assert end["method"] == method and end["recipe"] == recipe and end["delta"] is not None
-    assert (folder / "q" / "model.safetensors").is_file()
+    loaded = AutoModelForCausalLM.from_pretrained(folder / "q")
+    assert any(isinstance(layer, QuantLinear) for layer in loaded.modules()) == ("a16" not in recipe)
 
 
 def test_the_last_weights_of_a_run_are_a_model(folder):

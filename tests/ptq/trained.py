@@ -13,7 +13,7 @@ from qscale.models.ladder import shape_of
 _LENGTH = 32
 
 
-def _text(seed, count):
+def text_of_rules(seed, count):
     """Bytes of sentences: words of a Zipf vocabulary, each of which prefers a few followers."""
     words = np.random.RandomState(0)
     letters = np.frombuffer(b"etaoinshrdlu", dtype=np.uint8)
@@ -28,7 +28,7 @@ def _text(seed, count):
 
 def windows(seed, count):
     """Tokens, ``(count, length)``."""
-    return _text(seed, count * _LENGTH).reshape(count, _LENGTH)
+    return text_of_rules(seed, count * _LENGTH).reshape(count, _LENGTH)
 
 
 @cache

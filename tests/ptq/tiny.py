@@ -2,12 +2,11 @@
 
 import copy
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
+from ptq.trained import text_of_rules
 
-import qscale
 from qscale.models.families import build
 from qscale.models.ladder import shape_of
 
@@ -16,10 +15,7 @@ LENGTH = 64
 
 @cache
 def _text():
-    """Sources of this package: bytes that are tokens."""
-    folder = Path(qscale.__file__).parent
-    text = b"".join(path.read_bytes() for path in sorted((folder / "laws").glob("*.py")))
-    return np.frombuffer(text, dtype=np.uint8).astype(np.int64)
+    return text_of_rules(3, 400_000)
 
 
 def windows(count, first=0):

@@ -31,6 +31,7 @@ def run(kind: str, seed: int, order: int) -> None:
     assert done.stdout.splitlines()[-1] == "0 failures"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("seed", "order"), [(1, 1), (2, 7)])
 def test_kernels_when_threads_run_in_any_order_then_bits_are_those_of_the_arithmetic_exact(seed, order):
     run("plain", seed, order)

@@ -40,6 +40,7 @@ def test_hadamard_kernels_when_run_under_sanitizers_then_no_error_and_bits_are_e
     run("hadamard_kernels", kind, [], "4", "5", "few")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("data", "order"), SEEDS)
 def test_rotated_kernels_when_threads_run_in_any_order_then_bits_are_exact(data, order):
     run("rotated_kernels", "plain", [INTS, *OTHERS], str(data), str(order))

@@ -161,7 +161,7 @@ def test_inputs_of_other_formats_stay(input_spec):
     assert LLMFP4().transform(site) is None
 
 
-@pytest.mark.parametrize("recipe", [W4A4, f"{W4A4},rot=hadamard:32", "w=fp4_e2m1:channel"])
+@pytest.mark.parametrize("recipe", [W4A4, "w=fp4_e2m1:channel"])
 def test_a_trained_model_loses_less_than_by_rounding_to_nearest(recipe):
     model, plain = trained(), trained()
     report = quantize_trained(model, recipe, "llm_fp4", windows(32))
@@ -170,7 +170,7 @@ def test_a_trained_model_loses_less_than_by_rounding_to_nearest(recipe):
     assert loss(model) < loss(plain)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt_neox", "opt"])
+@pytest.mark.parametrize("family", ["llama", "opt"])
 def test_a_pass_leaves_static_scales_and_counts_them(family):
     models = [make(family), make(family)]
     reports = [quantize_trained(model, W4A4, "llm_fp4(candidates=30)", TOKENS) for model in models]

@@ -18,6 +18,8 @@ NEEDS: tuple[Need, ...] = ("moments", "range", "mean", "rows")
 
 #: Rows that are kept at most.
 ROWS = 512
+#: Columns whose products are taken at once, where half of them follow from the others.
+_TILE = 256
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -65,9 +67,8 @@ class Statistics:
             )
         if "moments" in self.needs:
             double = x.double()
-            product, total = double.t() @ double, double.sum(0)
-            product = (product + product.t()) / 2
-            self.moments = product if self.moments is None else self.moments + product
+            total = double.sum(0)
+            self.moments = _with_products(self.moments, double)
             self.total = total if self.total is None else self.total + total
         if "range" in self.needs:
             low, high = x.amin(0), x.amax(0)
@@ -133,6 +134,19 @@ class Statistics:
         return replace(self, moments=moments, total=total, low=None, high=None, magnitudes=None, rows=rows)
 
 
+def _with_products(moments: Tensor | None, x: Tensor) -> Tensor:
+    """``M + X^T X``, symmetric to the bit, for little more than half of the products; ``M`` may be changed."""
+    width = x.shape[1]
+    M = x.new_zeros(width, width) if moments is None else moments
+    for start in range(0, width, _TILE):
+        at = slice(start, start + _TILE)
+        own = M[at, at].addmm_(x[:, at].t(), x[:, at])
+        own.copy_((own + own.t()) / 2)
+        rest = slice(start + _TILE, None)
+        M[rest, at] = M[at, rest].addmm_(x[:, at].t(), x[:, rest]).t()
+    return M
+
+
 def _moved(x: Tensor | None, scale: Tensor, shift: Tensor) -> Tensor | None:
     return None if x is None else ((x.double() - shift) / scale).float()
 
@@ -142,11 +156,16 @@ def output_error(difference: Tensor, moments: Tensor) -> Tensor:
 
     Args:
         difference: ``(rows, width)``.
-        moments: ``X^T X``.
+        moments: ``M = X^T X``; of what is to the left of the diagonal, that beyond its tile is not read.
 
     Example:
         >>> output_error(torch.tensor([[1.0, 0.0]]), torch.tensor([[4.0, 1.0], [1.0, 2.0]])).tolist()
         [4.0]
     """
-    d = difference.double()
-    return ((d @ moments.double()) * d).sum(1).clamp(min=0.0)
+    d, M = difference.double(), moments.double()
+    errors = d.new_zeros(len(d))
+    for start in range(0, d.shape[1], _TILE):  # d M d^T = sum of d_i (M_ii d_i + 2 M_ij d_j), j beyond i
+        own, rest = slice(start, start + _TILE), slice(start + _TILE, None)
+        product = torch.addmm(d[:, own] @ M[own, own], d[:, rest], M[own, rest].t(), alpha=2)
+        errors += product.mul_(d[:, own]).sum(1)
+    return errors.clamp_(min=0.0)

@@ -76,11 +76,11 @@ class GPTQ(Step):
         if self.act_order:
             order = torch.argsort(M.diagonal(), descending=True, stable=True)
         factor, damping = inverse_factor(M[order][:, order], self.damping, name)
-        rounding = _Columns(W, scales, order, static=self.static or self.act_order)
-        found = error_feedback(W[:, order], factor, rounding, block=self.block)
-        rounded = torch.empty_like(found)
+        strips = _Strips(W, scales, order, static=self.static or self.act_order)
+        found = error_feedback(W[:, order], factor, strips, block=self.block)
+        rounded = torch.empty(found.shape, dtype=torch.float32, device=found.device)
         rounded[:, order] = found
-        return rounded.float(), damping
+        return rounded, damping
 
 
 def clear_dead(moments: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ def clear_dead(moments: Tensor) -> Tensor:
     return dead
 
 
-class _Columns:
+class _Strips:
     """Each column under the scale of its group."""
 
     def __init__(self, weight: Tensor, scales: GroupScales, order: Tensor, *, static: bool) -> None:
@@ -100,16 +100,17 @@ class _Columns:
             self.static = [scales.find(part) for part in torch.split(weight.float(), scales.length, dim=1)]
         self.found: Found | None = None
 
-    def begin(self, column: int, weight: Tensor) -> None:
+    def strip(self, first: int, values: Tensor, factor: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        found = [self._of(column, weight) for column in range(first, first + len(values))]
+        return self.scales.round_with_feedback(values, factor, found)
+
+    def _of(self, column: int, weight: Tensor) -> Found:
         length = self.scales.length
         if self.static is not None:
-            self.found = self.static[self.order[column] // length]
-        elif column % length == 0:
+            return self.static[self.order[column] // length]
+        if column % length == 0 or self.found is None:
             self.found = self.scales.find(weight[:, column : column + length].float())
-
-    def round(self, column: int, values: Tensor) -> Tensor:  # noqa: ARG002
-        assert self.found is not None
-        return self.scales.round(values[:, None], self.found)[:, 0]
+        return self.found
 
 
 def better_rows(

@@ -72,17 +72,17 @@ def inverse_factor(moments: Tensor, damping: float, name: str = "") -> tuple[Ten
 
 
 def _inverse_of_root(matrix: Tensor) -> Tensor | None:
-    """``R^-1`` of a symmetric ``R R^T``; None where there is no ``R``.
+    """``R^-1`` of a symmetric ``R R^T``; None where there is no ``R``. What ``matrix`` holds is lost.
 
     From the last columns to the first, a tile at a time: ``K^3/3`` operations for ``R``, as many for its inverse,
     nearly all of them in products of matrices.
     """
     width = len(matrix)
     tile = _WIDE_TILE if width > _WIDE else _TILE
-    R, U = torch.zeros_like(matrix), torch.zeros_like(matrix)
+    R, U = matrix, torch.zeros_like(matrix)  # above the tiles R takes the place of what it was made of
     for start in reversed(range(0, width, tile)):
         stop = min(start + tile, width)
-        panel = torch.addmm(matrix[:stop, start:stop], R[:stop, stop:], R[start:stop, stop:].t(), alpha=-1)
+        panel = matrix[:stop, start:stop].addmm_(R[:stop, stop:], R[start:stop, stop:].t(), alpha=-1)
         # Turned about, the lower factor of a tile is the upper one.
         lower, failed = torch.linalg.cholesky_ex(panel[start:].flip(0, 1))
         if int(failed):
@@ -118,7 +118,7 @@ def error_feedback(
     Source: Frantar et al. 2022 (GPTQ, arXiv:2210.17323), algorithm 1.
     """
     strips = rounding if isinstance(rounding, StripRounding) else _OneByOne(rounding)
-    W = weight.double().t().clone(memory_format=torch.contiguous_format)  # a column lies in one piece
+    W = weight.t().clone(memory_format=torch.contiguous_format).double()  # a column lies in one piece
     rounded = []
     width = len(W)
     for start in range(0, width, block):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qscale.ptq.layers import Change, Layer, Site
 from qscale.ptq.methods.method import Kind, Step, parameter
@@ -68,20 +68,16 @@ class AWQ(Step):
         assert statistics.moments is not None and layer.quantizer is not None
         spec = layer.spec
         length = weight.shape[1] if spec.strategy == "tensor" else spec.group_length(weight.shape[1])
-        groups = torch.split(weight, length, dim=1)
-        largest = [part.abs().amax(1, keepdim=True) for part in groups]
-        best = [torch.full_like(part, torch.inf, dtype=torch.float64) for part in largest]
-        limits = [part.clone() for part in largest]
+        length = max(1, min(length, weight.shape[1]))
+        largest = _grouped(weight, length).abs().amax(2)
+        own = _own_moments(statistics.moments, length)
+        best, limits = torch.full_like(largest, torch.inf, dtype=torch.float64), largest.clone()
         for step in range(max(1, int(self.shrink * self.grid))):
-            tried = [part * (1 - step / self.grid) for part in largest]
-            clamped = _clamped(weight, tried, length)
-            rounded = layer.quantizer(clamped.to(layer.dtype)).float()
-            for g, part in enumerate(torch.split(rounded - weight, length, dim=1)):
-                at = slice(g * length, g * length + part.shape[1])
-                error = output_error(part, statistics.moments[at, at])[:, None]
-                better = error < best[g]
-                best[g] = torch.where(better, error, best[g])
-                limits[g] = torch.where(better, tried[g], limits[g])
+            tried = largest * (1 - step / self.grid)
+            rounded = layer.quantizer(_clamped(weight, tried, length).to(layer.dtype)).float()
+            error = _group_errors(rounded - weight, own, length)
+            better = error < best
+            best, limits = torch.where(better, error, best), torch.where(better, tried, limits)
         clamped = _clamped(weight, limits, length)
         errors = [
             float(output_error(layer.quantizer(w.to(layer.dtype)).float() - weight, statistics.moments).sum())
@@ -103,11 +99,33 @@ def site_error(site: Site, scale: Tensor) -> float:
     error = 0.0
     for layer in site.layers:
         if layer.quantizer is not None:
-            rounded = layer.nearest(layer.weight * scale).double() / scale
-            error += float(output_error(rounded - layer.weight, moments).sum())
+            rounded = layer.nearest(layer.weight * scale).double().div_(scale)
+            error += float(output_error(rounded.sub_(layer.weight), moments).sum())
     return error
 
 
-def _clamped(weight: Tensor, limits: list[Tensor], length: int) -> Tensor:
-    parts = zip(torch.split(weight, length, dim=1), limits, strict=True)
-    return torch.cat([part.clamp(-limit, limit) for part, limit in parts], dim=1)
+def _grouped(weight: Tensor, length: int) -> Tensor:
+    """``(rows, groups, length)``, the last group filled up with zeros."""
+    return nn.functional.pad(weight, (0, -weight.shape[1] % length)).view(len(weight), -1, length)
+
+
+def _clamped(weight: Tensor, limits: Tensor, length: int) -> Tensor:
+    """Each group of a row held to its limit, ``(rows, groups)``."""
+    groups, limit = _grouped(weight, length), limits[:, :, None]
+    return torch.clamp(groups, -limit, limit).view(len(weight), -1)[:, : weight.shape[1]]
+
+
+def _own_moments(moments: Tensor, length: int) -> Tensor:
+    """The moments within each group, ``(groups, length, length)``."""
+    fill = -len(moments) % length
+    padded = nn.functional.pad(moments.double(), (0, fill, 0, fill))
+    groups = len(padded) // length
+    return padded.view(groups, length, groups, length).diagonal(dim1=0, dim2=2).permute(2, 0, 1).contiguous()
+
+
+def _group_errors(difference: Tensor, own: Tensor, length: int) -> Tensor:
+    """``||X_g d_g^T||^2`` of each group of a row, ``(rows, groups)``."""
+    if len(own) == 1:
+        return output_error(difference, own[0])[:, None]
+    d = _grouped(difference, length).transpose(0, 1).double()
+    return torch.bmm(d, own).mul_(d).sum(2).clamp_(min=0.0).t()

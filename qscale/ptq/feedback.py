@@ -62,7 +62,7 @@ def inverse_factor(moments: Tensor, damping: float, name: str = "") -> tuple[Ten
         damped = M.clone()
         damped.diagonal().add_(damping * mean)
         upper = _inverse_of_root(damped)
-        if upper is not None and bool(upper.isfinite().all()):
+        if upper is not None and bool(upper.sum().isfinite()):
             return upper, damping
         damping = max(10 * damping, _LEAST_RAISE)
     raise ConfigError(

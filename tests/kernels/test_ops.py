@@ -348,7 +348,7 @@ def test_op_when_an_argument_is_out_of_range_then_the_error_names_it(case, endin
 
 
 @both
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", SUFFIXES[:-1])  # feedback takes float64
 @pytest.mark.parametrize("name", ELEMENTS)
 def test_op_when_the_dtype_is_wrong_then_the_error_names_it(name, suffix, ending):
     wanted = "float32, bfloat16 or float16" if ending else "Float, BFloat16 or Half"

@@ -99,14 +99,17 @@ def site_error(site: Site, scale: Tensor) -> float:
     error = 0.0
     for layer in site.layers:
         if layer.quantizer is not None:
-            rounded = layer.nearest(layer.weight * scale).double().div_(scale)
-            error += float(output_error(rounded.sub_(layer.weight), moments).sum())
+            scaled = layer.weight * scale
+            lost = layer.nearest(scaled) - scaled  # of neighbours, which is exact
+            error += float(output_error(lost.double().div_(scale), moments).sum())
     return error
 
 
 def _grouped(weight: Tensor, length: int) -> Tensor:
     """``(rows, groups, length)``, the last group filled up with zeros."""
-    return nn.functional.pad(weight, (0, -weight.shape[1] % length)).view(len(weight), -1, length)
+    fill = -weight.shape[1] % length
+    filled = nn.functional.pad(weight, (0, fill)) if fill else weight
+    return filled.view(len(weight), -1, length)
 
 
 def _clamped(weight: Tensor, limits: Tensor, length: int) -> Tensor:

@@ -89,7 +89,10 @@ def measured(rows: int, width: int, spec: QuantSpec, rounds: int) -> None:
         floors = [count / each for each in rate]
         ratio = statistics.median(t / f for t, f in zip(times[name], floors, strict=True))
         took, floor = statistics.median(times[name]), statistics.median(floors)
-        print(f"| {rows} x {width} | {name} | {took:.4f} | {count / 1e9:.2f} | {floor:.4f} | {ratio:.2f} |", flush=True)
+        print(
+            f"| {rows} x {width} | {name} | {took:.4f} | {count / 1e9:.2f} | {floor:.4f} | {ratio:.2f} |",
+            flush=True,
+        )
     ratio = statistics.median(t / c for t, c in zip(times["rtn"], times["copy"], strict=True))
     took, floor = statistics.median(times["rtn"]), statistics.median(times["copy"])
     print(f"| {rows} x {width} | rtn | {took:.4f} | copy | {floor:.4f} | {ratio:.2f} |", flush=True)

@@ -19,7 +19,9 @@ NEEDS: tuple[Need, ...] = ("moments", "range", "mean", "rows")
 #: Rows that are kept at most.
 ROWS = 512
 #: Columns whose products are taken at once, where half of them follow from the others.
-_TILE = 256
+_TILE = 128
+#: Rows of a weight that are made float64 at once: fewer make products slow, more leave the cache.
+ROWS_AT_ONCE = 1024
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -156,16 +158,18 @@ def output_error(difference: Tensor, moments: Tensor) -> Tensor:
 
     Args:
         difference: ``(rows, width)``.
-        moments: ``M = X^T X``; of what is to the left of the diagonal, that beyond its tile is not read.
+        moments: ``M = X^T X``; of what is above the diagonal, that beyond its tile is not read.
 
     Example:
         >>> output_error(torch.tensor([[1.0, 0.0]]), torch.tensor([[4.0, 1.0], [1.0, 2.0]])).tolist()
         [4.0]
     """
-    d, M = difference.double(), moments.double()
-    errors = d.new_zeros(len(d))
-    for start in range(0, d.shape[1], _TILE):  # d M d^T = sum of d_i (M_ii d_i + 2 M_ij d_j), j beyond i
-        own, rest = slice(start, start + _TILE), slice(start + _TILE, None)
-        product = torch.addmm(d[:, own] @ M[own, own], d[:, rest], M[own, rest].t(), alpha=2)
-        errors += product.mul_(d[:, own]).sum(1)
+    M = moments.double()
+    errors = M.new_zeros(len(difference))
+    for part, error in zip(difference.split(ROWS_AT_ONCE), errors.split(ROWS_AT_ONCE), strict=True):
+        d = part.double()
+        for start in range(0, d.shape[1], _TILE):  # d M d^T = sum of (d_i M_ii + 2 d_j M_ji) d_i, j beyond i
+            column = M[start:, start : start + _TILE].clone()
+            column[_TILE:] *= 2
+            error += (d[:, start:] @ column).mul_(d[:, start : start + _TILE]).sum(1)
     return errors.clamp_(min=0.0)

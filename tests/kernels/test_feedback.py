@@ -16,13 +16,22 @@ from qscale.kernels.fake_quantize import round_with_feedback
 
 INTS = ["int4:channel", "int2:channel:full", "int8:channel:asym", "int3:channel:asym:floatzero"]
 INTS += ["int4:channel:away", "int4:g32@chen2025"]
-FLOATS = ["fp4_e2m1:channel", "fp8_e4m3:channel:away", "fp6_e3m2:channel", "mxfp4", "mxint8", "nvfp4:onelevel"]
+FLOATS = [
+    "fp4_e2m1:channel",
+    "fp8_e4m3:channel:away",
+    "fp6_e3m2:channel",
+    "mxfp4",
+    "mxint8",
+    "nvfp4:onelevel",
+]
 CODEBOOKS = ["nf4:channel", "dint4:channel", "fp4_bnb:g16"]
 ISAS = ["plain", "avx2", "avx512"]
 HAS_CPU = any(backend.name == "cpu" and backend.available for backend in backends())
 
 
-def by_hand(x: Tensor, factor: Tensor, spec: str, scale: Tensor, zero: Tensor | None) -> tuple[Tensor, Tensor]:
+def by_hand(
+    x: Tensor, factor: Tensor, spec: str, scale: Tensor, zero: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """One number at a time in Python's own float64, but for the rounding."""
     y, errors = torch.empty(x.shape), torch.empty_like(x)
     for i, r in torch.cartesian_prod(torch.arange(len(x)), torch.arange(x.shape[1])).tolist():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qscale.ptq.layers import Change, Layer, Site
 from qscale.ptq.methods.method import Kind, Step, parameter
-from qscale.ptq.statistics import Need, Statistics, output_error
+from qscale.ptq.statistics import ROWS_AT_ONCE, Need, Statistics, output_error
 
 _LEAST_SCALE = 1e-4
 #: Names of layers whose ranges are not clipped in the authors' code: queries and keys.
@@ -96,12 +96,13 @@ def site_error(site: Site, scale: Tensor) -> float:
     """``sum ||X (Q(W s)/s - W)^T||^2`` over the layers of a site, Q rounding to nearest."""
     moments = site.statistics.moments
     assert moments is not None
+    # (Q(W s) - W s) / s is weighed by M as its numerator is by M / s s^T, and that difference is exact.
+    divided = (moments.double() / scale[:, None].double()).div_(scale.double())
     error = 0.0
     for layer in site.layers:
         if layer.quantizer is not None:
             scaled = layer.weight * scale
-            lost = layer.nearest(scaled) - scaled  # of neighbours, which is exact
-            error += float(output_error(lost.double().div_(scale), moments).sum())
+            error += float(output_error(layer.nearest(scaled) - scaled, divided).sum())
     return error
 
 
@@ -130,5 +131,8 @@ def _group_errors(difference: Tensor, own: Tensor, length: int) -> Tensor:
     """``||X_g d_g^T||^2`` of each group of a row, ``(rows, groups)``."""
     if len(own) == 1:
         return output_error(difference, own[0])[:, None]
-    d = _grouped(difference, length).transpose(0, 1).double()
-    return torch.bmm(d, own).mul_(d).sum(2).clamp_(min=0.0).t()
+    errors = []
+    for part in _grouped(difference, length).split(ROWS_AT_ONCE):
+        d = part.transpose(0, 1).double()
+        errors.append(torch.bmm(d, own).mul_(d).sum(2).t())
+    return torch.cat(errors).clamp_(min=0.0)

@@ -12,7 +12,7 @@ from qscale.ptq.feedback import error_feedback, inverse_factor
 from qscale.ptq.layers import Layer, Rounded, bits_of
 from qscale.ptq.methods.method import Kind, Step, parameter
 from qscale.ptq.scales import Found, GroupScales, scales_for
-from qscale.ptq.statistics import Need, Statistics
+from qscale.ptq.statistics import ROWS_AT_ONCE, Need, Statistics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,9 +120,11 @@ def better_rows(
 ) -> tuple[Tensor, int]:
     """Rows of ``nearest`` in place of those that leave a larger output error, and how many."""
     # Of a symmetric M: a M a^T - b M b^T = (a - b) M (a + b)^T, one product for two.
-    change = rounded.double() - nearest
-    both = (nearest.double() - weight).mul_(2).add_(change)
-    more = (change @ moments.double()).mul_(both).sum(1)
+    M, parts_of_rows = moments.double(), []
+    for parts in zip(*(w.split(ROWS_AT_ONCE) for w in (rounded, nearest, weight)), strict=True):
+        a, b, w = (part.double() for part in parts)
+        parts_of_rows.append(((a - b) @ M).mul_(a.add_(b).sub_(w, alpha=2)).sum(1))
+    more = torch.cat(parts_of_rows)
     if scales.spec.strategy == "block":  # rows share scales: all or none
         more = more.sum().expand(len(weight))
     worse = more > 0

@@ -34,10 +34,10 @@ OTHERS = ("llmcompressor", "gptqmodel")
 def operations(name: str, rows: int, width: int, group: int) -> float:
     """Additions and multiplications of a method's algebra.
 
-    ``X^T X`` is symmetric: half a product. GPTQ: the Cholesky factor of the moments and its inverse, a third of
-    ``width^3`` each; the feedback, half a product of the weight with the factor; and the guard, a product with the
-    moments. AWQ: for each of 20 scales ``d M d^T``, half a product as ``M`` is symmetric; for each of 10
-    limits a product of every group with its own moments; and ``d M d^T`` twice in the end.
+    ``X^T X`` is symmetric: half a product. GPTQ: the Cholesky factor of the moments and its inverse, a third
+    of ``width^3`` each; the feedback, half a product of the weight with the factor; and the guard, a product
+    with the moments. AWQ: for each of 20 scales ``d M d^T``, half a product as ``M`` is symmetric; for each
+    of 10 limits a product of every group with its own moments; and ``d M d^T`` twice in the end.
     """
     square = rows * width**2
     return {

@@ -154,7 +154,8 @@ def round_with_feedback(
     """Round columns one after the other, the error of each fed into those after it.
 
     ``y_i`` is what :func:`fake_quant` makes of column ``x_i`` in float32 under its scales; with
-    ``e_i = (x_i - y_i) / u_ii`` columns ``j > i`` become ``x_j - u_ij e_i``, in float64, one operation at a time.
+    ``e_i = (x_i - y_i) / u_ii`` columns ``j > i`` become ``x_j - u_ij e_i``, in float64, one operation at a
+    time.
 
     Args:
         x: ``(columns, rows)``, float64: each column is a row of it. Not modified.

@@ -74,8 +74,8 @@ def inverse_factor(moments: Tensor, damping: float, name: str = "") -> tuple[Ten
 def _inverse_of_root(matrix: Tensor) -> Tensor | None:
     """``R^-1`` of a symmetric ``R R^T``; None where there is no ``R``. What ``matrix`` holds is lost.
 
-    From the last columns to the first, a tile at a time: ``K^3/3`` operations for ``R``, as many for its inverse,
-    nearly all of them in products of matrices.
+    From the last columns to the first, a tile at a time: ``K^3/3`` operations for ``R``, as many for its
+    inverse, nearly all of them in products of matrices.
     """
     width = len(matrix)
     tile = _WIDE_TILE if width > _WIDE else _TILE

@@ -18,8 +18,8 @@ NEEDS: tuple[Need, ...] = ("moments", "range", "mean", "rows")
 
 #: Rows that are kept at most.
 ROWS = 512
-#: Columns whose products are taken at once, where half of them follow from the others.
-_TILE = 128
+#: Columns whose products are taken at once, half of which follow from others: of inputs, of errors.
+_WIDE_TILE, _TILE = 256, 128
 #: Rows of a weight that are made float64 at once: fewer make products slow, more leave the cache.
 ROWS_AT_ONCE = 1024
 
@@ -137,14 +137,14 @@ class Statistics:
 
 
 def _with_products(moments: Tensor | None, x: Tensor) -> Tensor:
-    """``M + X^T X``, symmetric to the bit, for little more than half of the products; ``M`` may be changed."""
+    """``M + X^T X``, symmetric to the bit, for little more than half a product; ``M`` may be changed."""
     width = x.shape[1]
     M = x.new_zeros(width, width) if moments is None else moments
-    for start in range(0, width, _TILE):
-        at = slice(start, start + _TILE)
+    for start in range(0, width, _WIDE_TILE):
+        at = slice(start, start + _WIDE_TILE)
         own = M[at, at].addmm_(x[:, at].t(), x[:, at])
         own.copy_((own + own.t()) / 2)
-        rest = slice(start + _TILE, None)
+        rest = slice(start + _WIDE_TILE, None)
         M[rest, at] = M[at, rest].addmm_(x[:, at].t(), x[:, rest]).t()
     return M
 
@@ -166,7 +166,7 @@ def output_error(difference: Tensor, moments: Tensor) -> Tensor:
     """
     M = moments.double()
     errors = M.new_zeros(len(difference))
-    for part, error in zip(difference.split(ROWS_AT_ONCE), errors.split(ROWS_AT_ONCE), strict=True):
+    for part, error in zip(*(torch.split(t, ROWS_AT_ONCE) for t in (difference, errors)), strict=True):
         d = part.double()
         for start in range(0, d.shape[1], _TILE):  # d M d^T = sum of (d_i M_ii + 2 d_j M_ji) d_i, j beyond i
             column = M[start:, start : start + _TILE].clone()

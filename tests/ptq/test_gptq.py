@@ -179,7 +179,7 @@ class _Columns:
         if column % self.scales.length == 0:
             self.found = self.scales.find(weight[:, column : column + self.scales.length].float())
 
-    def round(self, column, values):
+    def round(self, column, values):  # noqa: ARG002
         return self.scales.round(values[:, None], self.found)[:, 0]
 
 
@@ -187,8 +187,11 @@ class _Columns:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(
     "spec",
-    ["int4:g16", "int3:g7:asym", "int8:channel:asym:floatzero", "int4:tensor", "int4:b16", "fp4_e2m1:g50"]
-    + ["fp8_e4m3:channel", "mxfp4", "mxfp6_e3m2:ceil", "nvfp4", "nf4:g64", "int4:g16:scale_input"],
+    [
+        *("int4:g16", "int3:g7:asym", "int8:channel:asym:floatzero", "int4:tensor", "int4:b16"),
+        *("fp4_e2m1:g50", "fp8_e4m3:channel", "mxfp4", "mxfp6_e3m2:ceil", "nvfp4", "nf4:g64"),
+        "int4:g16:scale_input",
+    ],
 )
 def test_strips_have_the_bits_of_columns_one_by_one(spec, dtype, backend):
     weight, x = draw(9, 150)

@@ -132,7 +132,7 @@ def _group_errors(difference: Tensor, own: Tensor, length: int) -> Tensor:
     if len(own) == 1:
         return output_error(difference, own[0])[:, None]
     errors = []
-    for part in _grouped(difference, length).split(ROWS_AT_ONCE):
+    for part in torch.split(_grouped(difference, length), ROWS_AT_ONCE):
         d = part.transpose(0, 1).double()
         errors.append(torch.bmm(d, own).mul_(d).sum(2).t())
     return torch.cat(errors).clamp_(min=0.0)

@@ -121,7 +121,7 @@ def better_rows(
     """Rows of ``nearest`` in place of those that leave a larger output error, and how many."""
     # Of a symmetric M: a M a^T - b M b^T = (a - b) M (a + b)^T, one product for two.
     M, parts_of_rows = moments.double(), []
-    for parts in zip(*(w.split(ROWS_AT_ONCE) for w in (rounded, nearest, weight)), strict=True):
+    for parts in zip(*(torch.split(w, ROWS_AT_ONCE) for w in (rounded, nearest, weight)), strict=True):
         a, b, w = (part.double() for part in parts)
         parts_of_rows.append(((a - b) @ M).mul_(a.add_(b).sub_(w, alpha=2)).sum(1))
     more = torch.cat(parts_of_rows)

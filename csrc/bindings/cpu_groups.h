@@ -10,7 +10,7 @@ namespace qscale {
 namespace {
 
 // Where rows are whole groups, nothing is lost by taking them as one: tiles may then run on from row to row.
-Layout without_rows(const Layout& layout, int64_t count) {
+inline Layout without_rows(const Layout& layout, int64_t count) {
   const bool whole = layout.block_rows == 1 && layout.axis % layout.group == 0;
   return whole ? Layout{count, layout.group} : layout;
 }

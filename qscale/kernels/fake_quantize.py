@@ -148,6 +148,43 @@ def fake_quant(
     return y.reshape(shape) if whole_tensor else y  # type: ignore[no-any-return]
 
 
+def round_with_feedback(
+    x: Tensor, factor: Tensor, spec: QuantSpec | str, *, scale: Tensor, zero_point: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Round columns one after the other, the error of each fed into those after it.
+
+    ``y_i`` is what :func:`fake_quant` makes of column ``x_i`` in float32 under its scales; with
+    ``e_i = (x_i - y_i) / u_ii`` columns ``j > i`` become ``x_j - u_ij e_i``, in float64, one operation at a
+    time.
+
+    Args:
+        x: ``(columns, rows)``, float64: each column is a row of it. Not modified.
+        factor: ``u``, ``(columns, columns)``, float64; read on and above the diagonal.
+        spec: The format, without ``stochastic``; its groups do not matter.
+        scale: One for each element, float32, or what expands to ``x``.
+        zero_point: With ``asym``: likewise.
+
+    Returns:
+        ``y``, float32, and ``e``, float64, both of the shape of ``x``.
+
+    Raises:
+        SpecError: As of :func:`fake_quant` with given scales.
+        BackendError: The backend that ``use_backend`` names cannot serve ``x``.
+
+    Example:
+        >>> x, factor = torch.tensor([[0.2], [0.4]]).double(), torch.tensor([[1.0, 0.5], [0.0, 1.0]]).double()
+        >>> round_with_feedback(x, factor, "int4:channel", scale=torch.tensor(0.25))[0].tolist()
+        [[0.25], [0.5]]
+
+    Source: Frantar et al. 2022 (GPTQ, arXiv:2210.17323), algorithm 1, the inner loop.
+    """
+    demands(spec, "straight_through", True, zero_point is not None)
+    op, arguments, _, _ = plan(spec)
+    run = implementation(op, "_feedback", on_reference("round_with_feedback", x, dtype=torch.float32))
+    given = [None if t is None else t.float().expand(x.shape).contiguous() for t in (scale, zero_point)]
+    return run(x, factor, *given, *arguments)  # type: ignore[no-any-return]
+
+
 def _with_options(
     x: Tensor,
     spec: QuantSpec | str,

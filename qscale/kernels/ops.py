@@ -90,6 +90,10 @@ def _fake_gradient(
     return _like(x), of_scale, of_scale.new_empty(0 if zero_point is None else of_scale.shape)
 
 
+def _fake_feedback(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape, dtype=torch.float32), x.new_empty(x.shape)
+
+
 _THREE = "(Tensor, Tensor, Tensor)"
 _GIVEN = "Tensor x, Tensor scale, Tensor? zero_point"
 MEMBERS = (
@@ -118,6 +122,13 @@ MEMBERS = (
         returns=_THREE,
         reference=reference.gradient,
         fake=_fake_gradient,
+    ),
+    Member(
+        suffix="_feedback",
+        tensors="Tensor x, Tensor factor, Tensor scale, Tensor? zero_point",
+        returns="(Tensor, Tensor)",
+        reference=reference.feedback,
+        fake=_fake_feedback,
     ),
 )
 

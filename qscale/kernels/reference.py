@@ -354,6 +354,59 @@ def gradient(
     )
 
 
+def feedback(
+    op: str,
+    x: Tensor,
+    factor: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    element: Element,
+    o: Options,
+) -> tuple[Tensor, Tensor]:
+    """Columns in and out of the format, one after the other, the error of each fed into those after it.
+
+    In float64 ``e_i = (x_i - y_i) / u_ii``, then ``x_j`` becomes ``x_j - u_ij e_i`` for ``j > i``; ``y_i`` is
+    made of ``x_i`` rounded to float32. Columns are the rows of ``x``, ``(columns, rows)``, float64; scales
+    and zero points are one for each element. Returns ``y``, float32, and ``e``.
+    """
+    _check_feedback(op, x, factor, {"scale": scale, "zero_point": zero_point}, o)
+    has_zero = isinstance(element, Integers) and element.has_zero_point and zero_point is not None
+    zero = zero_point if has_zero else torch.zeros_like(scale)
+    assert zero is not None
+    if isinstance(element, Integers) and not element.is_real:
+        zero = zero.round()
+    left = x.clone(memory_format=torch.contiguous_format)
+    y, errors = _empty(left.float()), _empty(left)
+    for i, column in enumerate(left):
+        y[i] = element.value(column.float() / _divisor(scale[i]), zero[i], None) * scale[i]
+        errors[i] = (column - y[i]) / factor[i, i]
+        left[i + 1 :] -= torch.outer(factor[i, i + 1 :], errors[i])
+    return y, errors
+
+
+def _check_feedback(
+    op: str, x: Tensor, factor: Tensor, one_each: dict[str, Tensor | None], o: Options
+) -> None:
+    """The same demands as csrc/bindings/feedback.cpp."""
+    if x.dtype != torch.float64 or x.dim() != 2:
+        raise RuntimeError(
+            f"{op}_feedback: x has dtype {x.dtype} and {x.dim()} dimensions; wanted float64, (columns, rows)"
+        )
+    if factor.dtype != torch.float64 or factor.shape != (len(x), len(x)):
+        raise RuntimeError(
+            f"{op}_feedback: factor has dtype {factor.dtype} and {factor.numel()} elements; "
+            f"wanted float64, ({len(x)}, {len(x)})"
+        )
+    if o.rounding == _STOCHASTIC:
+        raise RuntimeError(f"{op}_feedback: rounding={o.rounding}; wanted 0 (even) or 1 (away)")
+    for what, t in one_each.items():
+        if t is not None and (t.dtype != torch.float32 or t.shape != x.shape or not t.is_contiguous()):
+            raise RuntimeError(
+                f"{op}_feedback: {what} has dtype {t.dtype} and {t.numel()} elements; "
+                f"wanted contiguous float32, one for each of {x.numel()}"
+            )
+
+
 def with_two_zeros(table: tuple[float, ...]) -> tuple[float, ...]:
     """A codebook of sixteen values; one of fifteen has its zero twice."""
     return table if len(table) == 16 else (*table[:7], 0.0, *table[7:])

@@ -13,7 +13,7 @@ from qscale.formats.calls import FAMILIES
 from qscale.formats.spec import ScaleDtype
 from qscale.kernels import fake_quant
 from qscale.kernels.backends import on_reference
-from qscale.kernels.fake_quantize import plan, scale_shape
+from qscale.kernels.fake_quantize import plan, round_with_feedback, scale_shape
 from qscale.kernels.ops import implementation
 from qscale.quantizers import Absmax, Clip
 from qscale.quantizers.absmax import StochasticAbsmax
@@ -81,8 +81,23 @@ class GroupScales:
         """Columns of one group to the nearest values under its scale, float32."""
         return fake_quant(columns.float(), self._column, scale=found.scale, zero_point=found.zero)
 
+    def round_with_feedback(
+        self, columns: Tensor, factor: Tensor, found: list[Found]
+    ) -> tuple[Tensor, Tensor]:
+        """Columns, the rows of ``columns``, each under a scale of ``found``, errors fed into those after it.
+
+        Returns:
+            As :func:`qscale.kernels.fake_quantize.round_with_feedback`.
+        """
+        scale = torch.cat([one.scale.t() for one in found])
+        zeros = [one.zero.t() for one in found if one.zero is not None]
+        zero = torch.cat(zeros) if zeros else None
+        return round_with_feedback(columns, factor, self._column, scale=scale, zero_point=zero)
+
     def round_all(self, weight: Tensor) -> Tensor:
         """A whole weight under scales of its own groups: rounding to nearest."""
+        if not self.search and self.ratio == 1.0 and not self.spec.has_tensor_scale:
+            return fake_quant(weight.float(), self.spec)
         parts = torch.split(weight.float(), self.length, dim=1)
         return torch.cat([self.round(part, self.find(part)) for part in parts], dim=1)
 

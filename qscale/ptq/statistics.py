@@ -18,6 +18,10 @@ NEEDS: tuple[Need, ...] = ("moments", "range", "mean", "rows")
 
 #: Rows that are kept at most.
 ROWS = 512
+#: Columns whose products are taken at once, half of which follow from others: of inputs, of errors.
+_WIDE_TILE, _TILE = 256, 128
+#: Rows of a weight that are made float64 at once: fewer make products slow, more leave the cache.
+ROWS_AT_ONCE = 1024
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -65,9 +69,8 @@ class Statistics:
             )
         if "moments" in self.needs:
             double = x.double()
-            product, total = double.t() @ double, double.sum(0)
-            product = (product + product.t()) / 2
-            self.moments = product if self.moments is None else self.moments + product
+            total = double.sum(0)
+            self.moments = _with_products(self.moments, double)
             self.total = total if self.total is None else self.total + total
         if "range" in self.needs:
             low, high = x.amin(0), x.amax(0)
@@ -133,6 +136,19 @@ class Statistics:
         return replace(self, moments=moments, total=total, low=None, high=None, magnitudes=None, rows=rows)
 
 
+def _with_products(moments: Tensor | None, x: Tensor) -> Tensor:
+    """``M + X^T X``, symmetric to the bit, for little more than half a product; ``M`` may be changed."""
+    width = x.shape[1]
+    M = x.new_zeros(width, width) if moments is None else moments
+    for start in range(0, width, _WIDE_TILE):
+        at = slice(start, start + _WIDE_TILE)
+        own = M[at, at].addmm_(x[:, at].t(), x[:, at])
+        own.copy_((own + own.t()) / 2)
+        rest = slice(start + _WIDE_TILE, None)
+        M[rest, at] = M[at, rest].addmm_(x[:, at].t(), x[:, rest]).t()
+    return M
+
+
 def _moved(x: Tensor | None, scale: Tensor, shift: Tensor) -> Tensor | None:
     return None if x is None else ((x.double() - shift) / scale).float()
 
@@ -142,11 +158,18 @@ def output_error(difference: Tensor, moments: Tensor) -> Tensor:
 
     Args:
         difference: ``(rows, width)``.
-        moments: ``X^T X``.
+        moments: ``M = X^T X``; of what is above the diagonal, that beyond its tile is not read.
 
     Example:
         >>> output_error(torch.tensor([[1.0, 0.0]]), torch.tensor([[4.0, 1.0], [1.0, 2.0]])).tolist()
         [4.0]
     """
-    d = difference.double()
-    return ((d @ moments.double()) * d).sum(1).clamp(min=0.0)
+    M = moments.double()
+    errors = M.new_zeros(len(difference))
+    for part, error in zip(*(torch.split(t, ROWS_AT_ONCE) for t in (difference, errors)), strict=True):
+        d = part.double()
+        for start in range(0, d.shape[1], _TILE):  # d M d^T = sum of (d_i M_ii + 2 d_j M_ji) d_i, j beyond i
+            column = M[start:, start : start + _TILE].clone()
+            column[_TILE:] *= 2
+            error += (d[:, start:] @ column).mul_(d[:, start : start + _TILE]).sum(1)
+    return errors.clamp_(min=0.0)

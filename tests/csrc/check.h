@@ -94,4 +94,5 @@ void test_numerics();
 void test_scaling();
 void test_fake_quant();
 void test_hadamard();
+void test_feedback();
 void test_dialects();

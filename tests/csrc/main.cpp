@@ -9,6 +9,7 @@ int main() {
   test_scaling();
   test_fake_quant();
   test_hadamard();
+  test_feedback();
   test_dialects();
   std::printf("%d failures\n", failures);
   return failures == 0 ? 0 : 1;

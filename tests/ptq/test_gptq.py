@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from ptq.drawn import draw, layer, statistics
 
 from qscale.formats import QuantSpec
-from qscale.kernels import fake_quant
-from qscale.ptq.feedback import inverse_factor
+from qscale.kernels import fake_quant, use_backend
+from qscale.ptq.feedback import error_feedback, inverse_factor
 from qscale.ptq.methods.gptq import GPTQ
 from qscale.ptq.scales import GroupScales
 from qscale.ptq.statistics import Statistics, output_error
@@ -140,3 +140,65 @@ def test_the_factor_is_a_root_of_the_inverse():
     damped = M + 0.01 * M.diagonal().mean() * torch.eye(10, dtype=torch.float64)
     torch.testing.assert_close(U.t() @ U @ damped, torch.eye(10, dtype=torch.float64), rtol=1e-8, atol=1e-8)
     assert damping == 0.01 and torch.equal(U, U.triu())
+
+
+def _old_factor(damped):
+    """Cholesky, inverse, Cholesky: the formula of the authors' code."""
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    return torch.linalg.cholesky((inverse + inverse.t()) / 2, upper=True)
+
+
+@pytest.mark.parametrize("width", [1, 5, 127, 128, 129, 300])
+def test_the_factor_is_that_of_the_inverse_at_any_width(width):
+    _, x = draw(1, width, 2 * width)
+    M = statistics(x).moments
+    before = M.clone()
+    U, _ = inverse_factor(M, 0.01)
+    damped = M + 0.01 * M.diagonal().mean() * torch.eye(width, dtype=torch.float64)
+    assert torch.equal(M, before) and torch.equal(U, U.triu())
+    torch.testing.assert_close(U, _old_factor(damped), rtol=1e-10, atol=1e-10 * float(U.abs().max()))
+    one = torch.eye(width, dtype=torch.float64)
+    torch.testing.assert_close(U @ damped @ U.t(), one, rtol=0, atol=1e-10)
+
+
+def test_the_factor_of_a_known_matrix_exact():
+    """``M = R R^T`` of small integers, whose inverse is one of integers too."""
+    R = torch.eye(200, dtype=torch.float64) + torch.diag(torch.ones(199, dtype=torch.float64), 1)
+    U, used = inverse_factor(R @ R.t(), 0.0)
+    signs = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(100)
+    assert used == 0.0 and torch.equal(U, torch.outer(signs, signs).triu())
+
+
+class _Columns:
+    """Columns one by one, rounded by fake_quant."""
+
+    def __init__(self, scales):
+        self.scales = scales
+
+    def begin(self, column, weight):
+        if column % self.scales.length == 0:
+            self.found = self.scales.find(weight[:, column : column + self.scales.length].float())
+
+    def round(self, column, values):  # noqa: ARG002
+        return self.scales.round(values[:, None], self.found)[:, 0]
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *("int4:g16", "int3:g7:asym", "int8:channel:asym:floatzero", "int4:tensor", "int4:b16"),
+        *("fp4_e2m1:g50", "fp8_e4m3:channel", "mxfp4", "mxfp6_e3m2:ceil", "nvfp4", "nf4:g64"),
+        "int4:g16:scale_input",
+    ],
+)
+def test_strips_have_the_bits_of_columns_one_by_one(spec, dtype, backend):
+    weight, x = draw(9, 150)
+    found = statistics(x)
+    factor, _ = inverse_factor(found.moments, 0.01)
+    scales = GroupScales(weight.to(dtype), QuantSpec.parse(spec))
+    wanted = error_feedback(weight, factor, _Columns(scales), block=100).float()
+    with use_backend(backend):
+        got, _ = GPTQ(block=100).rounded(weight, found.moments, scales)
+    assert torch.equal(got, wanted)

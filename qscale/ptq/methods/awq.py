@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qscale.ptq.layers import Change, Layer, Site
 from qscale.ptq.methods.method import Kind, Step, parameter
-from qscale.ptq.statistics import Need, Statistics, output_error
+from qscale.ptq.statistics import ROWS_AT_ONCE, Need, Statistics, output_error
 
 _LEAST_SCALE = 1e-4
 #: Names of layers whose ranges are not clipped in the authors' code: queries and keys.
@@ -68,20 +68,16 @@ class AWQ(Step):
         assert statistics.moments is not None and layer.quantizer is not None
         spec = layer.spec
         length = weight.shape[1] if spec.strategy == "tensor" else spec.group_length(weight.shape[1])
-        groups = torch.split(weight, length, dim=1)
-        largest = [part.abs().amax(1, keepdim=True) for part in groups]
-        best = [torch.full_like(part, torch.inf, dtype=torch.float64) for part in largest]
-        limits = [part.clone() for part in largest]
+        length = max(1, min(length, weight.shape[1]))
+        largest = _grouped(weight, length).abs().amax(2)
+        own = _own_moments(statistics.moments, length)
+        best, limits = torch.full_like(largest, torch.inf, dtype=torch.float64), largest.clone()
         for step in range(max(1, int(self.shrink * self.grid))):
-            tried = [part * (1 - step / self.grid) for part in largest]
-            clamped = _clamped(weight, tried, length)
-            rounded = layer.quantizer(clamped.to(layer.dtype)).float()
-            for g, part in enumerate(torch.split(rounded - weight, length, dim=1)):
-                at = slice(g * length, g * length + part.shape[1])
-                error = output_error(part, statistics.moments[at, at])[:, None]
-                better = error < best[g]
-                best[g] = torch.where(better, error, best[g])
-                limits[g] = torch.where(better, tried[g], limits[g])
+            tried = largest * (1 - step / self.grid)
+            rounded = layer.quantizer(_clamped(weight, tried, length).to(layer.dtype)).float()
+            error = _group_errors(rounded - weight, own, length)
+            better = error < best
+            best, limits = torch.where(better, error, best), torch.where(better, tried, limits)
         clamped = _clamped(weight, limits, length)
         errors = [
             float(output_error(layer.quantizer(w.to(layer.dtype)).float() - weight, statistics.moments).sum())
@@ -100,14 +96,43 @@ def site_error(site: Site, scale: Tensor) -> float:
     """``sum ||X (Q(W s)/s - W)^T||^2`` over the layers of a site, Q rounding to nearest."""
     moments = site.statistics.moments
     assert moments is not None
+    # (Q(W s) - W s) / s is weighed by M as its numerator is by M / s s^T, and that difference is exact.
+    divided = (moments.double() / scale[:, None].double()).div_(scale.double())
     error = 0.0
     for layer in site.layers:
         if layer.quantizer is not None:
-            rounded = layer.nearest(layer.weight * scale).double() / scale
-            error += float(output_error(rounded - layer.weight, moments).sum())
+            scaled = layer.weight * scale
+            error += float(output_error(layer.nearest(scaled) - scaled, divided).sum())
     return error
 
 
-def _clamped(weight: Tensor, limits: list[Tensor], length: int) -> Tensor:
-    parts = zip(torch.split(weight, length, dim=1), limits, strict=True)
-    return torch.cat([part.clamp(-limit, limit) for part, limit in parts], dim=1)
+def _grouped(weight: Tensor, length: int) -> Tensor:
+    """``(rows, groups, length)``, the last group filled up with zeros."""
+    fill = -weight.shape[1] % length
+    filled = nn.functional.pad(weight, (0, fill)) if fill else weight
+    return filled.view(len(weight), -1, length)
+
+
+def _clamped(weight: Tensor, limits: Tensor, length: int) -> Tensor:
+    """Each group of a row held to its limit, ``(rows, groups)``."""
+    groups, limit = _grouped(weight, length), limits[:, :, None]
+    return torch.clamp(groups, -limit, limit).view(len(weight), -1)[:, : weight.shape[1]]
+
+
+def _own_moments(moments: Tensor, length: int) -> Tensor:
+    """The moments within each group, ``(groups, length, length)``."""
+    fill = -len(moments) % length
+    padded = nn.functional.pad(moments.double(), (0, fill, 0, fill))
+    groups = len(padded) // length
+    return padded.view(groups, length, groups, length).diagonal(dim1=0, dim2=2).permute(2, 0, 1).contiguous()
+
+
+def _group_errors(difference: Tensor, own: Tensor, length: int) -> Tensor:
+    """``||X_g d_g^T||^2`` of each group of a row, ``(rows, groups)``."""
+    if len(own) == 1:
+        return output_error(difference, own[0])[:, None]
+    errors = []
+    for part in torch.split(_grouped(difference, length), ROWS_AT_ONCE):
+        d = part.transpose(0, 1).double()
+        errors.append(torch.bmm(d, own).mul_(d).sum(2).t())
+    return torch.cat(errors).clamp_(min=0.0)

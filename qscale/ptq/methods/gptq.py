@@ -12,7 +12,7 @@ from qscale.ptq.feedback import error_feedback, inverse_factor
 from qscale.ptq.layers import Layer, Rounded, bits_of
 from qscale.ptq.methods.method import Kind, Step, parameter
 from qscale.ptq.scales import Found, GroupScales, scales_for
-from qscale.ptq.statistics import Need, Statistics, output_error
+from qscale.ptq.statistics import ROWS_AT_ONCE, Need, Statistics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,17 +70,19 @@ class GPTQ(Step):
         self, weight: Tensor, moments: Tensor, scales: GroupScales, name: str = ""
     ) -> tuple[Tensor, float]:
         """The weight in float32, and the damping that was needed."""
-        W, M = weight.double().clone(), moments.double().clone()
-        W[:, clear_dead(M)] = 0.0
-        order = torch.arange(len(M), device=M.device)
-        if self.act_order:
-            order = torch.argsort(M.diagonal(), descending=True, stable=True)
+        W, M = weight, moments.double()
+        if bool((M.diagonal() == 0).any()):
+            W, M = W.clone(), M.clone()
+            W[:, clear_dead(M)] = 0.0
+        if not self.act_order:
+            factor, damping = inverse_factor(M, self.damping, name)
+            strips = _Strips(W, scales, list(range(len(M))), static=self.static)
+            return error_feedback(W, factor, strips, block=self.block).contiguous(), damping
+        order = torch.argsort(M.diagonal(), descending=True, stable=True)
         factor, damping = inverse_factor(M[order][:, order], self.damping, name)
-        rounding = _Columns(W, scales, order, static=self.static or self.act_order)
-        found = error_feedback(W[:, order], factor, rounding, block=self.block)
-        rounded = torch.empty_like(found)
-        rounded[:, order] = found
-        return rounded.float(), damping
+        strips = _Strips(W, scales, order.tolist(), static=True)
+        found = error_feedback(W[:, order], factor, strips, block=self.block)
+        return found[:, order.argsort()].contiguous(), damping
 
 
 def clear_dead(moments: Tensor) -> Tensor:
@@ -90,35 +92,40 @@ def clear_dead(moments: Tensor) -> Tensor:
     return dead
 
 
-class _Columns:
+class _Strips:
     """Each column under the scale of its group."""
 
-    def __init__(self, weight: Tensor, scales: GroupScales, order: Tensor, *, static: bool) -> None:
-        self.scales, self.order = scales, order.tolist()
+    def __init__(self, weight: Tensor, scales: GroupScales, order: list[int], *, static: bool) -> None:
+        self.scales, self.order = scales, order
         self.static: list[Found] | None = None
         if static:
             self.static = [scales.find(part) for part in torch.split(weight.float(), scales.length, dim=1)]
         self.found: Found | None = None
 
-    def begin(self, column: int, weight: Tensor) -> None:
+    def strip(self, first: int, values: Tensor, factor: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        found = [self._of(column, weight) for column in range(first, first + len(values))]
+        return self.scales.round_with_feedback(values, factor, found)
+
+    def _of(self, column: int, weight: Tensor) -> Found:
         length = self.scales.length
         if self.static is not None:
-            self.found = self.static[self.order[column] // length]
-        elif column % length == 0:
+            return self.static[self.order[column] // length]
+        if column % length == 0 or self.found is None:
             self.found = self.scales.find(weight[:, column : column + length].float())
-
-    def round(self, column: int, values: Tensor) -> Tensor:  # noqa: ARG002
-        assert self.found is not None
-        return self.scales.round(values[:, None], self.found)[:, 0]
+        return self.found
 
 
 def better_rows(
     rounded: Tensor, nearest: Tensor, weight: Tensor, moments: Tensor, scales: GroupScales
 ) -> tuple[Tensor, int]:
     """Rows of ``nearest`` in place of those that leave a larger output error, and how many."""
-    errors = [output_error(found.double() - weight.double(), moments) for found in (rounded, nearest)]
+    # Of a symmetric M: a M a^T - b M b^T = (a - b) M (a + b)^T, one product for two.
+    M, parts_of_rows = moments.double(), []
+    for parts in zip(*(torch.split(w, ROWS_AT_ONCE) for w in (rounded, nearest, weight)), strict=True):
+        a, b, w = (part.double() for part in parts)
+        parts_of_rows.append(((a - b) @ M).mul_(a.add_(b).sub_(w, alpha=2)).sum(1))
+    more = torch.cat(parts_of_rows)
     if scales.spec.strategy == "block":  # rows share scales: all or none
-        worse = (errors[0].sum() > errors[1].sum()).expand(len(weight))
-    else:
-        worse = errors[0] > errors[1]
+        more = more.sum().expand(len(weight))
+    worse = more > 0
     return torch.where(worse[:, None], nearest, rounded), int(worse.sum())

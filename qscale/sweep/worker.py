@@ -2,8 +2,8 @@
 
 ``python -m qscale.sweep.worker STUDY --worker 0`` is a worker process: on its stdin it is told the id of a
 job a line, its stdout is one JSON event a line and nothing else. ``work`` does whatever can be done now in
-this process. The only file of sweep that reaches training, and it does so inside a function: torch loads
-with the first job, not with a plan.
+this process. The only file of sweep that reaches training, with ``post_training.py`` that it calls, and it
+does so inside functions: torch loads with the first job, not with a plan.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+import qscale.ptq.pretrained  # noqa: F401 - from_pretrained reads what is saved
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread():

@@ -9,7 +9,7 @@ from ptq.uneven import TOKENS, logits, make
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-import qscale.ptq  # noqa: F401 - it registers the layout
+import qscale.ptq.pretrained  # noqa: F401 - it registers the layout
 from qscale.errors import ConfigError, StoreError
 from qscale.formats import Recipe
 from qscale.ptq import partial as partials

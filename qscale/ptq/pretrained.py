@@ -1,4 +1,8 @@
-"""Has transformers load folders of layout ``qscale``: imported by ``qscale.ptq``."""
+"""Importing this has ``from_pretrained`` of transformers read folders of layout ``qscale``.
+
+
+A module of its own: it loads every quantizer that transformers has.
+"""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def contrasts(rows: Sequence[Row], against: str) -> Iterable[str]:
     for recipe, method, own in _sets(rows):
         if method == against:
             continue
-        both = [row for row in rows if _kind(row) == recipe and row["method"] in (method, against)]
+        both = own + _once(row for row in rows if _kind(row) == recipe and row["method"] == against)
         varied = len({row["G"] for row in own}) > 1
         try:
             found = laws.contrast(both, method, against, fix={} if varied else {"gG": 0.0})
@@ -122,9 +122,14 @@ def _sets(rows: Sequence[Row]) -> Iterable[tuple[str, str, list[Row]]]:
     """Rows of one method and of one kind of recipe, whatever its granularity, that may hold a law."""
     for recipe in dict.fromkeys(_kind(row) for row in rows):
         for method in dict.fromkeys(row["method"] for row in rows):
-            own = [row for row in rows if _kind(row) == recipe and row["method"] == method]
+            # Groups wider than a row are the row, so runs of two granularities may be one run.
+            own = _once(row for row in rows if _kind(row) == recipe and row["method"] == method)
             if len(own) >= _FEWEST:
                 yield recipe, method, own
+
+
+def _once(rows: Iterable[Row]) -> list[Row]:
+    return list({(row["N"], row["D"], row["G"], row["delta"]): row for row in rows}.values())
 
 
 def _kind(row: Row) -> str:

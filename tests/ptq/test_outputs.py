@@ -16,6 +16,7 @@ from qscale.ptq.outputs import output_errors
 from qscale.ptq.statistics import Statistics
 from qscale.quantizers import Absmax
 
+
 def bert():
     torch.manual_seed(0)
     config = BertConfig(

@@ -36,8 +36,8 @@ def find_blocks(model: nn.Module) -> dict[str, nn.Module]:
     outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
     if not outer and (types := _types_of_blocks(model)):
         raise ConfigError(
-            f"no layer of {type(model).__name__} can be quantized: a pass quantizes layers of type Linear, and "
-            f"those of its blocks are {', '.join(types)}: give a model of another architecture"
+            f"no layer of {type(model).__name__} can be quantized: a pass quantizes layers of type Linear, "
+            f"and those of its blocks are {', '.join(types)}: give a model of another architecture"
         )
     if len(outer) != 1:
         raise ConfigError(

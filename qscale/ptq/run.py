@@ -48,9 +48,9 @@ def calibration_windows(corpus: Corpus, count: int, length: int) -> np.ndarray:
     available = max(0, (len(corpus.train) - 1) // length)
     if count > available:
         raise CorpusError(
-            f"corpus {corpus.name!r} has {available:,} calibration windows of {length:,} tokens in its training "
-            f"split, fewer than the {count:,} asked for: ask for fewer (--windows) or shorter ones (--length), "
-            "or name a larger corpus"
+            f"corpus {corpus.name!r} has {available:,} calibration windows of {length:,} tokens in its "
+            f"training split, fewer than the {count:,} asked for: ask for fewer (--windows) or shorter ones "
+            "(--length), or name a larger corpus"
         )
     return TrainingBatches(corpus.train, length, _SEED).sequences(np.arange(count))[:, :-1]
 

@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
 from qscale.cli import main
-from qscale.errors import ConfigError, SpecError
+from qscale.errors import SpecError
 from qscale.ptq import partial as partials
 from qscale.ptq import saving
 from qscale.ptq.methods import METHODS

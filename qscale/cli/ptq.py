@@ -247,8 +247,8 @@ def _check_vocabulary(text: Corpus, model: nn.Module) -> None:
     size = int(model.config.vocab_size)  # type: ignore[union-attr, arg-type]
     if text.tokenizer.vocab_size > size:
         raise ConfigError(
-            f"tokenizer {text.tokenizer.text!r} has {text.tokenizer.vocab_size:,} tokens, the model {size:,}: name "
-            "the tokenizer that it was trained with, --tokenizer file:PATH"
+            f"tokenizer {text.tokenizer.text!r} has {text.tokenizer.vocab_size:,} tokens, "
+            f"the model {size:,}: name the tokenizer that it was trained with, --tokenizer file:PATH"
         )
 
 

@@ -114,6 +114,7 @@ def command(
             f"the run was trained with tokenizer {found.identity!r}, the corpus is in tokens of "
             f"{text.tokenizer.text!r}: name its own, --tokenizer file:PATH, and the corpus that it trained on"
         )
+    _check_vocabulary(text, source.model)
     length = length or min(longest, 2048)
     if length > longest:
         raise ConfigError(f"--length {length}: the model takes at most {longest} tokens")
@@ -236,8 +237,19 @@ def _corpus(name: str, tokenizer: str | None, model: nn.Module) -> Corpus:
 
         assert tokenizer is not None
         text = tokens.encoded(text, subwords.Subwords(tokenizer, subwords.text_of(tokenizer, text)))
-    tokenizers.check_vocabulary(text.tokenizer, size)
     return text
+
+
+def _check_vocabulary(text: Corpus, model: nn.Module) -> None:
+    """Refuse tokens that the model does not have."""
+    from qscale.errors import ConfigError
+
+    size = int(model.config.vocab_size)  # type: ignore[union-attr, arg-type]
+    if text.tokenizer.vocab_size > size:
+        raise ConfigError(
+            f"tokenizer {text.tokenizer.text!r} has {text.tokenizer.vocab_size:,} tokens, "
+            f"the model {size:,}: name the tokenizer that it was trained with, --tokenizer file:PATH"
+        )
 
 
 def _check_biases(model: nn.Module, method: Any) -> None:

@@ -51,6 +51,37 @@ def quantize_block(
     return [report for one in inputs for report in _reports(one)]
 
 
+def quantize_layer(
+    name: str, module: QuantLinear, statistics: Statistics, method: Method, roles: Roles | None = None
+) -> LayerReport:
+    """Quantize one layer in place, whose linear layer surgery has replaced, from statistics of its input.
+
+    Nothing else of the model is touched: a change of the input stays at the layer. Steps of kind
+    ``transform``, ``round`` and ``correct`` do their work, no other.
+    """
+    if isinstance(module.input_quantizer, Shared):
+        module.input_quantizer = module.input_quantizer.quantizer
+    rows = statistics.rows
+    assert rows is not None
+    place = _place(name, module, rows)
+    one = _Input(
+        places=[place],
+        site=Site(
+            layers=[place.layer],
+            statistics=statistics,
+            role=role_of(name, roles),
+            quantizer=module.input_quantizer,
+        ),
+        producer=None,
+        rows=rows,
+    )
+    for step in method.steps:
+        if (change := step.transform(one.site)) is not None:
+            one.change(change, [one], lambda: rows)
+    _round(one, method)
+    return _reports(one)[0]
+
+
 def layer_of(name: str, module: nn.Module) -> Layer:
     """What methods see of a layer that surgery has replaced."""
     assert isinstance(module, QuantLinear)

@@ -34,10 +34,10 @@ def find_blocks(model: nn.Module) -> dict[str, nn.Module]:
         if isinstance(module, nn.ModuleList) and any(isinstance(m, nn.Linear) for m in module.modules())
     ]
     outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
-    if not outer and any(type(module).__name__ == "Conv1D" for module in model.modules()):
+    if not outer and (types := _types_of_blocks(model)):
         raise ConfigError(
-            f"the layers of {type(model).__name__} are Conv1D, not Linear, and no step quantizes these: "
-            "give a model of another architecture"
+            f"no layer of {type(model).__name__} can be quantized: a pass quantizes layers of type Linear, "
+            f"and those of its blocks are {', '.join(types)}: give a model of another architecture"
         )
     if len(outer) != 1:
         raise ConfigError(
@@ -45,6 +45,19 @@ def find_blocks(model: nn.Module) -> dict[str, nn.Module]:
             "over one, each block on the output of the one before"
         )
     return {f"{outer[0]}.{i}": block for i, block in enumerate(model.get_submodule(outer[0]).children())}
+
+
+def _types_of_blocks(model: nn.Module) -> list[str]:
+    """The types of the modules in lists that have a matrix of their own."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return sorted(
+        {
+            type(module).__name__
+            for each in lists
+            for module in each.modules()
+            if any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
+        }
+    )
 
 
 class Calls:

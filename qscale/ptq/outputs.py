@@ -13,6 +13,13 @@ from torch import Tensor, nn
 from qscale.errors import ConfigError
 from qscale.formats import Recipe
 from qscale.models.surgery import Roles, quantize_model
+from qscale.ptq.block_pass import layer_of, quantize_layer
+from qscale.ptq.methods import Kind, Method
+from qscale.ptq.statistics import Need, Statistics
+from qscale.quantizers import QuantLinear
+
+#: What can be done to a layer on its own.
+_KINDS: tuple[Kind, ...] = ("transform", "round", "correct")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,34 +36,50 @@ def output_errors(
     recipe: Recipe | str,
     batches: Sequence[Mapping[str, Tensor]],
     *,
+    method: Method | str = "rtn",
+    calibration: Sequence[Mapping[str, Tensor]] | None = None,
     roles: Roles | None = None,
 ) -> OutputErrors:
-    """Round a model's layers to nearest by a recipe, and compare its outputs with those of the model itself.
+    """Quantize a model's layers by a recipe, and compare its outputs with those of the model itself.
 
     Works on encoders (BERT, Whisper's encoder) and decoders alike, on text or on features; the model stays as
-    it is.
+    it is. A method other than rounding to nearest calibrates each layer on its own inputs in the model that
+    is not quantized, unlike a pass over a causal language model, where inputs are those behind quantized
+    blocks; layers that take one input are changed apart, and changes of inputs stay there.
 
     Args:
         model: Of transformers; its output has ``last_hidden_state``, as that of ``AutoModel``.
         recipe: Or its text. Nothing in it may need training.
         batches: Arguments of the model, such as ``input_ids`` and ``attention_mask``, or ``input_features``.
+        method: Or its text, of steps that change inputs, round or correct: ``awq+gptq``.
+        calibration: Batches that the method calibrates on; None: those that errors are taken on.
         roles: As for :func:`qscale.models.surgery.quantize_model`.
 
     Raises:
-        ConfigError: There is no batch, an output is not finite, or as surgery raises.
-        SpecError: As surgery raises.
+        ConfigError: There is no batch, an output is not finite, the method has a step of another kind, or
+            as surgery raises.
+        SpecError: The method does not serve a layer, or as surgery raises.
     """
-    recipe = Recipe.parse(recipe)
+    recipe, method = Recipe.parse(recipe), Method.parse(method)
+    if other := [step.name for step in method.steps if step.kind not in _KINDS]:
+        raise ConfigError(
+            f"method {method}: output errors are of layers calibrated one by one, and {', '.join(other)} "
+            f"needs more: use steps that {', '.join(_KINDS)}, such as awq+gptq"
+        )
+    method.check_recipe(recipe)
     if learned := recipe.learned():
         raise ConfigError(f"recipe {str(recipe)!r}: {', '.join(learned)} must be trained")
-    if not batches:
-        raise ConfigError("output errors need at least one batch")
+    calibration = batches if calibration is None else calibration
+    if not batches or not calibration:
+        raise ConfigError("output errors need at least one batch, and so does a method that calibrates")
     quantized = copy.deepcopy(model).eval()
     names = quantize_model(quantized, recipe, roles)
     training = model.training
     model.eval()
     sums: dict[str, list[float]] = {name: [0.0, 0.0] for name in (*names, "")}
     try:
+        if str(method) != "rtn":
+            _calibrate(model, quantized, names, method, calibration, roles)
         for batch in batches:
             mask = batch.get("attention_mask")
             plain, full = _outputs(model, names, batch)
@@ -68,6 +91,45 @@ def output_errors(
         model.train(training)
     errors = {name: lost / power if power > 0 else 0.0 for name, (lost, power) in sums.items()}
     return OutputErrors(last=errors.pop(""), layers=errors)
+
+
+def _calibrate(
+    model: nn.Module,
+    quantized: nn.Module,
+    names: Sequence[str],
+    method: Method,
+    batches: Sequence[Mapping[str, Tensor]],
+    roles: Roles | None,
+) -> None:
+    """Quantize each layer from the inputs that it has in the model itself."""
+    layers: dict[str, QuantLinear] = {name: quantized.get_submodule(name) for name in names}  # type: ignore[misc]
+    for name, layer in layers.items():
+        method.check(layer_of(name, layer))
+    needs: set[Need] = {"rows", *method.needs}
+    found = {
+        name: Statistics(width=layer.in_features, needs=needs, name=f"layer {name}")
+        for name, layer in layers.items()
+    }
+    mask: Tensor | None = None
+
+    def gather(statistics: Statistics) -> Any:
+        return lambda _, given: statistics.add(_unpadded(given[0], mask))
+
+    handles = [model.get_submodule(n).register_forward_pre_hook(gather(s)) for n, s in found.items()]
+    try:
+        for batch in batches:
+            mask = batch.get("attention_mask")
+            model(**batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, layer in layers.items():
+        quantize_layer(name, layer, found.pop(name), method, roles)
+
+
+def _unpadded(x: Tensor, mask: Tensor | None) -> Tensor:
+    """The rows that a mask leaves, where it is one of these rows."""
+    return x[mask.bool()] if mask is not None and mask.shape == x.shape[:2] else x
 
 
 def _outputs(
@@ -88,8 +150,7 @@ def _outputs(
 
 
 def _add(sums: list[float], plain: Tensor, rounded: Tensor, mask: Tensor | None) -> None:
-    if mask is not None and mask.shape == plain.shape[:2]:
-        plain, rounded = plain[mask.bool()], rounded[mask.bool()]
+    plain, rounded = _unpadded(plain, mask), _unpadded(rounded, mask)
     lost = float((rounded.double() - plain.double()).square().sum())
     power = float(plain.double().square().sum())
     if not (lost + power) < float("inf"):

@@ -42,7 +42,7 @@ class Partial:
     def __init__(self, out: Path, identity: Mapping[str, Any]) -> None:
         check_target(out)
         self.out = out
-        self.folder = out.parent / f".{out.name}-partial"
+        self.folder = partial_folder(out)
         self.model = self.folder / _MODEL
         self._identity = json.loads(json.dumps(identity))
         self._lock: int | None = None
@@ -60,6 +60,9 @@ class Partial:
             ) from error
         try:
             self._check_identity()
+        except StoreError:
+            self.__exit__()
+            raise
         except BaseException:
             self._close()
             raise
@@ -223,6 +226,11 @@ def check_target(folder: Path) -> None:
         raise ConfigError(f"{str(folder)!r} exists and is not empty: name another folder for the model")
 
 
+def partial_folder(out: Path) -> Path:
+    """Where a pass keeps what is finished until ``out`` is whole."""
+    return out.parent / f".{out.name}-partial"
+
+
 class storing:  # noqa: N801 - reads as a phrase: with storing(folder)
     """Turns what the system says while a folder is written into a StoreError."""
 
@@ -234,7 +242,9 @@ class storing:  # noqa: N801 - reads as a phrase: with storing(folder)
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, OSError):
-            raise StoreError(f"the model cannot be written to {str(self.folder)!r}: {error}") from error
+            kept = partial_folder(self.folder)
+            more = f"; finished blocks are kept in {str(kept)!r}" if (kept / "block-0.json").is_file() else ""
+            raise StoreError(f"the model cannot be written to {str(self.folder)!r}: {error}{more}") from error
 
 
 def sync(folder: Path) -> None:

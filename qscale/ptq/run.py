@@ -12,7 +12,7 @@ from torch import nn
 
 from qscale.data.batches import TrainingBatches
 from qscale.data.corpus import Corpus
-from qscale.errors import ConfigError
+from qscale.errors import ConfigError, CorpusError
 from qscale.formats import Recipe
 from qscale.models.surgery import Roles, quantize_model, quantized_layers
 from qscale.ptq.block_pass import layer_of, quantize_block
@@ -45,7 +45,13 @@ def calibration_windows(corpus: Corpus, count: int, length: int) -> np.ndarray:
     """
     if count < 1 or length < 1:
         raise ConfigError(f"{count} calibration windows of {length} tokens: at least one of each is needed")
-    corpus.check(count * length, length)
+    available = max(0, (len(corpus.train) - 1) // length)
+    if count > available:
+        raise CorpusError(
+            f"corpus {corpus.name!r} has {available:,} calibration windows of {length:,} tokens in its "
+            f"training split, fewer than the {count:,} asked for: ask for fewer (--windows) or shorter ones "
+            "(--length), or name a larger corpus"
+        )
     return TrainingBatches(corpus.train, length, _SEED).sequences(np.arange(count))[:, :-1]
 
 

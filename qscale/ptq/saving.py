@@ -76,7 +76,7 @@ def save(
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         notes = [found for _, found in states]
-        _write(model, temporary, notes, lambda number: states[number][0], note, files, layout)
+        _write(model, temporary, notes, lambda number: states[number][0], note, files, layout, folder)
         with storing(folder):
             sync(temporary)
             temporary.chmod(0o755)
@@ -96,7 +96,8 @@ def publish(
         StoreError: It cannot be written.
     """
     _leave_caches(model)
-    _write(model, partial.begin_model(), partial.notes(), partial.weights, note, files, layout)
+    made = partial.begin_model()
+    _write(model, made, partial.notes(), partial.weights, note, files, layout, partial.out)
     partial.publish()
 
 
@@ -115,8 +116,9 @@ def _write(
     note: Mapping[str, Any],
     files: Sequence[Path],
     layout: str,
+    out: Path,
 ) -> None:
-    """Every file of the folder: a shard for what is outside the blocks, and one for each block."""
+    """Every file of a folder that will be ``out``: a shard for what is outside the blocks, one for each."""
     chosen = layouts.chosen(layout, notes, weights)
     shards = 1 + len(notes)
     table: dict[str, str] = {}
@@ -124,7 +126,7 @@ def _write(
     for number in range(shards):
         tensors = _outside(model) if number == 0 else chosen.convert(weights(number - 1), notes[number - 1])
         name = f"model-{number + 1:05}-of-{shards:05}.safetensors"
-        with storing(folder):
+        with storing(out):
             try:
                 save_file(
                     {key: x.detach().cpu().contiguous() for key, x in tensors.items()},
@@ -141,7 +143,7 @@ def _write(
         config.quantization_config = about
     generation: Any = getattr(model, "generation_config", None)
     index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(table.items()))}
-    with storing(folder):
+    with storing(out):
         config.save_pretrained(folder)
         if generation is not None:
             generation.save_pretrained(folder)

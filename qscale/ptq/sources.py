@@ -125,18 +125,15 @@ class UnstreamableError(ConfigError):
 
 
 def check_finite(prefix: str, module: nn.Module) -> None:
-    """Make sure that no weight of a linear layer that is in memory holds a NaN or an infinity.
+    """Make sure that no parameter that is in memory holds a NaN or an infinity.
 
     Raises:
-        ConfigError: One does; the message names the layer.
+        ConfigError: One does; the message names it and its layer.
     """
-    for name, layer in module.named_modules():
-        weight = getattr(layer, "weight", None)
-        if not isinstance(layer, nn.Linear) or not isinstance(weight, torch.Tensor) or weight.is_meta:
-            continue
-        if not bool(weight.isfinite().all()):
-            full = ".".join(part for part in (prefix, name) if part)
-            raise ConfigError(f"the weight of layer {full} holds a NaN or an infinity: nothing is quantized")
+    for name, parameter in module.named_parameters(prefix):
+        if not parameter.is_meta and not bool(parameter.isfinite().all()):
+            layer, _, last = name.rpartition(".")
+            raise ConfigError(f"the {last} of layer {layer} holds a NaN or an infinity: nothing is quantized")
 
 
 def _skeleton(folder: Path, stored: torch.dtype) -> nn.Module:

@@ -14,6 +14,7 @@ from qscale.formats.grids import FORMATS
 
 _FEW = 64  #: blocks on which a scale of the tensor is tried first
 _E8M0_BIAS = 127
+_STEPS = (0, 1, -1, 2, -2, 3, -3)  #: of a divisor's last bit
 #: A weight and the scale of the tensor that is read from another are each off by half a last bit of bfloat16;
 #: products of two values and scales that differ at all differ by a part in 24 or more.
 _TOLERANCE = 2.0**-7
@@ -92,8 +93,7 @@ def block_float_tensors(weight: Tensor, spec: QuantSpec) -> dict[str, Tensor] | 
     groups = weight.detach().reshape(-1, kind.block)
     row = FORMATS[spec.format].grid
     assert row is not None
-    grid = torch.tensor([row.magnitude(code) for code in range(row.count)], dtype=torch.float64)
-    grid = grid.to(weight.device)
+    grid = torch.tensor([row.magnitude(code) for code in range(row.count)], device=weight.device)
     found: dict[str, Tensor] = {}
     if spec.format == "nvfp4":
         both = _two_levels(groups, grid, one=not spec.tensor_scale)
@@ -105,7 +105,7 @@ def block_float_tensors(weight: Tensor, spec: QuantSpec) -> dict[str, Tensor] | 
         if powers is None:
             return None
         codes, scale = powers
-    signed = (codes | groups.signbit().long() << (kind.num_bits - 1)).to(torch.uint8).reshape(rows, width)
+    signed = (codes | groups.signbit().to(torch.uint8) << (kind.num_bits - 1)).reshape(rows, width)
     found["weight_scale"] = scale.reshape(rows, -1)
     if kind.num_bits == 8:
         found["weight"] = signed.view(torch.float8_e4m3fn)
@@ -114,30 +114,34 @@ def block_float_tensors(weight: Tensor, spec: QuantSpec) -> dict[str, Tensor] | 
     return found
 
 
-def _nearest(groups: Tensor, scale: Tensor, grid: Tensor) -> Tensor:
-    """Numbers of the magnitudes of the format nearest to ``groups / scale``."""
-    return torch.bucketize(groups.abs().double() / scale, (grid[1:] + grid[:-1]) / 2)
+def _nearest(size: Tensor, scale: Tensor, grid: Tensor) -> Tensor:
+    """Numbers of the magnitudes of the format nearest to ``size / scale``."""
+    return torch.bucketize(size / scale, (grid[1:] + grid[:-1]) / 2, out_int32=True)
 
 
 def _powers_of_two(groups: Tensor, grid: Tensor) -> tuple[Tensor, Tensor] | None:
     """Codes and E8M0 scales, the smallest scales that serve."""
-    largest = groups.abs().amax(1, keepdim=True).double()
-    codes = torch.zeros_like(groups, dtype=torch.int64)
+    size = groups.abs().float()
+    largest = size.amax(1, keepdim=True)
+    codes = torch.zeros_like(groups, dtype=torch.uint8)
     scale = torch.full_like(largest, _E8M0_BIAS, dtype=torch.uint8)
-    open_ = (largest[:, 0] > 0).nonzero()[:, 0]  # a group of zeros has them under every scale
+    is_open = largest[:, 0] > 0  # a group of zeros has codes under every scale
     for value in reversed(grid[1:].tolist()):
-        mantissa, power = torch.frexp(largest[open_] / value)
+        mantissa, power = torch.frexp(largest.double() / value)
         biased = power - 1 + _E8M0_BIAS
-        is_scale = ((mantissa == 0.5) & (biased >= 0) & (biased < 255))[:, 0]
-        maybe, biased = open_[is_scale], biased[is_scale]
-        step = torch.ldexp(torch.ones_like(biased, dtype=torch.float64), biased - _E8M0_BIAS)
-        tried = _nearest(groups[maybe], step, grid)
-        fits = ((grid[tried] * step).to(groups.dtype) == groups[maybe].abs()).all(1)
-        codes[maybe[fits]], scale[maybe[fits]] = tried[fits], biased[fits].to(torch.uint8)
-        is_open = torch.ones(len(groups), dtype=torch.bool, device=groups.device)
-        is_open[maybe[fits]] = False
-        open_ = open_[is_open[open_]]
-    return None if len(open_) else (codes, scale)
+        is_scale = (mantissa == 0.5) & (biased >= 0) & (biased < 255)
+        tried = (is_open & is_scale[:, 0]).nonzero()[:, 0]
+        if not len(tried):
+            continue
+        biased = biased[tried]
+        step = torch.ldexp(torch.ones_like(biased, dtype=torch.float32), biased - _E8M0_BIAS)
+        wanted = size[tried]
+        numbers = _nearest(wanted, step, grid)
+        fits = ((grid[numbers] * step).to(groups.dtype) == wanted).all(1)
+        found = tried[fits]
+        codes[found], scale[found] = numbers[fits].to(torch.uint8), biased[fits].to(torch.uint8)
+        is_open[found] = False
+    return None if is_open.any() else (codes, scale)
 
 
 def _two_levels(groups: Tensor, grid: Tensor, *, one: bool) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -146,22 +150,22 @@ def _two_levels(groups: Tensor, grid: Tensor, *, one: bool) -> tuple[Tensor, Ten
     Args:
         groups: Rounded weights, a block in a row.
         grid: The magnitudes of the format.
-        one: Whether to try a divisor of 1 before others.
+        one: Whether to try a divisor near 1 before others.
     """
-    top = float(groups.abs().max())
+    size = groups.abs()
+    top = float(size.max())
     if top == 0.0:
-        scale = torch.ones(len(groups), 1, device=groups.device).to(torch.float8_e4m3fn)
-        return torch.zeros_like(groups, dtype=torch.int64), scale, torch.ones(1, device=groups.device)
+        scale = torch.ones_like(size[:, :1], dtype=torch.float32).to(torch.float8_e4m3fn)
+        return torch.zeros_like(size, dtype=torch.uint8), scale, torch.ones(1, device=groups.device)
     for unit in _units(top, grid, one=one):
-        if _under(groups[:_FEW], unit, grid) is None:
+        if _under(size[:_FEW], unit, grid) is None:
             continue
-        found = _under(groups, unit, grid)
+        found = _under(size, unit, grid)
         if found is None:
             continue
         codes, scale = found
-        divisor = _divisor(groups, grid[codes], scale)
-        if divisor is not None:
-            return codes, scale.to(torch.float8_e4m3fn), divisor
+        if (divisor := _divisor(size, codes, scale, grid, unit)) is not None:
+            return codes, scale, divisor
     return None
 
 
@@ -169,53 +173,55 @@ def _units(top: float, grid: Tensor, *, one: bool) -> Iterator[float]:
     """What an E4M3 scale of 1 may stand for, roughly: the largest weight is some value under some scale."""
     if one:
         yield 1.0
-    scales = torch.arange(1, 127, dtype=torch.uint8).view(torch.float8_e4m3fn).double()
+    scales = torch.arange(1, 127, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
     products = {s * v for s in scales.tolist() for v in grid[1:].tolist()}
     for product in sorted(products, reverse=True):
         yield top / product
 
 
-def _under(groups: Tensor, unit: float, grid: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Codes and E4M3 scales, in float64, that give the groups nearly; a zero stays one exactly."""
-    size = groups.abs().double()
-    largest = size.amax(1, keepdim=True)
-    codes = torch.zeros_like(groups, dtype=torch.int64)
+def _under(size: Tensor, unit: float, grid: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Codes and E4M3 scales that give the magnitudes nearly; a zero stays one exactly."""
+    largest = size.amax(1, keepdim=True).float()
+    codes = torch.zeros_like(size, dtype=torch.uint8)
     scale = torch.ones_like(largest)
     open_ = (largest[:, 0] > 0).nonzero()[:, 0]
     for value in reversed(grid[1:].tolist()):
-        wanted = (largest[open_] / (value * unit)).clamp(max=448.0).float()
-        tried = wanted.to(torch.float8_e4m3fn).double()
+        wanted = size[open_].float()
+        tried = (largest[open_] / (value * unit)).clamp(max=448.0).to(torch.float8_e4m3fn).float()
         step = tried * unit
-        numbers = _nearest(groups[open_], step, grid)
-        near = (grid[numbers] * step - size[open_]).abs() <= _TOLERANCE * size[open_]
-        fits = (near & (tried > 0)).all(1)
-        codes[open_[fits]], scale[open_[fits]] = numbers[fits], tried[fits]
+        numbers = _nearest(wanted, step, grid)
+        near = (grid[numbers] * step - wanted).abs() <= _TOLERANCE * wanted
+        fits = near.all(1) & (tried[:, 0] > 0)
+        codes[open_[fits]], scale[open_[fits]] = numbers[fits].to(torch.uint8), tried[fits]
         open_ = open_[~fits]
         if not len(open_):
-            return codes, scale
-    return None if len(open_) else (codes, scale)
+            return codes, scale.to(torch.float8_e4m3fn)
+    return None
 
 
-def _divisor(groups: Tensor, values: Tensor, scale: Tensor) -> Tensor | None:
+def _divisor(size: Tensor, codes: Tensor, scale: Tensor, grid: Tensor, unit: float) -> Tensor | None:
     """A float32 number by which all scales are divided, so that every weight comes out to the bit.
 
-    Each weight bounds it: what it comes from must lie within half a last bit of it on both sides.
+    What has the same code under the same scale is one weight, so there are few to look at. Each bounds the
+    number: the product lies within half a last bit of it on both sides. ``1 / unit`` is tried first.
     """
-    size = groups.abs()
-    used = values > 0
-    product = (values * scale)[used]
-    bits = size.view(torch.int16)[used]
-    middle, below, above = ((bits + step).view(size.dtype).double() for step in (0, -1, 1))
-    low = float(((below + middle) / 2 / product).max())
-    high = float(((above + middle) / 2 / product).min())
-    if low > high * (1 + 2.0**-20):
+    pairs = (codes.long() * 256 + scale.view(torch.uint8)).reshape(-1)
+    bits = size.reshape(-1).view(torch.int16)
+    of_pair = torch.full((len(grid) * 256,), -1, dtype=torch.int16, device=size.device)
+    of_pair[pairs] = bits
+    if not torch.equal(of_pair[pairs], bits):
         return None
-    for share in (0.5, 0.25, 0.75, 0.0, 1.0):
-        unit = low + share * (high - low)
-        divisor = torch.tensor([1.0 / unit], dtype=torch.float64).float().to(groups.device)
-        if not 0.0 < float(divisor) < float("inf"):
-            continue
-        made = values.float() * (scale.float() / divisor)
-        if torch.equal(made.to(size.dtype), size):
-            return divisor
+    pair = ((of_pair >= 0) & (torch.arange(len(of_pair), device=size.device) >= 256)).nonzero()[:, 0]
+    value = grid[pair // 256]
+    under = (pair % 256).to(torch.uint8).view(torch.float8_e4m3fn).float()
+    product = value.double() * under.double()
+    weight, below, above = ((of_pair[pair] + step).view(size.dtype) for step in (0, -1, 1))
+    low = float(((below.double() + weight) / 2 / product).max())
+    high = float(((above.double() + weight) / 2 / product).min())
+    for tried in (unit, *(low + share * (high - low) for share in (0.5, 0.25, 0.75, 0.0, 1.0))):
+        near = torch.tensor([1.0 / tried], device=size.device)
+        for step in _STEPS:
+            divisor = (near.view(torch.int32) + step).view(torch.float32)
+            if torch.equal((value * (under / divisor)).to(size.dtype), weight):
+                return divisor
     return None

@@ -118,11 +118,11 @@ def llmcompressor_gptq(weight: torch.Tensor, x: torch.Tensor, spec: QuantSpec) -
 def gptqmodel_gptq(weight: torch.Tensor, x: torch.Tensor, spec: QuantSpec) -> Callable[[], object]:
     """Likewise."""
     from gptqmodel.quantization import QuantizeConfig
-    from gptqmodel.quantization.gptq import GPTQ as Theirs
+    from gptqmodel.quantization import gptq as theirs
 
     def run() -> object:
         config: Any = QuantizeConfig(bits=4, group_size=spec.group_size, desc_act=False)
-        one = Theirs(_linear(weight), config)
+        one = theirs.GPTQ(_linear(weight), config)
         if hasattr(one, "quantizer"):
             one.quantizer.configure(perchannel=True)
         one.add_batch(x, x)

@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import torch
 
@@ -98,6 +99,66 @@ def measured(rows: int, width: int, spec: QuantSpec, rounds: int) -> None:
     print(f"| {rows} x {width} | rtn | {took:.4f} | copy | {floor:.4f} | {ratio:.2f} |", flush=True)
 
 
+def llmcompressor_gptq(weight: torch.Tensor, x: torch.Tensor, spec: QuantSpec) -> Callable[[], object]:
+    """Moments and rounding of one layer; as of its sources in 2026, not run by us."""
+    from compressed_tensors.quantization import QuantizationArgs
+    from llmcompressor.modifiers.quantization.gptq import gptq_quantize as theirs
+
+    args = QuantizationArgs(num_bits=4, type="int", strategy="group", group_size=spec.group_size)
+    linear = _linear(weight)
+
+    def run() -> object:
+        moments = theirs.make_empty_hessian(linear)
+        moments, _ = theirs.accumulate_hessian(x, linear, moments, 0)
+        return theirs.quantize_weight(linear, args, {linear: moments})
+
+    return run
+
+
+def gptqmodel_gptq(weight: torch.Tensor, x: torch.Tensor, spec: QuantSpec) -> Callable[[], object]:
+    """Likewise."""
+    from gptqmodel.quantization import QuantizeConfig
+    from gptqmodel.quantization import gptq as theirs
+
+    def run() -> object:
+        config: Any = QuantizeConfig(bits=4, group_size=spec.group_size, desc_act=False)
+        one = theirs.GPTQ(_linear(weight), config)
+        if hasattr(one, "quantizer"):
+            one.quantizer.configure(perchannel=True)
+        one.add_batch(x, x)
+        return one.quantize()
+
+    return run
+
+
+def _linear(weight: torch.Tensor) -> torch.nn.Linear:
+    linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    linear.weight = torch.nn.Parameter(weight.clone(), requires_grad=False)
+    return linear
+
+
+def against(name: str, rows: int, width: int, spec: QuantSpec, rounds: int) -> str:
+    """Their seconds for moments and GPTQ, ours, and the ratio, turn by turn on the same weight and inputs."""
+    if spec.format != "int4" or spec.strategy != "group":
+        return "compared on int4 in groups alone"
+    torch.manual_seed(0)
+    weight, x = torch.randn(rows, width) * 0.02, torch.randn(TOKENS, width)
+    quantizer = make_quantizer("absmax", spec, operand="weight", shape=(rows, width), name="layer")
+    layer = Layer(name="layer", weight=weight, quantizer=quantizer)
+    make = {"llmcompressor": llmcompressor_gptq, "gptqmodel": gptqmodel_gptq}[name]
+    theirs = make(weight, x, spec)
+
+    def ours() -> object:
+        found = Statistics(width=width, needs={"moments", "mean"})
+        found.add(x)
+        return GPTQ().round(layer, weight, found)
+
+    pairs = [(seconds(theirs), seconds(ours)) for _ in range(rounds + 1)][1:]
+    took, own = (statistics.median(times) for times in zip(*pairs, strict=True))
+    ratio = statistics.median(t / o for t, o in pairs)
+    return f"{took:.4f} s, qscale {own:.4f} s, ratio {ratio:.2f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
@@ -109,9 +170,16 @@ def main() -> None:
         measured(rows, width, QuantSpec.parse(asked.spec), asked.rounds)
     for name in OTHERS:
         try:
-            print(f"{name} {version(name)} is installed; this benchmark does not run it")
+            found = version(name)
         except PackageNotFoundError:
             print(f"{name} is not installed")
+            continue
+        for rows, width in SHAPES:
+            try:
+                line = against(name, rows, width, QuantSpec.parse(asked.spec), asked.rounds)
+            except Exception as error:
+                line = f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            print(f"{name} {found}, {rows} x {width}: {line}", flush=True)
 
 
 if __name__ == "__main__":

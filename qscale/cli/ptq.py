@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -85,6 +86,7 @@ def command(
       qscale ptq --model my-model --method "gptq(act_order=true)" --spec int3:g64 --out my-model-int3
       qscale ptq --model my-model --method "kv(spec=int4:g32,rotation=after)" --recipe w16a16
     """
+    from qscale.cli._ptq_progress import BlockBar, BlockLines
     from qscale.errors import ConfigError
     from qscale.formats import Recipe
     from qscale.ptq import saving
@@ -122,19 +124,13 @@ def command(
     text.check_evaluation(eval_windows, length)
     held_out = _held_out(text, eval_windows, length)
 
-    def show(event: dict[str, Any]) -> None:
-        if as_json:
-            click.echo(json.dumps(event))
-        elif event["event"] == "block":
-            click.echo(f"block {event['block'] + 1} of {event['blocks']}", err=True)
-        elif event["event"] == "resumed":
-            click.echo(f"going on after block {event['blocks_done']} of {event['blocks']}", err=True)
-        else:
-            for note in event["notes"]:
-                click.echo(f"note      {event.get('layer') or event['attention']}: {note}", err=True)
+    def tell(event: dict[str, Any]) -> None:
+        click.echo(json.dumps(event))
 
     with ExitStack() as stack:
         partial = None
+        lines = (BlockBar if sys.stderr.isatty() else BlockLines)(sys.stderr)
+        show = tell if as_json else stack.enter_context(lines)
         if out is not None:
             identity = pass_identity(source, parsed, steps, chosen, held_out)
             partial = stack.enter_context(Partial(out, {**identity, "device": device}))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from qscale.errors import ConfigError
 from qscale.formats import QuantSpec
+from qscale.ptq.layouts.block_floats import BLOCK_FLOATS, block_float_tensors
 from qscale.ptq.layouts.layout import Layout
 
 #: Widths whose codes fill a word of 32 bits evenly: every version of the library packs them alike.
@@ -29,11 +30,12 @@ class Codes:
 
 
 class CompressedTensors(Layout):
-    """Packed integers of 2, 4 or 8 bits in groups or channels, and FP8 in channels.
+    """Packed integers of 2, 4 or 8 bits in groups or channels, FP8 in channels; NVFP4, MXFP4, MXFP8.
 
     The scales are found from the rounded weights, whatever method rounded them, so that the library's
     ``(q - z) * s`` gives back every bit; a layer for which there are none stays as weights. Scales of the
-    library are in the dtype of the weights: a bfloat16 model wants ``scale_bf16`` in its spec.
+    library are in the dtype of the weights: a bfloat16 model wants ``scale_bf16`` in its spec. NVFP4, MXFP4
+    and MXFP8 have scales of a byte and become bfloat16 weights in the library: for bfloat16 models alone.
     Names and fields: compressed-tensors 0.20. Packed zero points (``asym``) are as its packer writes them;
     that version under transformers 5.23 loads them with ``CompressedTensorsConfig(dequantize=True)`` alone,
     as it makes room for unpacked ones otherwise.
@@ -70,7 +72,7 @@ class CompressedTensors(Layout):
             for layer, text in note["quantized"].items():
                 spec = QuantSpec.parse(text) if text is not None else None
                 served = spec is not None and (spec.symmetric or asymmetric)
-                if spec is not None and served and codes_of(tensors[f"{layer}.weight"], spec) is not None:
+                if spec is not None and served and _tensors(tensors[f"{layer}.weight"], spec) is not None:
                     self._specs[layer] = spec
                 else:
                     refused = refused or f"{layer} ({text})"
@@ -78,7 +80,8 @@ class CompressedTensors(Layout):
             raise ConfigError(
                 f"layout compressed-tensors: no codes and scales of it give back the bits of {refused}; "
                 "it has int2, int4 and int8 in whole groups or channels and fp8_e4m3 in channels, with "
-                "scales in the dtype of the weights (:scale_bf16, :scale_fp16); use layout qscale, or plain"
+                "scales in the dtype of the weights (:scale_bf16, :scale_fp16), and nvfp4, mxfp4 and "
+                "mxfp8_e4m3 of bfloat16 models; use layout qscale, or plain"
             )
 
     def convert(self, tensors: dict[str, Tensor], note: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -87,20 +90,9 @@ class CompressedTensors(Layout):
         for layer in note["quantized"]:
             if layer not in self._specs:
                 continue
-            weight = found.pop(f"{layer}.weight")
-            spec = self._specs[layer]
-            codes = codes_of(weight, spec)
-            assert codes is not None
-            found[f"{layer}.weight_scale"] = codes.scale
-            if codes.codes.dtype == torch.float8_e4m3fn:
-                found[f"{layer}.weight"] = codes.codes
-                continue
-            bits = _bits(spec)
-            assert bits is not None
-            found[f"{layer}.weight_packed"] = pack(codes.codes, bits)
-            found[f"{layer}.weight_shape"] = torch.tensor(weight.shape)
-            if codes.zero is not None:
-                found[f"{layer}.weight_zero_point"] = pack(codes.zero.t().contiguous(), bits).t().contiguous()
+            stored = _tensors(found.pop(f"{layer}.weight"), self._specs[layer])
+            assert stored is not None
+            found |= {f"{layer}.{name}": tensor for name, tensor in stored.items()}
         return found
 
     def config(self) -> dict[str, Any]:
@@ -137,10 +129,14 @@ def _bits(spec: QuantSpec) -> int | None:
 
 
 def _format(spec: QuantSpec) -> str:
+    if spec.format in BLOCK_FLOATS:
+        return BLOCK_FLOATS[spec.format].name
     return "float-quantized" if spec.format == "fp8_e4m3" else "pack-quantized"
 
 
 def _arguments(spec: QuantSpec) -> dict[str, Any]:
+    if spec.format in BLOCK_FLOATS:
+        return BLOCK_FLOATS[spec.format].arguments()
     return {
         "num_bits": 8 if spec.format == "fp8_e4m3" else _bits(spec),
         "type": "float" if spec.format == "fp8_e4m3" else "int",
@@ -149,6 +145,24 @@ def _arguments(spec: QuantSpec) -> dict[str, Any]:
         "group_size": spec.group_size,
         "dynamic": False,
     }
+
+
+def _tensors(weight: Tensor, spec: QuantSpec) -> dict[str, Tensor] | None:
+    """What the library has in place of a rounded weight; None where nothing of it gives back the bits."""
+    if spec.format in BLOCK_FLOATS:
+        return block_float_tensors(weight, spec)
+    codes = codes_of(weight, spec)
+    if codes is None:
+        return None
+    found = {"weight_scale": codes.scale}
+    if codes.codes.dtype == torch.float8_e4m3fn:
+        return found | {"weight": codes.codes}
+    bits = _bits(spec)
+    assert bits is not None
+    found |= {"weight_packed": pack(codes.codes, bits), "weight_shape": torch.tensor(weight.shape)}
+    if codes.zero is not None:
+        found["weight_zero_point"] = pack(codes.zero.t().contiguous(), bits).t().contiguous()
+    return found
 
 
 def codes_of(weight: Tensor, spec: QuantSpec) -> Codes | None:

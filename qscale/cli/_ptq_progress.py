@@ -1,0 +1,100 @@
+"""How far a pass of ``qscale ptq`` is: a bar on a terminal, a line a block elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any, TextIO
+
+from qscale.units import short_time
+
+Event = dict[str, Any]
+
+
+class BlockLines:
+    """One line for each block, and for what is remarkable about a layer."""
+
+    def __init__(self, out: TextIO) -> None:
+        self.out = out
+
+    def __enter__(self) -> BlockLines:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def __call__(self, event: Event) -> None:
+        if event["event"] == "block":
+            self.block(event)
+        elif event["event"] == "resumed":
+            self.line(f"going on after block {event['blocks_done']} of {event['blocks']}")
+        else:
+            for note in event["notes"]:
+                self.line(f"note      {event.get('layer') or event['attention']}: {note}")
+
+    def block(self, event: Event) -> None:
+        """A block begins."""
+        self.line(f"block {event['block'] + 1} of {event['blocks']}")
+
+    def line(self, text: str) -> None:
+        """Print one line."""
+        self.out.write(text + "\n")
+        self.out.flush()
+
+
+class BlockBar(BlockLines):
+    """A bar with the block, the layers that are done and the time left; remarks are printed above it."""
+
+    def __init__(self, out: TextIO) -> None:
+        super().__init__(out)
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[info]}"),
+            console=Console(file=out),
+            refresh_per_second=4,
+        )
+        self.bar = self.bars.add_task("before", total=1.0, info="")
+        self.layers = 0
+        self.left = "?"
+        self.began: tuple[float, int] | None = None
+
+    def __enter__(self) -> BlockBar:
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bars.stop()
+
+    def line(self, text: str) -> None:
+        self.bars.console.print(text, markup=False, highlight=False)
+
+    def block(self, event: Event) -> None:
+        number, blocks = event["block"], event["blocks"]
+        now = time.monotonic()
+        if self.began is None:
+            self.began = now, number
+        start, first = self.began
+        if number > first:  # the mean of this session's blocks
+            self.left = short_time((now - start) / (number - first) * (blocks - number))
+        self.bars.update(
+            self.bar, description=f"block {number + 1} of {blocks}", total=blocks, completed=number
+        )
+        self._tell()
+
+    def __call__(self, event: Event) -> None:
+        super().__call__(event)
+        if event["event"] == "layer":
+            self.layers += 1
+            self._tell()
+
+    def _tell(self) -> None:
+        self.bars.update(self.bar, info=f"{self.layers} layers done  about {self.left} left")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch._dynamo.testing
@@ -54,7 +56,7 @@ def call(family: str, suffix: str, x: Tensor, **options: int) -> tuple:
     scale, zero = torch.full((count,), 0.25), torch.full((count,), 2.5)
     tensors = {"_given": (x, scale, zero), "_codes": (x, scale, None, True), "_rotated": (x, 1, None)}
     tensors["_gradient"] = (torch.ones_like(x), x, scale, zero, 1, 0.5)
-    columns = x.detach().double().reshape(-1, x.shape[-1] if x.dim() else 1)
+    columns = x.detach().double().reshape(math.prod(x.shape[:-1]), x.shape[-1] if x.dim() else 1)
     factor = torch.eye(len(columns)).double().requires_grad_(x.requires_grad)
     tensors["_feedback"] = (columns, factor, torch.ones(columns.shape), torch.zeros(columns.shape))
     return (*tensors.get(suffix, (x,)), *numbers(family, **options))

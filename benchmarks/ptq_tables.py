@@ -2,13 +2,15 @@
 
     python benchmarks/ptq_tables.py STUDY|TABLE [--recipe w=int4:g32] [--against rtn]
 
-Three kinds: delta of every method and format at the largest D of each size; the exponents of each method's
-law in N, D and G; and each method's delta over that of another, from the same runs.
+Four kinds: delta of every method and format at the largest D of each size; the exponents of each method's
+law in N, D and G; in N, D, G and bits over weights of integers; and each method's delta over that of another,
+from the same runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ def read(path: Path) -> list[Row]:
 
 
 def _number(name: str, value: Any) -> Any:
-    if name in ("N", "D", "G", "delta", "delta_se", "relmse_output", "bits_per_weight", "bits_per_kv"):
+    if name in ("N", "D", "G", "P", "delta", "delta_se", "relmse_output", "bits_per_weight", "bits_per_kv"):
         return float(value) if str(value) else None
     return value
 
@@ -88,6 +90,27 @@ def exponents(rows: Sequence[Row]) -> Iterable[str]:
         yield _line(
             [f"`{recipe}`", f"`{method}`", str(len(own)), *cells, "" if error is None else f"{error:.0%}"]
         )
+
+
+def with_bits(rows: Sequence[Row]) -> Iterable[str]:
+    """A line for each method that rounded weights to integers of several widths: the law with bits in it."""
+    yield _line(["method", "runs", "delta0", "gN", "gD", "gG", "c", "error"])
+    yield _line(["---"] * 8)
+    integers = [row for row in rows if re.fullmatch(r"w\d+a16", _kind(row))]
+    for method in dict.fromkeys(row["method"] for row in integers):
+        own = _once(row for row in integers if row["method"] == method)
+        if len({row["P"] for row in own}) < 2 or len({row["G"] for row in own}) < 2:
+            continue
+        law = laws.fit(own, "ptq-loglinear")
+        if not law.usable or law.reference is None:
+            continue
+        ends = law.reference.intervals
+        cells = [
+            f"{law.reference.parameters[name]:.3g} [{ends[name][0]:.3g}, {ends[name][1]:.3g}]"
+            for name in ("delta0", "gN", "gD", "gG", "c")
+        ]
+        error = law.diagnostics["mean_relative_error"]
+        yield _line([f"`{method}`", str(len(own)), *cells, f"{error:.0%}"])
 
 
 def contrasts(rows: Sequence[Row], against: str) -> Iterable[str]:
@@ -151,8 +174,9 @@ def main() -> None:
     asked = parser.parse_args()
     rows = read(asked.source)
     chosen = [row for row in rows if not asked.recipe or row["recipe"] in asked.recipe]
-    for line in (*methods_by_recipe(chosen), "", *exponents(rows), "", *contrasts(rows, asked.against)):
-        print(line)
+    parts = (methods_by_recipe(chosen), exponents(rows), with_bits(rows), contrasts(rows, asked.against))
+    for part in parts:
+        print(*part, "", sep="\n")
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def _check(
     form, absent = _with_levels(form, columns, rows)
     rest = [i for i in rows if i not in absent]
     rest, chosen_mode = _choose(columns, rest, "mode", mode)
-    mixes = "method" in form.by or any(v.name == "r" for v in form.variables)
+    mixes = "method" in form.by or any(v.name in ("r", "P") for v in form.variables)
     chosen_recipe = None
     if recipe is not None or not mixes:
         rest, chosen_recipe = _choose(columns, rest, "recipe", recipe)
@@ -142,6 +142,8 @@ def _check(
     _check_domain(form, numbers, rows)
     dialect = _dialect(columns, rows, notes)
     _note_mixed(columns, rows, "family", notes)
+    if any(v.name == "P" for v in form.variables):
+        _note_mixed(columns, rows, "recipe", notes)
     labels = (chosen_mode, chosen_recipe, chosen_method, dialect, file)
     return _assemble(form, columns, rows, numbers, labels, notes)
 
@@ -420,6 +422,8 @@ def _dialect(columns: Mapping[str, list[Any]], rows: list[int], notes: list[str]
 def _note_mixed(columns: Mapping[str, list[Any]], rows: list[int], name: str, notes: list[str]) -> None:
     if name in columns:
         kinds = sorted({str(columns[name][i]) for i in rows})
+        if name == "recipe":
+            kinds = sorted({without_span(kind) for kind in kinds})
         if len(kinds) > 1:
             notes.append(f"rows of {len(kinds)} values of {name!r} are fitted as one: {', '.join(kinds)}")
 

@@ -37,6 +37,7 @@ COLUMNS: dict[str, type] = {
     "G": float,
     "G_weight": float,
     "G_input": float,
+    "P": int,
     "r": float,
     "r_measured": float,
     "relmse_output": float,
@@ -136,11 +137,19 @@ def _row(record: Record, run: RunConfig, baseline_loss: float | None) -> dict[st
         "seed": run.init_seed,
         "baseline_loss": baseline_loss,
         "finetune_fraction": run.finetune_fraction,
+        "P": None if run.recipe is None else _weight_bits(run.recipe),
         "method": run.method or ("rtn" if run.mode == "ptq" else None),
         "r_measured": measured_error(record),
         "r": None if run.recipe is None else rounding_error(run.recipe, record),
     }
     return {name: values[name] if name in values else getattr(record, name) for name in COLUMNS}
+
+
+@lru_cache(maxsize=1024)
+def _weight_bits(recipe: str) -> int | None:
+    """Bits of a weight's code; None where weights are not quantized."""
+    weight = Recipe.parse(recipe).weight
+    return None if weight is None else weight.num_bits
 
 
 def rounding_error(recipe: str, record: Record) -> float | None:

@@ -198,3 +198,17 @@ def test_error_of_a_row_names_the_file(tmp_path):
     (tmp_path / "t.csv").write_text("N,D,G,delta\n1,2,x,0.1\n")
     with pytest.raises(LawError, match=r"t\.csv: row 1: G='x' is not a number"):
         read_table(tmp_path / "t.csv", FORM)
+
+
+def test_recipes_are_mixed_where_bits_are_a_variable_and_it_is_said():
+    rows = [
+        {"N": n, "D": 1e6, "G": g, "P": bits, "recipe": f"w{bits}a16:g{g}", "delta": 0.1 * 4.0**-bits}
+        for n in (2e4, 2e5)
+        for g in (16, 32)
+        for bits in (3, 4)
+    ]
+    found = read_table(rows, FORMS["ptq-loglinear"])
+    assert len(found) == 8
+    assert "rows of 2 values of 'recipe' are fitted as one: w3a16, w4a16" in found.notes
+    with pytest.raises(LawError, match="'recipe' mixes"):
+        read_table(rows, FORM)

@@ -85,6 +85,7 @@ def test_rows_when_exported_then_each_names_its_method(store):
     rows = observations(store.path)
     assert {row["method"] for row in rows} == {"rtn", "gptq", "awq(clip=false)"}
     assert all(row["delta"] is not None and row["mode"] == "ptq" for row in rows)
+    assert {row["P"] for row in rows} == {3}
 
 
 def test_pass_when_stopped_then_there_is_no_record_and_it_can_begin_again(store, place, tmp_path):

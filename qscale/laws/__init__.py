@@ -20,7 +20,7 @@ from qscale.laws.library import list_published, load
 if TYPE_CHECKING:
     from qscale.laws import curves, derived
     from qscale.laws.comparison import compare
-    from qscale.laws.contrast import contrast
+    from qscale.laws.contrasts import contrast
     from qscale.laws.fitting import fit
     from qscale.laws.objective import Objective
     from qscale.laws.profiles import profile
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _ON_FIRST_USE = {
     "Objective": "objective",
     "compare": "comparison",
-    "contrast": "contrast",
+    "contrast": "contrasts",
     "fit": "fitting",
     "profile": "profiles",
     "sensitivity": "robustness",

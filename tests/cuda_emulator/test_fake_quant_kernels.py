@@ -33,6 +33,7 @@ def run(kind: str, seed: int) -> None:
     assert "0 failures" in done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [4, 5])
 def test_kernels_when_threads_run_in_any_order_then_bits_are_those_of_the_arithmetic_exact(seed):
     run("plain", seed)

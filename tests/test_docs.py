@@ -121,7 +121,8 @@ def test_reference_of_laws_names_every_form_law_and_derived_quantity():
 
 
 def test_study_reference_names_every_key_and_column():
-    from qscale.sweep.studyfile import KEYS, TRAINING
+    from qscale.sweep.studyfile import KEYS
+    from qscale.sweep.studyvalues import TRAINING
     from qscale.sweep.table import COLUMNS
 
     assert [

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
-from typing import Any, TextIO
+from typing import TextIO
 
+from qscale.sweep.terminal import Bars, Event, Lines
 from qscale.units import short_time
 
-Event = dict[str, Any]
 
-
-class BlockLines:
+class BlockLines(Lines):
     """One line for each block, and for what is remarkable about a layer."""
-
-    def __init__(self, out: TextIO) -> None:
-        self.out = out
-
-    def __enter__(self) -> BlockLines:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
 
     def __call__(self, event: Event) -> None:
         if event["event"] == "block":
@@ -38,44 +25,16 @@ class BlockLines:
         """A block begins."""
         self.line(f"block {event['block'] + 1} of {event['blocks']}")
 
-    def line(self, text: str) -> None:
-        """Print one line."""
-        self.out.write(text + "\n")
-        self.out.flush()
 
-
-class BlockBar(BlockLines):
+class BlockBar(BlockLines, Bars):
     """A bar with the block, the layers that are done and the time left; remarks are printed above it."""
 
     def __init__(self, out: TextIO) -> None:
         super().__init__(out)
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        self.bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[info]}"),
-            console=Console(file=out),
-            refresh_per_second=4,
-        )
         self.bar = self.bars.add_task("before", total=1.0, info="")
         self.layers = 0
         self.left = "?"
         self.began: tuple[float, int] | None = None
-
-    def __enter__(self) -> BlockBar:
-        self.bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bars.stop()
-
-    def line(self, text: str) -> None:
-        self.bars.console.print(text, markup=False, highlight=False)
 
     def block(self, event: Event) -> None:
         number, blocks = event["block"], event["blocks"]

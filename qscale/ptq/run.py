@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from qscale.ptq.partial import Partial, to_device
 from qscale.ptq.report import CacheReport, LayerReport, Left, Report
 from qscale.ptq.sources import Memory
 from qscale.ptq.stored import block_state
+from qscale.quantizers import QuantLinear
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -139,8 +140,9 @@ def quantize_blocks(
     model, blocks = source.model, source.blocks
     left: tuple[Left, ...] = ()
     if recipe is not None:
-        _check_layers(model, recipe, method, roles)
-        left = _left_as_they_are(model, recipe, roles)
+        layers = quantized_layers(model, recipe, roles)
+        _check_layers(layers, method)
+        left = _left_as_they_are(model, layers)
     before = None
     if held_out is not None:
         once = _once if partial is None else partial.once
@@ -282,18 +284,17 @@ def _check(recipe: Recipe | None, method: Method, windows: np.ndarray) -> None:
         )
 
 
-def _check_layers(model: nn.Module, recipe: Recipe, method: Method, roles: Roles | None) -> None:
-    """Raise where surgery or the method does not serve a layer, before anything is changed."""
-    for name, layer in quantized_layers(model, recipe, roles).items():
+def _check_layers(layers: Mapping[str, QuantLinear], method: Method) -> None:
+    """Raise where the method does not serve a layer, before anything is changed."""
+    for name, layer in layers.items():
         if layer.weight.is_meta:
             zero = torch.zeros((), dtype=layer.weight.dtype)  # what only looks like a matrix takes no memory
             layer.weight = nn.Parameter(zero.expand(layer.weight.shape), requires_grad=False)
         method.check(layer_of(name, layer))
 
 
-def _left_as_they_are(model: nn.Module, recipe: Recipe, roles: Roles | None) -> tuple[Left, ...]:
+def _left_as_they_are(model: nn.Module, quantized: Collection[str]) -> tuple[Left, ...]:
     """Modules with a matrix of their own that is not quantized."""
-    quantized = quantized_layers(model, recipe, roles)
     return tuple(
         Left(layer=name, type=type(module).__name__, elements=sum(p.numel() for p in own))
         for name, module in model.named_modules()

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import time
-from types import TracebackType
 from typing import Any, TextIO
 
 from qscale.sweep.board import Board
 from qscale.sweep.eta import Speeds, kind_of, makespan
 from qscale.sweep.jobs import Job
+from qscale.sweep.terminal import Bars, Event, Lines
 from qscale.sweep.words import plural
 from qscale.units import short_count, short_time, time_span
 
-Event = dict[str, Any]
 _RECKON = 1.0  # seconds that a time left is shown before it is reckoned anew
 #: What the numbers of :func:`result` are.
 LEGEND = "delta +- evaluation s.e., loss in nats per token"
@@ -123,26 +122,14 @@ class Meter:
         return short_time(makespan(able, seconds, self.workers, self._share))
 
 
-class JsonLines:
+class JsonLines(Lines):
     """Every event as one JSON object a line."""
 
-    def __init__(self, out: TextIO) -> None:
-        self.out = out
-
-    def __enter__(self) -> JsonLines:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
-
     def __call__(self, event: Event) -> None:
-        self.out.write(json.dumps({"time": round(time.time(), 3), **event}) + "\n")
-        self.out.flush()
+        self.line(json.dumps({"time": round(time.time(), 3), **event}))
 
 
-class TextLines(JsonLines):
+class TextLines(Lines):
     """One line for each job that starts, ends or fails; steps are not told."""
 
     def __init__(self, out: TextIO, board: Board) -> None:
@@ -162,42 +149,14 @@ class TextLines(JsonLines):
             text += f"  [{self.meter.runs_done} of {self.meter.runs} runs, about {self.meter.eta} left]"
         self.line(text)
 
-    def line(self, text: str) -> None:
-        """Print one line."""
-        self.out.write(text + "\n")
-        self.out.flush()
 
-
-class LiveBars(TextLines):
+class LiveBars(TextLines, Bars):
     """A bar for each worker and one for the study, on a terminal; what ends is printed above them."""
 
     def __init__(self, out: TextIO, board: Board) -> None:
         super().__init__(out, board)
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        self.bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[info]}"),
-            console=Console(file=out),
-            refresh_per_second=4,
-        )
         self.total = self.bars.add_task("all", total=1.0, info="")
         self.workers: dict[int | str, Any] = {}
-
-    def __enter__(self) -> LiveBars:
-        self.bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bars.stop()
-
-    def line(self, text: str) -> None:
-        self.bars.console.print(text, markup=False, highlight=False)
 
     def __call__(self, event: Event) -> None:
         name = event["event"]
@@ -242,7 +201,7 @@ def _place(event: Event) -> int | str:
     return str(event.get("id")) if worker is None else worker
 
 
-def display(board: Board, *, as_json: bool) -> JsonLines:
+def display(board: Board, *, as_json: bool) -> Lines:
     """JSON on stdout; bars on stderr where that is a terminal, and lines where it is not."""
     if as_json:
         return JsonLines(sys.stdout)

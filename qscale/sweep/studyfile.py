@@ -1,10 +1,9 @@
-"""Reads a study file: every key checked, every problem listed at once. No torch, but where methods are."""
+"""Reads a study file: every key checked, every problem listed at once. No torch."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from functools import partial
@@ -16,10 +15,10 @@ from qscale.data.hub import HubSource
 from qscale.data.tokenizer import parse
 from qscale.errors import ConfigError, SpecError
 from qscale.formats import Recipe
-from qscale.formats.presets import PRESETS
-from qscale.formats.recipe import ROLES, without_span
+from qscale.formats.recipe import ROLES
 from qscale.models.families import FAMILIES, family_of
 from qscale.models.ladder import ModelShape, name_of, shape_of
+from qscale.sweep import studyvalues
 from qscale.sweep.grid import Exclusion, Grid, Identity, Source, Study, matches
 from qscale.units import parse_count, short_count
 
@@ -79,34 +78,6 @@ STUDY_MODES = ("cooldown", "scratch", "finetune", "ptq")
 DECOMPOSITIONS = ("operands", "inputs", "layers")
 CORPORA = ("python", "file:PATH", "hf:NAME")
 
-#: Fields of RunConfig that ``training`` may set, and the type of each.
-TRAINING: dict[str, type] = {
-    "batch_sequences": int,
-    "context": int,
-    "learning_rate": float,
-    "warmup_steps": int,
-    "cooldown_fraction": float,
-    "cooldown_shape": str,
-    "beta1": float,
-    "beta2": float,
-    "epsilon": float,
-    "weight_decay": float,
-    "gradient_clip": float,
-    "eval_windows": int,
-    "allow_repeat": bool,
-    "schedule": str,
-    "final_rate": float,
-    "finetune_rate": float,
-    "precision": str,
-    "accumulation": int,
-    "parametrization": str,
-    "mup_width": int,
-    "compiled": bool,
-    "calibration_windows": int,
-    "calibration_length": int,
-}
-
-_BARE_RECIPE = re.compile(r"w\d+a\d+")
 _MOST_RUNS = 100_000
 _MOST_GRIDS = 10_000
 #: Fields of a model's shape that have no default.
@@ -196,7 +167,7 @@ class Reader:
             modes=self.modes(),
             finetune_fractions=self.fractions(),
             methods=self.methods(),
-            seeds=self.by_size("seeds", self.data.get("seeds", [0]), sizes, _seed),
+            seeds=self.by_size("seeds", self.data.get("seeds", [0]), sizes, studyvalues.seed),
             training=self.training(sizes),
         )
 
@@ -272,11 +243,11 @@ class Reader:
         names = list(dict.fromkeys(sizes))
         read: dict[str, Callable[[Any], Any]] = {
             "tokens": parse_count,
-            "recipe": _excluded_recipe,
-            "group_size": _excluded_group,
-            "seed": _seed,
-            "finetune_fraction": _fraction,
-            "method": _method,
+            "recipe": studyvalues.excluded_recipe,
+            "group_size": studyvalues.excluded_group,
+            "seed": studyvalues.seed,
+            "finetune_fraction": studyvalues.fraction,
+            "method": studyvalues.method,
         }
         among = {"size": names, "mode": STUDY_MODES, "family": tuple(FAMILIES)}
         found = []
@@ -438,14 +409,14 @@ class Reader:
         """Recipes without a granularity take each group size in turn; others stand as they are."""
         given = self.data.get("recipes", [])
         names = self.each("recipes", given, str) if given != [] else []
-        bare = [name for name in names if _is_bare(name)]
+        bare = [name for name in names if studyvalues.is_bare(name)]
         if bare and "group_sizes" not in self.data:
             self.problem(f"recipes: {bare[0]!r} has no granularity: add group_sizes, or write {bare[0]}:g32")
         if "group_sizes" in self.data and not bare:
             self.problem(
                 "group_sizes: no recipe takes them; write recipes without a granularity, such as w4a4"
             )
-        groups = self.by_size("group_sizes", self.data.get("group_sizes", []), sizes, _span)
+        groups = self.by_size("group_sizes", self.data.get("group_sizes", []), sizes, studyvalues.span)
         found: dict[str, tuple[str, ...]] = {}
         for size in sizes:
             texts = [
@@ -453,7 +424,9 @@ class Reader:
                 for name in names
                 for text in ([f"{name}:{span}" for span in groups[size]] if name in bare else [name])
             ]
-            found[size] = self.decomposed(self.each("recipes", texts, _recipe), sizes[size]) if texts else ()
+            found[size] = (
+                self.decomposed(self.each("recipes", texts, studyvalues.recipe), sizes[size]) if texts else ()
+            )
         return found
 
     def decomposed(self, recipes: list[str], shape: ModelShape) -> tuple[str, ...]:
@@ -484,7 +457,7 @@ class Reader:
                     "--finetune-fraction 0.1)"
                 )
             return ()
-        return tuple(self.each("finetune_fractions", self.data["finetune_fractions"], _fraction))
+        return tuple(self.each("finetune_fractions", self.data["finetune_fractions"], studyvalues.fraction))
 
     def methods(self) -> tuple[str, ...]:
         """Methods of quantization after training, in the mode ptq."""
@@ -492,7 +465,7 @@ class Reader:
             return ("rtn",)
         if "ptq" not in self.modes():
             self.problem("methods: they are of the mode ptq; add it to modes, or leave methods out")
-        return tuple(self.each("methods", self.data["methods"], _method))
+        return tuple(self.each("methods", self.data["methods"], studyvalues.method))
 
     def modes(self) -> tuple[str, ...]:
         given = self.each("modes", self.data.get("modes", ["cooldown"]), str)
@@ -506,7 +479,7 @@ class Reader:
             self.problem(f"training: {short_repr(given)} is not a mapping such as 'context: 128'")
             return found
         for field, value in given.items():
-            if not self.known("key in training", field, TRAINING):
+            if not self.known("key in training", field, studyvalues.TRAINING):
                 continue
             if isinstance(value, dict):
                 by_size = self.for_sizes(f"training.{field}", value, sizes)
@@ -519,7 +492,7 @@ class Reader:
                         "size as a mapping"
                     )
                     continue
-                for typed in self.each("training", single, partial(_typed, field)):
+                for typed in self.each("training", single, partial(studyvalues.typed, field)):
                     found[size][field] = typed
         return found
 
@@ -539,7 +512,7 @@ def _inherit(shared: Mapping[str, Any], block: Mapping[str, Any]) -> dict[str, A
         left.pop("zip", None)
     given = block.get("recipes", [])
     names = given if isinstance(given, list) else [given]
-    if "recipes" in block and not any(isinstance(name, str) and _is_bare(name) for name in names):
+    if "recipes" in block and not any(isinstance(name, str) and studyvalues.is_bare(name) for name in names):
         left.pop("group_sizes", None)
     return {**left, **block}
 
@@ -549,68 +522,6 @@ def _one(axis: str, value: Any) -> Any:
     return value if axis in _SINGLE else [value]
 
 
-def _excluded_recipe(text: object) -> str:
-    """A recipe as points have it; without a granularity it stands for all of them."""
-    if not isinstance(text, str):
-        raise ConfigError(f"{short_repr(text)} is not a recipe")
-    return without_span(_recipe(f"{text}:g32")) if _is_bare(text) else _recipe(text)
-
-
-def _excluded_group(value: object) -> int | str:
-    span = _span(value)
-    return span if span == "channel" else int(span[1:])
-
-
-def _typed(field: str, value: object) -> Any:
-    """The value as its field's type, so that ``1`` and ``1.0`` give one id."""
-    wanted = TRAINING[field]
-    if wanted is float and isinstance(value, str):  # YAML reads 3e-3 as text: it wants 3.0e-3
-        with suppress(ValueError):
-            value = float(value)
-    if wanted is float and type(value) in (int, float):
-        value = float(value)  # type: ignore[arg-type]
-        if value == value and abs(value) != float("inf"):
-            return value
-    elif type(value) is wanted:
-        return value
-    kind = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}[wanted]
-    raise ConfigError(f"{field}={short_repr(value)} is not {kind}")
-
-
-def _seed(value: object) -> int:
-    if type(value) is not int or not 0 <= value < 2**63:
-        raise ConfigError(f"{short_repr(value)} is not a whole number from 0 up")
-    return value
-
-
-def _fraction(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
-        raise ConfigError(f"{short_repr(value)} is not a part between 0 and 1 of the tokens")
-    return float(value)
-
-
-def _method(value: object) -> str:
-    """The canonical text of a method."""
-    if value == "rtn":
-        return "rtn"
-    if not isinstance(value, str):
-        raise ConfigError(f"{short_repr(value)} is not a method such as gptq")
-    from qscale.ptq.methods import Method  # torch with it: only studies that have methods pay for that
-
-    return str(Method.parse(value))
-
-
-def _span(value: object) -> str:
-    """``g32`` for 32; ``channel`` as it is."""
-    if type(value) is int and value >= 1:
-        return f"g{value}"
-    if value == "channel":
-        return "channel"
-    raise ConfigError(
-        f"{short_repr(value)} is not a positive group size; write 32, or channel for a whole row"
-    )
-
-
 def _layers_with_inputs(shape: ModelShape, recipe: Recipe) -> Iterable[str]:
     """The layers of all blocks whose input the recipe quantizes."""
     kept = recipe.kept_blocks(shape.num_layers)
@@ -618,17 +529,3 @@ def _layers_with_inputs(shape: ModelShape, recipe: Recipe) -> Iterable[str]:
         block = int(name.split(".")[1])
         if block not in kept and recipe.spec_for(name, "input", linear.role) is not None:
             yield name
-
-
-def _is_bare(name: str) -> bool:
-    """Whether a granularity is missing: ``w4a4``, or a ready-made name that takes one."""
-    return bool(_BARE_RECIPE.fullmatch(name)) or (name in PRESETS and PRESETS[name].takes_span)
-
-
-def _recipe(text: str) -> str:
-    recipe = Recipe.parse(text)
-    try:
-        recipe.check()
-    except SpecError as error:
-        raise SpecError(f"{text}: {error}") from error
-    return str(recipe)

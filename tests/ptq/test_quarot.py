@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from ptq.rotating import FAMILIES, make
+from ptq.rotating import FAMILIES, make, rotate
 from ptq.uneven import TOKENS, logits
 from scipy.linalg import hadamard as sylvester
 from torch import nn
@@ -37,7 +37,7 @@ CASES = [
 
 
 def _rotated(model, method="quarot"):
-    Method.parse(method).rotate(model)
+    rotate(model, Method.parse(method))
     return model
 
 
@@ -341,7 +341,7 @@ def test_surgery_of_a_rotated_model_is_that_of_the_pass():
     """By hand: rotate, replace, rotate inputs."""
     by_hand, passed = make(), make()
     method = Method.parse("quarot")
-    method.rotate(by_hand)
+    rotate(by_hand, method)
     quantize_model(by_hand, "w4a4:g16")
     for name, block in find_blocks(by_hand).items():
         method.rotate_inputs(by_hand, name, block)

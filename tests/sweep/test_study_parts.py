@@ -14,7 +14,8 @@ from qscale.errors import ConfigError
 from qscale.models.families import FAMILIES
 from qscale.models.ladder import name_of
 from qscale.sweep.grid import Identity, Source, Study
-from qscale.sweep.studyfile import AXES, EXCLUDABLE, KEYS, STUDY_MODES, TRAINING
+from qscale.sweep.studyfile import AXES, EXCLUDABLE, KEYS, STUDY_MODES
+from qscale.sweep.studyvalues import TRAINING
 
 ROOT = Path(__file__).resolve().parents[2]
 TWO = TEXT.replace("[tiny-20k]", "[tiny-20k, tiny-46k]")

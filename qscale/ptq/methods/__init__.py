@@ -13,7 +13,6 @@ from torch import nn
 from qscale.errors import ConfigError
 from qscale.formats import Recipe
 from qscale.models.surgery import Roles
-from qscale.ptq.blocks import find_blocks
 from qscale.ptq.layers import Layer
 from qscale.ptq.methods.aqas import AQAS
 from qscale.ptq.methods.awq import AWQ
@@ -133,17 +132,6 @@ class Method:
         """
         for step in self.steps:
             step.check_recipe(recipe)
-
-    def rotate(self, model: nn.Module) -> None:
-        """Rotate a model whose layers are not quantized yet, as the steps say; its outputs stay.
-
-        Raises:
-            ConfigError: Its architecture does not allow it.
-        """
-        if any(step.kind == "rotate" for step in self.steps):
-            self.rotate_outer(model)
-            for name, block in find_blocks(model).items():
-                self.rotate_block(model, name, block)
 
     def rotate_outer(self, model: nn.Module) -> None:
         """What lies outside of the blocks, before any of them."""

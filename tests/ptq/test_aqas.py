@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ptq.drawn import draw, layer, statistics
-from ptq.tiny import loss, trained, windows
+from ptq.trained import loss, trained, windows
 from ptq.uneven import make
 
 from qscale.formats import QuantSpec
@@ -128,9 +128,9 @@ def test_an_input_that_nothing_quantizes_stays():
 @pytest.mark.parametrize("recipe", ["w4a8:g32"])
 def test_a_trained_model_loses_less_than_by_rounding_to_nearest(recipe):
     model = trained()
-    report = quantize_trained(model, recipe, "aqas", windows(32))
+    report = quantize_trained(model, recipe, "aqas", windows(3, 32))
     plain = trained()
-    quantize_trained(plain, recipe, "rtn", windows(32))
+    quantize_trained(plain, recipe, "rtn", windows(3, 32))
     assert report.relmse < report.relmse_nearest
     assert loss(model) < loss(plain)
 

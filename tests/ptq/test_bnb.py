@@ -9,7 +9,7 @@ import torch
 from bits import assert_same_bits
 from golden_cases import cases
 from ptq.drawn import draw, layer, statistics
-from ptq.tiny import loss, trained, windows
+from ptq.trained import loss, trained, windows
 from ptq.uneven import TOKENS, make
 
 from qscale.errors import ConfigError, SpecError
@@ -101,7 +101,7 @@ def test_a_trained_model_loses_little_by_int8_and_more_by_nf4():
     losses = [loss(trained())]
     for method, spec in (("bnb_int8", "w8a16:channel"), ("bnb_nf4", "w=nf4:g64"), ("rtn", "w2a16:g64")):
         model = trained()
-        report = quantize_trained(model, spec, method, windows(8))
+        report = quantize_trained(model, spec, method, windows(3, 8))
         assert report.method == method
         losses.append(loss(model))
     assert abs(losses[1] - losses[0]) < 2e-3 < losses[2] - losses[0] < losses[3] - losses[0]

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ptq.drawn import draw, layer, statistics
-from ptq.tiny import loss, trained, windows
+from ptq.trained import loss, trained, windows
 from ptq.uneven import TOKENS, logits, make
 
 from qscale.errors import SpecError
@@ -164,8 +164,8 @@ def test_inputs_of_other_formats_stay(input_spec):
 @pytest.mark.parametrize("recipe", [W4A4, "w=fp4_e2m1:channel"])
 def test_a_trained_model_loses_less_than_by_rounding_to_nearest(recipe):
     model, plain = trained(), trained()
-    report = quantize_trained(model, recipe, "llm_fp4", windows(32))
-    quantize_trained(plain, recipe, "rtn", windows(32))
+    report = quantize_trained(model, recipe, "llm_fp4", windows(3, 32))
+    quantize_trained(plain, recipe, "rtn", windows(3, 32))
     assert report.relmse < 0.95 * report.relmse_nearest
     assert loss(model) < loss(plain)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from ptq.drawn import draw, layer, statistics
-from ptq.tiny import loss, trained, windows
+from ptq.trained import loss, trained, windows
 from ptq.uneven import TOKENS, logits, make
 
 from qscale.ptq.layers import Rounded
@@ -108,6 +108,6 @@ def test_a_trained_model_loses_less_than_by_the_closed_form():
     losses = []
     for method in ("rtn", "low_rank(rank=2)", "low_rank(rank=2,lrec=60)"):
         model = trained()
-        quantize_trained(model, "w2a16:g32", method, windows(32))
+        quantize_trained(model, "w2a16:g32", method, windows(3, 32))
         losses.append(loss(model))
     assert losses[2] < losses[1] < losses[0]

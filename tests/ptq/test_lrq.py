@@ -3,7 +3,7 @@
 import pytest
 import torch
 from ptq.drawn import draw, layer
-from ptq.tiny import loss, trained, windows
+from ptq.trained import loss, trained, windows
 from ptq.uneven import TOKENS, logits, make
 
 from qscale.errors import SpecError
@@ -163,6 +163,6 @@ def test_a_pass_is_deterministic_and_leaves_nothing_behind(family):
 
 def test_a_trained_model_loses_less_than_by_rounding_to_nearest():
     model, plain = trained(), trained()
-    quantize_trained(model, "w3a16:g32", "lrq(steps=60,rate=0.002)", windows(32))
-    quantize_trained(plain, "w3a16:g32", "rtn", windows(32))
+    quantize_trained(model, "w3a16:g32", "lrq(steps=60,rate=0.002)", windows(3, 32))
+    quantize_trained(plain, "w3a16:g32", "rtn", windows(3, 32))
     assert loss(model) < loss(plain)

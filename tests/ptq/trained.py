@@ -32,8 +32,8 @@ def windows(seed, count):
 
 
 @cache
-def _trained(family):
-    shape = replace(shape_of("tiny-82k"), num_heads=4, num_kv_heads=4).in_family(family)
+def _trained(family, kv_heads):
+    shape = replace(shape_of("tiny-82k"), num_heads=4, num_kv_heads=kv_heads).in_family(family)
     model = build(shape, context=_LENGTH, seed=0)
     steps, batch = 150, 16
     tokens = torch.from_numpy(windows(1, steps * batch)).view(steps, batch, _LENGTH)
@@ -49,9 +49,9 @@ def _trained(family):
     return model.eval()
 
 
-def trained(family="llama"):
+def trained(family="llama", kv_heads=4):
     """The model, with weights of its own."""
-    return copy.deepcopy(_trained(family))
+    return copy.deepcopy(_trained(family, kv_heads))
 
 
 @torch.no_grad()

@@ -115,6 +115,7 @@ def run_branch(
         save_losses(paths.eval_losses(folder), losses)
         training.write_diagnostics(found)
         shutil.rmtree(paths.checkpoints(folder), ignore_errors=True)
+    how.ranks.tell(None)  # the others may go on from the weights: they wait until they are there
     delta = None
     if baseline_losses is not None and np.isfinite(losses).all():
         delta = paired_delta(losses, read_losses(baseline_losses))

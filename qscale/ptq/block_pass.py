@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from qscale.models.surgery import Roles, role_of
 from qscale.ptq.blocks import Calls, plain
 from qscale.ptq.folding import fold, is_norm, take_in, writer_of
-from qscale.ptq.inputs import Divided, wrapped
+from qscale.ptq.inputs import Divided, unshared, wrapped
 from qscale.ptq.layers import Change, Layer, Rounded, Site, basis_of, bits_of
 from qscale.ptq.methods import Method, Step
 from qscale.ptq.report import LayerReport
@@ -59,8 +59,7 @@ def quantize_layer(
     Nothing else of the model is touched: a change of the input stays at the layer. Steps of kind
     ``transform``, ``round`` and ``correct`` do their work, no other.
     """
-    if isinstance(module.input_quantizer, Shared):
-        module.input_quantizer = module.input_quantizer.quantizer
+    module.input_quantizer = unshared(module.input_quantizer)
     rows = statistics.rows
     assert rows is not None
     place = _place(name, module, rows)
@@ -99,10 +98,7 @@ def layer_of(name: str, module: nn.Module) -> Layer:
 
 def _input_quantizer(module: QuantLinear) -> Quantizer | None:
     """That of a layer's input, in the layer's basis."""
-    quantizer = module.input_quantizer
-    if isinstance(quantizer, Shared):
-        quantizer = quantizer.quantizer
-    return basis_of(quantizer)[0]
+    return basis_of(unshared(module.input_quantizer))[0]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -156,18 +152,19 @@ class _Input:
             one._refresh()
 
     def _requantize(self, quantizer: Quantizer) -> None:
-        before = self.places[0].module.input_quantizer
-        if isinstance(before, Shared):
-            before = before.quantizer
-        new: nn.Module = quantizer.to(self.rows.device)
-        if isinstance(before, Rotated):
-            new = before.around(quantizer)
-        new.train(self.places[0].module.training)
-        if len(self.places) > 1:
-            new = Shared(new, len(self.places))
+        before = unshared(self.places[0].module.input_quantizer)
+        quantizer = quantizer.to(self.rows.device)
+        self._put(before.around(quantizer) if isinstance(before, Rotated) else quantizer)
         for place in self.places:
-            place.module.input_quantizer, place.layer.input = new, quantizer
+            place.layer.input = quantizer
         self.is_static = True
+
+    def _put(self, quantizer: nn.Module) -> None:
+        """Have the layers quantize their input so."""
+        quantizer.train(self.places[0].module.training)
+        new = quantizer if len(self.places) == 1 else Shared(quantizer, len(self.places))
+        for place in self.places:
+            place.module.input_quantizer = new
 
     def _refresh(self) -> None:
         for place in self.places:
@@ -178,26 +175,17 @@ class _Input:
         """Have the layers divide their input by what stays at it."""
         if self.kept is None:
             return
-        before = self.places[0].module.input_quantizer
-        if isinstance(before, Shared):
-            before = before.quantizer
-        new: nn.Module = Divided(before, self.kept.scale, self.kept.shift)
-        new.train(self.places[0].module.training)
-        if len(self.places) > 1:
-            new = Shared(new, len(self.places))
+        before = unshared(self.places[0].module.input_quantizer)
+        self._put(Divided(before, self.kept.scale, self.kept.shift))
         for place in self.places:
             take_in(place.module, self.kept)
-            place.module.input_quantizer = new
 
     def wrap(self, step: Step) -> None:
         """Have a step put its own around what quantizes the input."""
-        before = self.places[0].module.input_quantizer
+        before = unshared(self.places[0].module.input_quantizer)
         new = wrapped(before, lambda quantizer: step.wrap(self.site, quantizer))
-        if new is before or new is None:
-            return
-        new.train(self.places[0].module.training)
-        for place in self.places:
-            place.module.input_quantizer = new
+        if new is not None and new is not before:
+            self._put(new)
 
 
 def _both(first: Change | None, then: Change) -> Change:
@@ -249,7 +237,6 @@ def _calibrated(
         statistics = found[layers[0]]
         assert statistics.rows is not None
         places = [_place(f"{name}.{layer}", linears[layer], statistics.rows) for layer in layers]
-        quantizer = places[0].module.input_quantizer
         inputs.append(
             _Input(
                 places=places,
@@ -257,7 +244,7 @@ def _calibrated(
                     layers=[place.layer for place in places],
                     statistics=statistics,
                     role=role_of(f"{name}.{layers[0]}", roles),
-                    quantizer=quantizer.quantizer if isinstance(quantizer, Shared) else quantizer,
+                    quantizer=unshared(places[0].module.input_quantizer),
                 ),
                 producer=makers.get(sources[layers[0]], writer_of(block, layers[0])),
                 rows=statistics.rows,
@@ -307,19 +294,17 @@ def _place(name: str, module: QuantLinear, rows: Tensor) -> _Place:
 
 def _round(one: _Input, method: Method) -> None:
     """Round the layers of an input and leave them in the model."""
-    rotate = one.places[0].layer.rotate
-    is_rotated = one.places[0].module.weight_quantizer is not None and hasattr(
-        one.places[0].module.weight_quantizer, "block"
-    )
-    statistics = one.site.statistics.rotated(rotate) if is_rotated else one.site.statistics
+    first = one.places[0]
+    is_rotated = isinstance(first.module.weight_quantizer, Rotated)
+    statistics = one.site.statistics.rotated(first.layer.rotate) if is_rotated else one.site.statistics
     results = [_round_one(place.layer, method, statistics) for place in one.places]
     one.leave()
     for step in method.steps:
         one.wrap(step)
     for place, rounded in zip(one.places, results, strict=True):
         place.rounded = rounded
-        place.module.weight.copy_(rounded.weight)
-        place.module.weight_quantizer = None
+        spec = place.layer.spec
+        place.module.fix(rounded.weight, None if spec is None else str(spec))
 
 
 def _tuning(name: str, block: nn.Module, calls: Calls) -> Tuning:
@@ -336,15 +321,15 @@ def _tuning(name: str, block: nn.Module, calls: Calls) -> Tuning:
 
 def _tune(tuning: Tuning, method: Method, places: list[_Place]) -> None:
     """Have steps learn the block, and leave what they learned in its layers."""
-    for place in places:
+    named = {place.layer.name.removeprefix(f"{tuning.name}."): place for place in places}
+    for name, place in named.items():
         if place.layer.quantizer is not None and place.rounded is not None:
-            inner = place.layer.name.removeprefix(f"{tuning.name}.")
-            tuning.layers[inner], tuning.rounded[inner] = place.layer, place.rounded
+            tuning.layers[name], tuning.rounded[name] = place.layer, place.rounded
     for step in method.steps:
         if step.tunes:
             step.tune(tuning)
-    for place in places:
-        place.rounded = tuning.rounded.get(place.layer.name.removeprefix(f"{tuning.name}."), place.rounded)
+    for name, place in named.items():
+        place.rounded = tuning.rounded.get(name, place.rounded)
         assert place.rounded is not None
         place.module.weight.copy_(place.rounded.weight)
 
@@ -362,7 +347,6 @@ def _reports(one: _Input) -> list[LayerReport]:
     for place in one.places:
         rounded = place.rounded
         assert rounded is not None
-        place.module.weight_spec = None if place.layer.spec is None else str(place.layer.spec)
         output = place.module(one.rows.to(place.module.weight.dtype)).float()
         reports.append(
             LayerReport(

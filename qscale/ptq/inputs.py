@@ -125,11 +125,14 @@ class RuntimeScaled(Quantizer):
         return f"over={self.over}, group={self.group}"
 
 
+def unshared(module: nn.Module | None) -> nn.Module | None:
+    """An input quantizer as one layer would have it that shares its input with none."""
+    return module.quantizer if isinstance(module, Shared) else module
+
+
 def rotate_input(layer: QuantLinear, block: int, signs: Tensor | None, head: int | None = None) -> None:
     """Have a quantized layer rotate its input and its weight; one that does already stays as it is."""
-    before = layer.input_quantizer
-    if isinstance(before, Shared):
-        before = before.quantizer
+    before = unshared(layer.input_quantizer)
     if isinstance(before, Rotated) or isinstance(layer.weight_quantizer, Rotated):
         return
     for name, quantizer in (("input_quantizer", before), ("weight_quantizer", layer.weight_quantizer)):
@@ -140,10 +143,6 @@ def rotate_input(layer: QuantLinear, block: int, signs: Tensor | None, head: int
 
 def wrapped(module: nn.Module | None, wrap: Callable[[Quantizer], Quantizer]) -> nn.Module | None:
     """An input quantizer in which the quantizer itself, behind factors and rotations, is another one."""
-    if isinstance(module, Shared):
-        inner = wrapped(module.quantizer, wrap)
-        assert inner is not None
-        return module if inner is module.quantizer else Shared(inner, module.users)
     if isinstance(module, Divided):
         inner = wrapped(module.quantizer, wrap)
         return module if inner is module.quantizer else Divided(inner, module.scale, module.shift)

@@ -76,6 +76,13 @@ class QuantLinear(nn.Linear):
         self._folded = (key, made) if self.keeps_folded else None
         return made
 
+    @torch.no_grad()
+    def fix(self, weight: Tensor, spec: str | None) -> None:
+        """Take a weight that was rounded for good, in the quantizer's basis; the quantizer is gone then."""
+        self.weight.copy_(weight)
+        self.weight_quantizer, self.weight_spec = None, spec
+        self._folded = None
+
     def train(self, mode: bool = True) -> QuantLinear:
         """As every module; the kept weight is let go."""
         self._folded = None

@@ -13,7 +13,7 @@ from qscale.formats import QuantSpec
 from qscale.ptq.inputs import Divided, RuntimeScaled, wrapped
 from qscale.ptq.methods import Method
 from qscale.ptq.run import quantize_trained
-from qscale.quantizers import Absmax, QuantLinear, Rotated, Shared
+from qscale.quantizers import Absmax, QuantLinear, Rotated
 
 
 def _quantizer(spec):
@@ -114,14 +114,13 @@ def test_a_nan_spoils_its_channels_scale_and_zeros_stay_zeros():
 def test_a_wrapper_goes_behind_factors_and_rotations():
     inner = _quantizer("int4:g8")
     divided = Divided(Rotated(inner, 8, None), torch.full((8,), 2.0))
-    new = wrapped(Shared(divided, 3), lambda q: RuntimeScaled(q, "batch"))
-    assert new.users == 3 and isinstance(new.quantizer, Divided)
-    assert isinstance(new.quantizer.quantizer.quantizer, RuntimeScaled)
+    new = wrapped(divided, lambda q: RuntimeScaled(q, "batch"))
+    assert isinstance(new, Divided) and isinstance(new.quantizer.quantizer, RuntimeScaled)
     assert divided.quantizer.quantizer is inner  # the old one serves others still
     x = torch.from_numpy(_draw(2, 3, 8))
     wanted = RuntimeScaled(inner, "batch")(Rotated(None, 8, None)(x / 2.0))
     assert torch.equal(new(x), wanted)
-    for module in (None, Shared(divided, 2), Divided(None, torch.ones(8)), Rotated(None, 8, None)):
+    for module in (None, divided, Divided(None, torch.ones(8)), Rotated(None, 8, None)):
         assert wrapped(module, lambda q: q) is module
 
 

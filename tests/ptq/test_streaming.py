@@ -1,6 +1,8 @@
 """Blocks read from a folder one at a time give what a model in memory gives; passes cut off go on."""
 
+import gc
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 import qscale.ptq.pretrained  # noqa: F401 - it registers the layout
 from qscale.errors import ConfigError, StoreError
 from qscale.formats import Recipe
+from qscale.models.families import build
+from qscale.models.ladder import shape_of
 from qscale.ptq import partial as partials
 from qscale.ptq import saving
 from qscale.ptq.methods import Method
@@ -83,6 +87,28 @@ def test_one_block_is_in_memory_at_a_time(tmp_path):
 
     quantize_blocks(source, "w4a16:g32", "rtn", TOKENS, emit=look)
     assert seen == [[True, False], [False, False]]
+
+
+def test_nothing_of_a_block_stays_in_memory_when_it_is_gone(tmp_path):
+    shape = replace(shape_of("tiny-20k"), num_layers=5)
+    build(shape, context=32, seed=0).save_pretrained(tmp_path / "model")
+    held = []
+
+    def look(event):
+        if event["event"] == "block":
+            gc.collect()
+            found = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors_alive()}
+            held.append(sum(found.values()))
+
+    quantize_blocks(Folder(tmp_path / "model"), "w4a8:g32", "smoothquant(inputs=all)+gptq", TOKENS, emit=look)
+    block = 4 * shape.N // 5
+    assert len(held) == 5 and max(held[2:]) - min(held[2:]) < block / 4
+
+
+def tensors_alive():
+    for one in gc.get_objects():
+        if type(one) in (torch.Tensor, torch.nn.Parameter) and one.device.type == "cpu":
+            yield one
 
 
 def test_tied_embeddings_are_read_and_written_once(tmp_path):

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from qscale.ptq.inputs import Divided
+from qscale.ptq.inputs import Divided, unshared
 from qscale.ptq.layouts.layout import Layout
 from qscale.ptq.stored import built
-from qscale.quantizers import Rotated, Shared
+from qscale.quantizers import Rotated
 
 _INPUT = ".input_quantizer."
 
@@ -46,10 +46,9 @@ def turned_back(
 ) -> tuple[Tensor, Tensor | None]:
     """Weight and bias for an input that no quantizer changes."""
     wide = weight.float()
-    module = quantizer.quantizer if isinstance(quantizer, Shared) else quantizer
+    module = unshared(quantizer)
     divided = module if isinstance(module, Divided) else None
     inner = module if divided is None else divided.quantizer
-    inner = inner.quantizer if isinstance(inner, Shared) else inner
     if isinstance(inner, Rotated):
         wide = inner.from_basis(wide)
     if divided is not None:

@@ -156,6 +156,7 @@ def data_block(data: Table) -> dict[str, Any]:
         "ladders": int(data.ladder.max()) + 1,
         "hash": f"sha256:{data.hash}",
         "levels": {name: _levels(values) for name, values in data.variables.items()},
+        **data.about,
     }
 
 

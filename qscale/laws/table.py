@@ -42,6 +42,7 @@ class Table:
     method: str | None  #: of quantization after training
     dialect: str | None
     source: str | None  #: the file, where the rows came from one
+    about: dict[str, Any]  #: corpus and tokenizer, where all rows have one, and recipes without granularity
     hash: str  #: sha256 of the canonical rows
     notes: tuple[str, ...]
 
@@ -238,9 +239,22 @@ def _assemble(
         method=method,
         dialect=dialect,
         source=file,
+        about=_about(columns, rows),
         hash=hashlib.sha256(content.encode()).hexdigest(),
         notes=tuple(notes),
     )
+
+
+def _about(columns: Mapping[str, list[Any]], rows: list[int]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name in ("corpus", "tokenizer"):
+        kinds = {str(columns[name][i]).strip() for i in rows} if name in columns else set()
+        if len(kinds) == 1:
+            out[name] = kinds.pop()
+    if "recipe" in columns:
+        named = [i for i in rows if not _missing(columns["recipe"][i])]
+        out["recipes"] = sorted({_bare_recipe(columns, i) for i in named})
+    return out
 
 
 def _bare_recipe(columns: Mapping[str, list[Any]], row: int) -> str:

@@ -51,3 +51,7 @@ class StudyError(StoreError):
 
 class BackendError(QScaleError, RuntimeError):
     """No backend can serve a kernel call; the message lists each backend's reason."""
+
+
+class PlanError(QScaleError):
+    """The laws at hand do not answer a question of planning, or may not be used together."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qscale.errors import LawError
+from qscale.laws.forms import FloatArray
 from qscale.laws.law import Law
 
 _FLOPS = 6.0  # of a training token and parameter
@@ -76,13 +77,35 @@ def suggest_runs(
         raise LawError(f"noise={noise:g}: the relative standard deviation of a run is more than 0")
     if not candidates:
         raise LawError("suggest_runs: there are no candidates")
-    points = [dict(run) for run in candidates] + [dict(target)]
-    logs = np.stack(
-        [np.log(law.draws(None, **{k: float(v) for k, v in at.items()})) for at in points], axis=-1
-    )
-    cost = np.array([_FLOPS * float(run["N"]) * float(run["D"]) for run in candidates])
-    covariance = np.atleast_2d(np.cov(logs, rowvar=False))
-    chosen: list[Suggestion] = []
+    runs = [{k: float(v) for k, v in run.items()} for run in candidates]
+    logs = np.stack([np.log(law.draws(None, **run)) for run in runs], axis=-1)
+    aim = np.log(law.draws(None, **{k: float(v) for k, v in target.items()}))
+    found = greedy_runs(aim, logs, runs, np.full(len(runs), noise), budget)
+    return [Suggestion(run=dict(candidates[i]), flops=flops, sd=sd) for i, flops, sd in found]
+
+
+def greedy_runs(
+    aim: FloatArray,
+    logs: FloatArray,
+    runs: Sequence[Mapping[str, float]],
+    noise: FloatArray,
+    budget: float,
+) -> list[tuple[int, float, float]]:
+    """Runs in the order in which each lowers the variance of an aim most for its FLOPs, while they last.
+
+    Args:
+        aim: Draws of what is to be known, ``(draws,)``.
+        logs: Draws of the logarithm of what each run measures, ``(draws, runs)``.
+        runs: Their N and D.
+        noise: Relative s.d. of each.
+        budget: FLOPs of all together.
+
+    Returns:
+        The number of each run, its FLOPs, and the s.d. of the aim once it is made.
+    """
+    cost = np.array([_FLOPS * float(run["N"]) * float(run["D"]) for run in runs])
+    covariance = np.atleast_2d(np.cov(np.column_stack([logs, aim]), rowvar=False))
+    chosen: list[tuple[int, float, float]] = []
     left = float(budget)
     while True:
         own, shared = np.diagonal(covariance)[:-1], covariance[:-1, -1]
@@ -91,7 +114,6 @@ def suggest_runs(
         if not fall[best] > 0:
             return chosen
         column = covariance[:, best]
-        covariance = covariance - np.outer(column, column) / (own[best] + noise**2)
+        covariance = covariance - np.outer(column, column) / (own[best] + noise[best] ** 2)
         left -= float(cost[best])
-        sd = float(np.sqrt(max(covariance[-1, -1], 0.0)))
-        chosen.append(Suggestion(run=dict(points[best]), flops=float(cost[best]), sd=sd))
+        chosen.append((best, float(cost[best]), float(np.sqrt(max(covariance[-1, -1], 0.0)))))

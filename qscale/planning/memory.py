@@ -36,6 +36,14 @@ class Bytes:
             full_precision=self.full_precision + other.full_precision,
         )
 
+    def __rmul__(self, count: int) -> Bytes:
+        return Bytes(
+            elements=count * self.elements,
+            scales=count * self.scales,
+            zero_points=count * self.zero_points,
+            full_precision=count * self.full_precision,
+        )
+
 
 def bits_per_weight(
     spec: QuantSpec | str,

@@ -12,6 +12,7 @@ _COUNT = re.compile(r"([0-9][0-9_]*(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?)([a-zA-
 #: Past any study; keeps ``1e999`` from becoming a number of a thousand digits.
 _LARGEST = Decimal(10) ** 18
 
+_BYTES = re.compile(r"([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?)\s*(?:([kKMGTmgt])(i?)B?|[bB])?")
 _TIME = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([smhd]?)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -36,6 +37,26 @@ def parse_count(value: object) -> int:
     if not 1 <= number <= _LARGEST:
         raise ConfigError(f"{value!r} is not a count from 1 to 1e18")
     return int(number.to_integral_value())
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes from ``8GB`` (powers of 1000), ``8GiB`` (powers of 1024), ``512MB`` or a plain number.
+
+    Raises:
+        ConfigError: It is not a number of bytes, or not positive.
+
+    Example:
+        >>> parse_bytes("8GB"), parse_bytes("1.5 GiB")
+        (8000000000, 1610612736)
+    """
+    match = _BYTES.fullmatch(text.strip()[:32])
+    number = 0.0
+    if match is not None:
+        power = "kmgt".find(match[2].lower()) + 1 if match[2] else 0
+        number = float(match[1]) * (1024 if match[3] else 1000) ** power
+    if not 1 <= number <= float(_LARGEST):
+        raise ConfigError(f"{text!r} is not a number of bytes; write 8GB, 8GiB or 512MB")
+    return round(number)
 
 
 def parse_time(text: str) -> float:

@@ -21,6 +21,7 @@ COMMANDS = {
     "fit": "Fit a law form to measured deltas.",
     "laws": "List and show the laws of the literature and your own.",
     "predict": "Predict delta or loss from a law.",
+    "plan": "Say what to ship or train under a memory, loss or compute budget.",
     "report": "Draw the figures of a study.",
 }
 INTERRUPTED = 130  # as a shell says it: 128 and SIGINT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -107,6 +107,18 @@ level = click.option(
     show_default=True,
     help="Of the intervals printed.",
 )
+
+
+def columns(heads: Sequence[str], cells: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Lines of a table, its first columns to the left."""
+    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
+    return [
+        "  ".join(
+            text.ljust(width) if i < left else text.rjust(width)
+            for i, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in (heads, *cells)
+    ]
 
 
 def rows(command: Command) -> Command:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -112,7 +111,9 @@ def compare(source: Path, forms: tuple[str, ...], level: float, as_json: bool, *
         pair |= {"share_of_draws_below_0": share}
         click.echo(json.dumps({"scores": scores, "paired": finite(pair)}, indent=2))
         return
-    for line in _columns((*heads[:5], "error left out", "status"), [_score(score) for score in scores]):
+    for line in _tables.columns(
+        (*heads[:5], "error left out", "status"), [_score(score) for score in scores]
+    ):
         click.echo(line)
     shown = [f"{100 * value:.2g}%" for value in (gap, low, high)]
     click.echo(f"{first} less {second}: {shown[0]}, {100 * level:.4g}% interval {shown[1]} to {shown[2]}")
@@ -152,7 +153,7 @@ def sensitivity(source: Path, form: str, as_json: bool, **options: Any) -> None:
         ["--" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()]
         for row in found
     ]
-    for line in _columns(tuple(found[0]), cells, left=2):
+    for line in _tables.columns(tuple(found[0]), cells, left=2):
         click.echo(line)
 
 
@@ -240,17 +241,5 @@ def suggest(
         [*(f"{value:.6g}" for value in each.run.values()), f"{each.flops:.3g}", f"{each.sd:.2%}"]
         for each in chosen
     ]
-    for line in _columns((*axes, "FLOPs", "s.d. then"), cells, left=0):
+    for line in _tables.columns((*axes, "FLOPs", "s.d. then"), cells, left=0):
         click.echo(line)
-
-
-def _columns(heads: Sequence[str], cells: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Lines of a table, its first columns to the left."""
-    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
-    return [
-        "  ".join(
-            text.ljust(width) if i < left else text.rjust(width)
-            for i, (text, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in (heads, *cells)
-    ]

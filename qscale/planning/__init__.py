@@ -1,37 +1,21 @@
 """What to train and ship under a budget: bytes, exactly, and predicted loss with a band. Loads NumPy alone.
 
-Which file: :mod:`architecture` and :mod:`footprint` count bytes, :mod:`evidence` says which laws may be
-used together, :mod:`choose` is about what to ship, :mod:`training` about what to train, :mod:`settle` about
-what is still to be measured.
+Which file: :mod:`architecture` and :mod:`footprint` count bytes; :mod:`evidence` says which laws may be used
+together; :mod:`choose` and :mod:`compare` are about what to ship, :mod:`training` and :mod:`compute` about
+what to train, :mod:`effective` about what quantization is worth, :mod:`settle` about what is yet to measure.
 """
 
 from qscale.planning.architecture import Architecture
-from qscale.planning.choose import (
-    GroupWorth,
-    Plan,
-    Row,
-    Tolerance,
-    difference,
-    group_worth,
-    least_loss,
-    within_tolerance,
-)
+from qscale.planning.choose import Plan, Tolerance, least_loss, within_tolerance
+from qscale.planning.compare import GroupWorth, difference, group_worth
+from qscale.planning.compute import Trained, precision_for_compute
+from qscale.planning.effective import Critical, Effective, critical_data, effective_size
 from qscale.planning.evidence import Evidence, Forecast, Option
 from qscale.planning.footprint import Footprint, Serving, activation_bytes, cache_bytes, footprint
 from qscale.planning.memory import Bytes, bits_per_weight, model_bytes, weight_bytes
+from qscale.planning.rows import Row
 from qscale.planning.settle import Settling, runs_to_settle
-from qscale.planning.training import (
-    Critical,
-    Effective,
-    QatShare,
-    Repay,
-    Trained,
-    critical_data,
-    effective_size,
-    precision_for_compute,
-    qat_repays,
-    qat_share,
-)
+from qscale.planning.training import QatShare, Repay, qat_repays, qat_share
 
 __all__ = [
     "Architecture",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,10 +69,11 @@ class Forecast:
         """With the band of its draws."""
         low = high = None
         if draws is not None:
-            # Between a number and infinity there is no middle.
-            method = "linear" if np.isfinite(draws).all() else "nearest"
             ends = [(1 - level) / 2, (1 + level) / 2]
-            low, high = map(float, np.quantile(draws, ends, method=method))
+            if np.isfinite(draws).all():
+                low, high = map(float, np.quantile(draws, ends))
+            else:  # between a number and infinity there is no middle
+                low, high = map(float, np.quantile(draws, ends, method="nearest"))
         return cls(
             value=value, low=low, high=high, level=level, basis=basis, outside=dict(outside), draws=draws
         )
@@ -111,6 +113,7 @@ class Evidence:
     refused: tuple[str, ...] = ()  #: laws that may not be used beside the others, each with the reason
     notes: tuple[str, ...] = ()
     level: float = LEVEL
+    reach: float = math.inf  #: times outside its fitted box that a law is still asked
 
     @classmethod
     def of(
@@ -122,6 +125,7 @@ class Evidence:
         also: Mapping[str, Sequence[str]] | None = None,
         comparable: bool = False,
         level: float = LEVEL,
+        reach: float = math.inf,
     ) -> Evidence:
         """Load laws and check that they go together.
 
@@ -134,6 +138,7 @@ class Evidence:
                 ``{"chen2025/w4a4": ["w=fp4_e2m1,a=fp4_e2m1"]}``.
             comparable: Take losses to be of one tokenizer where a law does not say which it is of.
             level: Of every band.
+            reach: Leave a law out of plans where it would be asked more times outside its fitted box.
 
         Raises:
             LawError: A law cannot be read.
@@ -169,7 +174,12 @@ class Evidence:
             if source.counts == "unknown"
         ]
         return cls(
-            sources=tuple(given), baseline=base, refused=tuple(refused), notes=tuple(notes), level=level
+            sources=tuple(given),
+            baseline=base,
+            refused=tuple(refused),
+            notes=tuple(notes),
+            level=level,
+            reach=reach,
         )
 
     def covering(self, recipe: Recipe | str, architecture: Architecture | None = None) -> list[Source]:
@@ -213,6 +223,13 @@ class Evidence:
                 return Option(architecture=architecture, D=D, recipe=recipe, source=source)
         reasons = "; ".join(str(source.why_not(recipe, architecture)) for source in named)
         raise PlanError(f"{recipe}: no law predicts what it costs: {reasons}")
+
+    def reaches(self, option: Option) -> bool:
+        """Whether the option's law is asked no farther outside its box than plans may."""
+        if option.source is None:
+            return True
+        outside = option.source.outside(point_of(option.source, option))
+        return max(outside.values(), default=1.0) <= self.reach
 
     def delta(self, option: Option) -> Forecast:
         """What quantization adds; exactly 0 without.

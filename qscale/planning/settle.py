@@ -10,9 +10,8 @@ import numpy as np
 
 from qscale.errors import PlanError
 from qscale.laws.suggest import greedy_runs
-from qscale.planning.choose import difference
+from qscale.planning.compare import difference
 from qscale.planning.evidence import Evidence, Forecast, Option
-from qscale.planning.sources import Source
 
 _NODES = 64  # of the quadrature over what the runs may show
 
@@ -57,7 +56,7 @@ def runs_to_settle(
         evidence: The laws, with draws: your own fits.
         first: An option.
         second: Another.
-        candidates: Runs that could be made, with the variables of the laws (``{"N": ..., "D": ..., "G": ...}``).
+        candidates: Runs that could be made, with the variables of the laws: N, D, G.
         budget: FLOPs of all new runs together, 6 N D each; their baselines are not counted.
         noise: Relative s.d. of a run; by default that of each law's fit.
 
@@ -70,13 +69,15 @@ def runs_to_settle(
     if not candidates:
         raise PlanError("no candidates: say which runs could be made")
     gap = difference(evidence, first, second)
-    sources = {option.source.label: option.source for option in (first, second) if _has_draws(option.source)}
+    named = [option.source for option in (first, second) if option.source is not None]
+    sources = {source.label: source for source in named if source.law.draws_table is not None}
     if gap.draws is None or not sources:
         raise PlanError("neither law has draws, so no run is known to help: fit your own runs")
     runs = [
         (source, {k: float(v) for k, v in run.items()}) for source in sources.values() for run in candidates
     ]
-    logs = [np.log(np.maximum(source.draws(run), np.finfo(float).tiny)) for source, run in runs]
+    drawn = [np.asarray(source.draws(run), dtype=np.float64) for source, run in runs]
+    logs = np.log(np.maximum(np.stack(drawn, axis=-1), np.finfo(float).tiny))
     noises = np.array([source.law.run_sd if noise is None else noise for source, _ in runs])
     if not np.all(noises > 0):
         raise PlanError(f"noise={noise}: the relative standard deviation of a run is more than 0")
@@ -90,15 +91,9 @@ def runs_to_settle(
             sd=then,
             confidence=_confidence(mean, sd, then),
         )
-        for i, flops, then in greedy_runs(
-            gap.draws, np.stack(logs, axis=-1), [run for _, run in runs], noises, budget
-        )
+        for i, flops, then in greedy_runs(gap.draws, logs, [run for _, run in runs], noises, budget)
     ]
     return Settling(difference=gap, sd=sd, confidence=_confidence(mean, sd, sd), steps=tuple(steps))
-
-
-def _has_draws(source: Source | None) -> bool:
-    return source is not None and source.law.draws_table is not None
 
 
 def _confidence(mean: float, sd: float, then: float) -> float:

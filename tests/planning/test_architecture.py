@@ -26,7 +26,13 @@ CONFIGS = {
     "gemma2": {**GROUPED, "head_dim": 32},
     "phi3": {**GROUPED, "pad_token_id": 0},
     "gpt_neox": {**SMALL, "vocab_size": 320},
-    "opt": {**SMALL, "ffn_dim": 256, "vocab_size": 320, "word_embed_proj_dim": 64, "max_position_embeddings": 40},
+    "opt": {
+        **SMALL,
+        "ffn_dim": 256,
+        "vocab_size": 320,
+        "word_embed_proj_dim": 64,
+        "max_position_embeddings": 40,
+    },
     "gpt2": {"n_embd": 64, "n_head": 4, "n_layer": 3, "vocab_size": 320, "n_positions": 40},
 }
 

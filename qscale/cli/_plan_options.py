@@ -1,0 +1,330 @@
+"""The options of ``qscale plan``, and what they stand for: laws, models, memory in use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qscale.cli import _tables
+from qscale.errors import ConfigError, QScaleError
+from qscale.units import parse_bytes, parse_count
+
+if TYPE_CHECKING:
+    from qscale.planning import Architecture, Evidence, Option, Serving
+
+_BASELINE = "chen2025/baseline"
+_SIZES = ("0.5B", "1B", "1.5B", "3B", "7B", "8B", "13B", "14B", "32B", "70B")
+
+Command = Callable[..., Any]
+
+
+def reader(read: Callable[[str], Any]) -> Callable[[Any, Any, Any], Any]:
+    """A callback that reads a text, or each of several; what cannot be read is bad usage."""
+
+    def one(text: str) -> Any:
+        try:
+            return read(text)
+        except (QScaleError, ValueError) as error:
+            raise click.BadParameter(str(error)) from error
+
+    def run(_context: click.Context, _parameter: click.Parameter, given: Any) -> Any:
+        if given is None:
+            return None
+        return tuple(map(one, given)) if isinstance(given, tuple) else one(given)
+
+    return run
+
+
+def evidence(command: Command) -> Command:
+    """Options that make an ``evidence``: which laws a plan rests on."""
+
+    @wraps(command)
+    def run(
+        law: tuple[str, ...],
+        baseline: str | None,
+        published: bool,
+        also: tuple[tuple[str, str], ...],
+        comparable: bool,
+        level: float,
+        reach: float | None,
+        **rest: Any,
+    ) -> Any:
+        return command(evidence=_evidence(law, baseline, published, also, comparable, level, reach), **rest)
+
+    for option in (
+        _tables.level,
+        click.option(
+            "--reach",
+            type=click.FloatRange(1),
+            metavar="TIMES",
+            help="In choices leave out laws that are asked so many times outside their fitted box.",
+        ),
+        click.option(
+            "--comparable",
+            is_flag=True,
+            help="Take losses to be of one tokenizer where a law does not say which it is of.",
+        ),
+        click.option(
+            "--also",
+            multiple=True,
+            callback=reader(_also),
+            metavar="LAW:RECIPE",
+            help="Take a law to cover a recipe beside its own, such as chen2025/w4a4:w=fp4_e2m1,a=fp4_e2m1.",
+        ),
+        click.option("--published", is_flag=True, help="Put the published laws beside --law."),
+        click.option(
+            "--baseline",
+            metavar="LAW",
+            help=f"Law of the loss without quantization.  [default: {_BASELINE}, where no --law is given]",
+        ),
+        click.option(
+            "--law",
+            multiple=True,
+            metavar="LAW",
+            help="Law of delta: a law file or a published id; the first about a recipe is planned by.  "
+            "[default: the published ones]",
+        ),
+    ):
+        run = option(run)
+    return run
+
+
+def _also(text: str) -> tuple[str, str]:
+    law, colon, recipe = text.partition(":")
+    if not colon or not recipe:
+        raise ValueError(f"{text!r} is not LAW:RECIPE")
+    return law, recipe
+
+
+def _evidence(
+    law: tuple[str, ...],
+    baseline: str | None,
+    published: bool,
+    also: tuple[tuple[str, str], ...],
+    comparable: bool,
+    level: float,
+    reach: float | None,
+) -> Evidence:
+    from qscale.planning import Evidence
+
+    if baseline is None and not law:
+        baseline = _BASELINE
+    covered: dict[str, list[str]] = {}
+    for name, recipe in also:
+        covered.setdefault(name, []).append(recipe)
+    return Evidence.of(
+        law,
+        baseline,
+        published=published or not law,
+        also=covered,
+        comparable=comparable,
+        level=level,
+        reach=math.inf if reach is None else reach,
+    )
+
+
+_TOKENS = click.option(
+    "-D", "tokens", callback=reader(parse_count), metavar="COUNT", help="Training tokens: 2e12 or 2T."
+)
+_RATIO = click.option("--ratio", type=float, metavar="NUMBER", help="Tokens a parameter, in place of -D.")
+_VOCABULARY = click.option(
+    "--vocabulary",
+    type=click.IntRange(1),
+    default=32_000,
+    show_default=True,
+    help="Tokens of a model that is given by its size.",
+)
+_KV_SHARE = click.option(
+    "--kv-share",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Heads of keys and values for each head of queries, of a model given by its size.",
+)
+
+
+def model(command: Command) -> Command:
+    """Options that make one ``model``: its architecture and its training tokens."""
+    return _models(command, many=False)
+
+
+def models(command: Command) -> Command:
+    """Options that make ``models``, several of them."""
+    return _models(command, many=True)
+
+
+def _models(command: Command, *, many: bool) -> Command:
+    @wraps(command)
+    def run(
+        model: tuple[str, ...] | str | None,
+        tokens: int | None,
+        ratio: float | None,
+        vocabulary: int,
+        kv_share: float,
+        **rest: Any,
+    ) -> Any:
+        if (tokens is None) == (ratio is None):
+            raise click.UsageError("Give -D, the training tokens, or --ratio, tokens a parameter.")
+        names = (model,) if isinstance(model, str) else model or _SIZES
+        found = []
+        for name in names:
+            shape = architecture(name, vocabulary, kv_share)
+            found.append((shape, float(tokens if tokens is not None else (ratio or 0) * shape.N)))
+        return command(**{"models" if many else "model": found if many else found[0]}, **rest)
+
+    what = "A size such as 7B, or a config.json or its folder"
+    option = click.option(
+        "--model",
+        "-m",
+        multiple=many,
+        required=not many,
+        metavar="MODEL",
+        help=f"{what}; repeatable.  [default: {', '.join(_SIZES)}]" if many else f"{what}.",
+    )
+    for each in (_KV_SHARE, _VOCABULARY, _RATIO, _TOKENS, option):
+        run = each(run)
+    return run
+
+
+def architecture(name: str, vocabulary: int, kv_share: float) -> Architecture:
+    """A model by its size, or by its configuration."""
+    from qscale.planning import Architecture
+
+    if not Path(name).exists():
+        try:
+            return Architecture.typical(parse_count(name), vocabulary=vocabulary, kv_share=kv_share)
+        except ConfigError as error:
+            if "count" not in str(error):
+                raise
+    return Architecture.from_config(name)
+
+
+def options(command: Command) -> Command:
+    """Two arguments that make ``first`` and ``second``, options of a deployment."""
+
+    @wraps(command)
+    def run(
+        evidence: Evidence,
+        first: str,
+        second: str,
+        tokens: int | None,
+        ratio: float | None,
+        vocabulary: int,
+        kv_share: float,
+        **rest: Any,
+    ) -> Any:
+        if (tokens is None) == (ratio is None):
+            raise click.UsageError("Give -D, the training tokens, or --ratio, tokens a parameter.")
+        found = [_option(evidence, text, tokens, ratio, vocabulary, kv_share) for text in (first, second)]
+        return command(evidence=evidence, first=found[0], second=found[1], **rest)
+
+    for each in (
+        _KV_SHARE,
+        _VOCABULARY,
+        _RATIO,
+        _TOKENS,
+        click.argument("second", metavar="MODEL=RECIPE"),
+        click.argument("first", metavar="MODEL=RECIPE"),
+    ):
+        run = each(run)
+    return evidence_of(run)
+
+
+def evidence_of(command: Command) -> Command:
+    """:func:`evidence`, for a command that hands it on."""
+    return evidence(command)
+
+
+def _option(
+    evidence: Evidence,
+    text: str,
+    tokens: int | None,
+    ratio: float | None,
+    vocabulary: int,
+    kv_share: float,
+) -> Option:
+    name, _, recipe = text.partition("=")
+    recipe, _, law = recipe.partition(" by ")
+    shape = architecture(name, vocabulary, kv_share)
+    D = float(tokens if tokens is not None else (ratio or 0) * shape.N)
+    return evidence.option(shape, D, recipe or None, law=law or None)
+
+
+def serving(command: Command) -> Command:
+    """Options that make a ``serving``: what takes memory beside the weights."""
+
+    @wraps(command)
+    def run(
+        context: int,
+        batch: int,
+        kv: str | None,
+        chunk: int,
+        overhead: int | None,
+        scale_bits: int | None,
+        zero_bits: int | None,
+        **rest: Any,
+    ) -> Any:
+        return command(serving=_serving(context, batch, kv, chunk, overhead, scale_bits, zero_bits), **rest)
+
+    for option in (
+        click.option(
+            "--zero-bits", type=click.IntRange(0, 64), help="Of a zero point.  [default: the format's]"
+        ),
+        click.option(
+            "--scale-bits", type=click.IntRange(0, 64), help="Of a scale.  [default: the format's, or 16]"
+        ),
+        click.option(
+            "--overhead",
+            callback=reader(parse_bytes),
+            metavar="BYTES",
+            help="What the runtime takes, such as 500MB.  [default: nothing]",
+        ),
+        click.option(
+            "--chunk",
+            type=click.IntRange(0),
+            default=0,
+            show_default=True,
+            help="Tokens of a sequence computed at once, for activations; 0: not counted.",
+        ),
+        click.option("--kv", metavar="SPEC", help="Keys and values, such as int8:token.  [default: 16 bits]"),
+        click.option(
+            "--batch", type=click.IntRange(1), default=1, show_default=True, help="Sequences at a time."
+        ),
+        click.option(
+            "--context",
+            type=click.IntRange(0),
+            default=0,
+            show_default=True,
+            help="Tokens whose keys and values are kept; 0: no cache.",
+        ),
+    ):
+        run = option(run)
+    return run
+
+
+def _serving(
+    context: int,
+    batch: int,
+    kv: str | None,
+    chunk: int,
+    overhead: int | None,
+    scale_bits: int | None,
+    zero_bits: int | None,
+) -> Serving:
+    from qscale.formats import QuantSpec
+    from qscale.planning import Serving
+
+    return Serving(
+        context=context,
+        batch=batch,
+        kv=None if kv is None else QuantSpec.parse(kv),
+        tokens_at_once=chunk,
+        overhead=overhead or 0,
+        scale_bits=scale_bits,
+        zero_bits=zero_bits,
+    )

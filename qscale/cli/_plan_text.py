@@ -1,0 +1,374 @@
+"""What ``qscale plan`` prints, and its JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qscale.cli._tables import columns
+from qscale.units import short_bytes, short_count
+
+if TYPE_CHECKING:
+    from qscale.planning import (
+        Critical,
+        Effective,
+        Evidence,
+        Footprint,
+        Forecast,
+        GroupWorth,
+        Option,
+        Plan,
+        QatShare,
+        Repay,
+        Row,
+        Settling,
+        Tolerance,
+        Trained,
+    )
+
+_PARTS = ("elements", "scales", "zero_points", "full_precision", "cache", "activations", "overhead", "total")
+
+
+def memory(plan: Plan, evidence: Evidence, rows: int) -> None:
+    """The best options under a budget."""
+    if plan.best is None:
+        least = plan.rows[0]
+        click.echo(
+            f"nothing fits {short_bytes(plan.limit)}: the smallest is {least.option} with "
+            f"{short_bytes(least.footprint.total)}"
+        )
+        return
+    click.echo(f"{plan.meets} of {len(plan.rows)} options fit {short_bytes(plan.limit)} ({_gib(plan.limit)})")
+    _table(plan.rows[: min(rows, plan.meets)], "best")
+    _head(plan, "best")
+    _remarks(plan, evidence)
+
+
+def tolerance(found: Tolerance, evidence: Evidence, rows: int) -> None:
+    """The smallest options within a tolerance."""
+    plan = found.plan
+    click.echo(f"{plan.meets} of {len(plan.rows)} options lose at most {plan.limit:g} nats per token")
+    _table(plan.rows[: min(rows, plan.meets)], "within")
+    _head(plan, "smallest")
+    sure = "none" if found.sure is None else _named(found.sure)
+    click.echo(f"smallest that is within it in {found.certainty:.0%} of draws: {sure}")
+    for recipe, group in found.largest_group.items():
+        shown = "none" if group is None else "any" if math.isinf(group) else f"{group:.3g}"
+        click.echo(f"largest G of {recipe}: {shown}")
+    _remarks(plan, evidence)
+
+
+def group(found: GroupWorth, evidence: Evidence) -> None:
+    """A finer group against a coarser one."""
+    _table([found.fine, found.coarse], None)
+    fine, coarse = found.fine.option, found.coarse.option
+    click.echo(
+        f"{fine} gains {_nats(found.gain)} over {coarse.recipe} for {found.extra_bits:.3g} bits a weight more"
+        + _chance(found.chance_better, "that it gains at all")
+    )
+    if found.against_larger is None:
+        click.echo("against a larger model in the same bytes: give --baseline")
+        return
+    value = found.against_larger.value
+    larger = f"a {coarse.recipe} model of {found.scale:.3g} times the size, which takes the same bytes"
+    click.echo(
+        f"{'worth it' if value > 0 else 'not worth it'}: {larger}, has a loss "
+        f"{'higher' if value > 0 else 'lower'} by {_nats(found.against_larger, absolute=True)}"
+        + _chance(found.chance_worth, "that the finer group is worth it")
+    )
+    _far(found.against_larger)
+    _say(evidence.notes)
+
+
+def compare(evidence: Evidence, first: Option, second: Option, found: Forecast, chance: float | None) -> None:
+    """One option against another."""
+    for option in (first, second):
+        loss = evidence.loss(option)
+        law = "" if option.source is None else f", by {option.source.label}"
+        word = "delta" if evidence.baseline is None else "loss"
+        click.echo(f"{option}: {word} {_nats(loss)}{law}")
+    click.echo(f"the first less the second: {_nats(found)}")
+    if chance is None:
+        click.echo("probability that the first is better: not known, no law here has a band")
+    else:
+        click.echo(f"probability that the first is better: {chance:.3g}")
+    _far(found)
+    _say(evidence.notes)
+
+
+def settle(found: Settling, first: Option, second: Option, axes: Sequence[str]) -> None:
+    """Runs that would settle a choice."""
+    better = first if found.difference.value < 0 else second
+    click.echo(f"{first} less {second}: {_nats(found.difference)}, s.d. {found.sd:.3g}")
+    click.echo(f"now {better} is better with probability {found.confidence:.3g}")
+    if not found.steps:
+        click.echo("the budget holds none of the runs, or none of them helps")
+        return
+    cells = [
+        [
+            *(f"{step.run[name]:.6g}" for name in axes),
+            step.law,
+            f"{step.flops:.3g}",
+            f"{step.sd:.3g}",
+            f"{step.confidence:.3g}",
+        ]
+        for step in found.steps
+    ]
+    _echo(columns((*axes, "of law", "FLOPs", "s.d. then", "expected probability"), cells, left=0))
+
+
+def effective(found: Effective) -> None:
+    """A quantized model as a smaller one."""
+    click.echo(f"{found.option}: multiplier (EPM) {_band(found.multiplier, '.3g')}")
+    click.echo(f"the same loss as {short_count(found.N)} parameters in 16 bits")
+    click.echo(
+        f"{found.bits_per_weight:.4g} bits a weight, {found.effective_bits:.4g} for each parameter of that "
+        "model (16 without quantization)"
+    )
+    _far(found.multiplier)
+
+
+def critical(found: Critical) -> None:
+    """Data past which training harms."""
+    if math.isinf(found.tokens.value):
+        click.echo(f"{found.option.recipe}: more data never harms, up to 1e18 tokens")
+        return
+    click.echo(f"critical data: {_band(found.tokens, '.3g')} tokens, {found.ratio:.3g} a parameter")
+    click.echo(f"the loss there: {found.least:.4g}")
+    _far(found.tokens)
+
+
+def repay(found: Repay) -> None:
+    """From where on QAT pays."""
+    value = found.ratio.value
+    names = (found.qat.source, found.ptq.source)
+    laws = " against ".join(source.label for source in names if source is not None)
+    if math.isinf(value):
+        click.echo(f"QAT does not repay up to {found.at_ratio[-1]:.3g} tokens a parameter ({laws})")
+    elif value == 0:
+        click.echo(f"QAT repays from {found.at_ratio[0]:.3g} tokens a parameter on, and before ({laws})")
+    else:
+        click.echo(f"QAT repays from {_band(found.ratio, '.3g')} tokens a parameter on ({laws})")
+    for ratio in (20, 100, 1000):
+        at = min(range(len(found.at_ratio)), key=lambda i: abs(math.log(found.at_ratio[i] / ratio)))
+        click.echo(f"  at {ratio} tokens a parameter it saves {found.gain[at]:.4g} nats per token")
+    if found.chance_never:
+        click.echo(f"probability that it never does: {found.chance_never:.3g}")
+    _far(found.ratio)
+
+
+def compute(found: Sequence[Trained], rows: int) -> None:
+    """Optima of a compute budget."""
+    cells = [
+        [
+            "16 bits" if one.recipe is None else str(one.recipe),
+            "" if one.source is None else one.source.how,
+            short_count(one.N),
+            short_count(one.D),
+            _number(one.loss.value),
+            _ends(one.loss),
+            "" if one.chance is None else f"{one.chance:.2f}",
+            _times(one.loss.outside),
+            "" if one.source is None else one.source.label,
+        ]
+        for one in found[:rows]
+    ]
+    heads = ("recipe", "how", "N", "D", "loss", "band", "best", "outside", "law")
+    _echo(columns(heads, cells, left=2))
+
+
+def share(found: QatShare) -> None:
+    """Tokens for QAT."""
+    click.echo(f"QAT: {found.share:.1%} of the tokens, {short_count(max(found.tokens, 1))}")
+    error = "" if found.error is None else f", mean error {found.error:g} of the share"
+    click.echo(
+        f"{found.tokens_per_byte:.4g} tokens a byte of weights (dremov2025/qat-fraction, weights "
+        f"alone{error})"
+    )
+    if found.outside:
+        click.echo(f"extrapolation: outside the fitted box in {_times(found.outside)}")
+
+
+def footprints(found: Mapping[str, Footprint]) -> None:
+    """Bytes, part by part."""
+    cells = [[name, *(short_bytes(max(value.to_json()[part], 0)) for part in _PARTS), _gib(value.total)]
+             for name, value in found.items()]  # fmt: skip
+    _echo(columns(("recipe", *(part.replace("_", " ") for part in _PARTS), ""), cells, left=1))
+
+
+def group_json(found: GroupWorth) -> dict[str, Any]:
+    """Everything but draws."""
+    against = found.against_larger
+    return {
+        "fine": found.fine.to_json(),
+        "coarse": found.coarse.to_json(),
+        "gain": found.gain.to_json(),
+        "extra_bits": found.extra_bits,
+        "chance_better": found.chance_better,
+        "scale": found.scale,
+        "against_larger": None if against is None else against.to_json(),
+        "chance_worth": found.chance_worth,
+    }
+
+
+def settle_json(found: Settling) -> dict[str, Any]:
+    """Everything but draws."""
+    fields = ("law", "run", "flops", "sd", "confidence")
+    return {
+        "difference": found.difference.to_json(),
+        "sd": found.sd,
+        "confidence": found.confidence,
+        "runs": [{name: getattr(step, name) for name in fields} for step in found.steps],
+    }
+
+
+def effective_json(found: Effective) -> dict[str, Any]:
+    """Everything but draws."""
+    return {
+        "option": str(found.option),
+        "multiplier": found.multiplier.to_json(),
+        "N": found.N,
+        "bits_per_weight": found.bits_per_weight,
+        "effective_bits": found.effective_bits,
+    }
+
+
+def critical_json(found: Critical) -> dict[str, Any]:
+    """Everything but draws; null: there is none."""
+    return {
+        "tokens": _finite(found.tokens),
+        "ratio": number_or_null(found.ratio),
+        "loss": found.least,
+    }
+
+
+def repay_json(found: Repay) -> dict[str, Any]:
+    """Everything but draws; a ratio of null: it never repays."""
+    return {
+        "ratio": _finite(found.ratio),
+        "chance_never": found.chance_never,
+        "curve": {"ratio": found.at_ratio.tolist(), "gain": found.gain.tolist()},
+    }
+
+
+def trained_json(found: Trained) -> dict[str, Any]:
+    """Everything but draws."""
+    return {
+        "recipe": None if found.recipe is None else str(found.recipe),
+        "law": None if found.source is None else found.source.label,
+        "N": found.N,
+        "D": found.D,
+        "loss": found.loss.to_json(),
+        "chance": found.chance,
+    }
+
+
+def number_or_null(value: float | None) -> float | None:
+    """JSON has no infinity."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _finite(found: Forecast) -> dict[str, Any]:
+    out = found.to_json()
+    return out | {name: number_or_null(out[name]) for name in ("value", "low", "high")}
+
+
+def _table(rows: Sequence[Row], chance: str | None) -> None:
+    has_loss = any(row.loss.value != row.delta.value for row in rows)
+    cells = []
+    for row in rows:
+        others = sorted(row.others.values())
+        cells.append(
+            [
+                str(row.option),
+                f"{row.bits_per_weight:.4g}",
+                short_bytes(row.footprint.total),
+                *([_number(row.loss.value)] if has_loss else []),
+                _number(row.delta.value),
+                _ends(row.delta) if row.option.recipe is not None else "",
+                *([] if chance is None else ["" if row.chance is None else f"{row.chance:.2f}"]),
+                _times(row.loss.outside),
+                "" if not others else " to ".join(dict.fromkeys(_number(v) for v in (others[0], others[-1]))),
+                "" if row.option.source is None else row.option.source.label,
+            ]
+        )
+    heads = ["option", "bits", "bytes", *(["loss"] if has_loss else []), "delta", "band"]
+    heads += [] if chance is None else [chance]
+    _echo(columns((*heads, "outside", "other laws", "law"), cells, left=1))
+
+
+def _head(plan: Plan, word: str) -> None:
+    if plan.best is not None:
+        click.echo(f"{word}: {_named(plan.best)}")
+        chosen = {law: option for law, option in plan.by_law.items() if option != str(plan.best.option)}
+        if chosen:
+            click.echo("asked alone, these laws would take another:")
+            for law, option in chosen.items():
+                click.echo(f"  {law}: {option}")
+
+
+def _named(row: Row) -> str:
+    return f"{row.option}, {short_bytes(row.footprint.total)} ({_gib(row.footprint.total)})"
+
+
+def _remarks(plan: Plan, evidence: Evidence) -> None:
+    if plan.best is not None and plan.best.loss.outside:
+        click.echo(f"extrapolation: outside the fitted box in {_times(plan.best.loss.outside)}")
+    if any(row.delta.basis == "printed error" for row in plan.rows[: plan.meets]):
+        click.echo("bands of published laws are those of the error that their source prints, inside its box")
+    del evidence
+    _say(plan.notes)
+
+
+def _far(found: Forecast) -> None:
+    if found.outside:
+        click.echo(f"extrapolation: outside the fitted box in {_times(found.outside)}")
+    if found.basis == "printed error":
+        click.echo("the band is that of the error that the source prints, inside its box")
+
+
+def _say(notes: Sequence[str]) -> None:
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+
+
+def _nats(found: Forecast, *, absolute: bool = False) -> str:
+    if absolute:
+        return f"{abs(found.value):.4g} nats per token"
+    band = _ends(found)
+    return f"{found.value:.4g} nats per token" + (f" [{band}]" if band else "")
+
+
+def _band(found: Forecast, how: str) -> str:
+    shown = format(found.value, how)
+    if found.low is None or found.high is None:
+        return shown
+    return f"{shown} [{format(found.low, how)} to {format(found.high, how)}]"
+
+
+def _ends(found: Forecast) -> str:
+    return "" if found.low is None or found.high is None else f"{_number(found.low)} to {_number(found.high)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _times(outside: Mapping[str, float]) -> str:
+    return " ".join(f"{name} {times:.3g}x" for name, times in outside.items())
+
+
+def _chance(value: float | None, of: str) -> str:
+    return "" if value is None else f"; probability {value:.3g} {of}"
+
+
+def _gib(number: float) -> str:
+    return f"{number / 2**30:.2f} GiB"
+
+
+def _echo(lines: Sequence[str]) -> None:
+    for line in lines:
+        click.echo(line)

@@ -95,7 +95,7 @@ def least_loss(
         rows=(*chosen, *rest),
         meets=len(fits),
         by_law=_by_law(fits, lambda row, delta: row.loss.value - row.delta.value + delta),
-        notes=_notes(evidence, serving),
+        notes=_notes(evidence, rows, serving),
     )
 
 
@@ -151,7 +151,7 @@ def within_tolerance(
         by_law=_by_law(
             [r for r in rows if _within(r, tolerance)], lambda r, d: _bytes_within(r, d, tolerance)
         ),
-        notes=_notes(evidence, serving),
+        notes=_notes(evidence, rows, serving),
     )
     groups: dict[str, float | None] = {}
     for row in rows:
@@ -210,7 +210,7 @@ def _group_at(option: Option, tolerance: float) -> float | None:
     return low
 
 
-def _notes(evidence: Evidence, serving: Serving | None) -> tuple[str, ...]:
+def _notes(evidence: Evidence, rows: Sequence[Row], serving: Serving | None) -> tuple[str, ...]:
     notes = list(evidence.notes)
     notes += [f"left out: {reason}" for reason in evidence.refused]
     if evidence.baseline is not None and evidence.baseline.basis == "none":
@@ -219,7 +219,7 @@ def _notes(evidence: Evidence, serving: Serving | None) -> tuple[str, ...]:
         )
     if serving is not None and serving.kv is not None:
         notes.append(f"what the cache in {serving.kv} costs is in no loss here")
-    if any(source.basis == "none" for source in evidence.sources):
-        unsure = ", ".join(s.label for s in evidence.sources if s.basis == "none")
+    asked = dict.fromkeys(row.option.source for row in rows if row.option.source is not None)
+    if unsure := ", ".join(source.label for source in asked if source.basis == "none"):
         notes.append(f"no band is known for {unsure}")
     return tuple(notes)

@@ -81,7 +81,9 @@ def precision_for_compute(
                 continue
             methods.add(source.how)
             factor = _factor(recipe, source, cost, overhead)
-            found.append(_trained(evidence, recipe, source, compute / factor))
+            one = _trained(evidence, recipe, source, compute / factor)
+            if max(one.loss.outside.values(), default=1.0) <= evidence.reach:
+                found.append(one)
     found.sort(key=lambda one: one.loss.value)
     drawn = [one.loss.draws for one in found if one.loss.draws is not None]
     if not drawn:

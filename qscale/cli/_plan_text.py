@@ -109,7 +109,7 @@ def settle(found: Settling, first: Option, second: Option, axes: Sequence[str]) 
         return
     cells = [
         [
-            *(f"{step.run[name]:.6g}" for name in axes),
+            *(f"{step.run[name]:.6g}" if name in step.run else "" for name in axes),
             step.law,
             f"{step.flops:.3g}",
             f"{step.sd:.3g}",

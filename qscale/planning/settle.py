@@ -12,6 +12,7 @@ from qscale.errors import PlanError
 from qscale.laws.suggest import greedy_runs
 from qscale.planning.compare import difference
 from qscale.planning.evidence import Evidence, Forecast, Option
+from qscale.planning.sources import Source
 
 _NODES = 64  # of the quadrature over what the runs may show
 
@@ -50,14 +51,15 @@ def runs_to_settle(
 
     The difference of the two losses and the logarithms of what runs measure are taken to be normal, with the
     covariance of the laws' draws; the laws are taken to be true. What runs show is not known beforehand, so
-    the confidence after them is an expectation over it.
+    the confidence after them is an expectation over it. Where options differ in N or D, runs without
+    quantization, which join the baseline's law, are among the candidates.
 
     Args:
         evidence: The laws, with draws: your own fits.
         first: An option.
         second: Another.
         candidates: Runs that could be made, with the variables of the laws: N, D, G.
-        budget: FLOPs of all new runs together, 6 N D each; their baselines are not counted.
+        budget: FLOPs of all new runs together, 6 N D each; what they are matched with is left out.
         noise: Relative s.d. of a run; by default that of each law's fit.
 
     Raises:
@@ -70,12 +72,11 @@ def runs_to_settle(
         raise PlanError("no candidates: say which runs could be made")
     gap = difference(evidence, first, second)
     named = [option.source for option in (first, second) if option.source is not None]
+    named += [] if evidence.baseline is None else [evidence.baseline]
     sources = {source.label: source for source in named if source.law.draws_table is not None}
     if gap.draws is None or not sources:
         raise PlanError("neither law has draws, so no run is known to help: fit your own runs")
-    runs = [
-        (source, {k: float(v) for k, v in run.items()}) for source in sources.values() for run in candidates
-    ]
+    runs = [(source, run) for source in sources.values() for run in _of(source, candidates)]
     drawn = [np.asarray(source.draws(run), dtype=np.float64) for source, run in runs]
     logs = np.log(np.maximum(np.stack(drawn, axis=-1), np.finfo(float).tiny))
     noises = np.array([source.law.run_sd if noise is None else noise for source, _ in runs])
@@ -94,6 +95,21 @@ def runs_to_settle(
         for i, flops, then in greedy_runs(gap.draws, logs, [run for _, run in runs], noises, budget)
     ]
     return Settling(difference=gap, sd=sd, confidence=_confidence(mean, sd, sd), steps=tuple(steps))
+
+
+def _of(source: Source, candidates: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """The candidates as runs of a law: with its variables alone, each once.
+
+    Raises:
+        PlanError: One lacks a variable.
+    """
+    found: dict[tuple[float, ...], dict[str, float]] = {}
+    for run in candidates:
+        if missing := [name for name in source.variables if name not in run]:
+            raise PlanError(f"candidate {dict(run)} lacks {', '.join(missing)}, which law {source.label} has")
+        values = {name: float(run[name]) for name in source.variables}
+        found.setdefault(tuple(values.values()), values)
+    return list(found.values())
 
 
 def _confidence(mean: float, sd: float, then: float) -> float:

@@ -191,11 +191,24 @@ def test_runs_that_settle_a_choice_lower_its_deviation_as_bayes_says(own, llama)
     cov = np.cov(gap, logs)
     assert first.sd == pytest.approx(math.sqrt(cov[0, 0] - cov[0, 1] ** 2 / (cov[1, 1] + 0.01**2)))
     falls = []
-    for run in runs:
-        c = np.cov(gap, np.log(evidence.sources[0].draws(run)))
+    bare = [{"N": n, "D": 20 * n} for n in (1e9, 4e9)]
+    for source, run in [(evidence.sources[0], r) for r in runs] + [(evidence.baseline, r) for r in bare]:
+        c = np.cov(gap, np.log(source.draws(run)))
         falls.append(c[0, 1] ** 2 / (c[1, 1] + 0.01**2) / (6 * run["N"] * run["D"]))
-    assert first.run == runs[int(np.argmax(falls))]
+    assert first.run == [*runs, *bare][int(np.argmax(falls))]
     assert found.confidence <= first.confidence <= 1
+
+
+def test_sizes_are_settled_by_runs_without_quantization(own, llama):
+    law, base = own
+    evidence = Evidence.of([law], baseline=base)
+    one = evidence.option(llama, 1e11, "w4a16:g32")
+    two = replace(evidence.option(llama, 1e11, "w4a16:g256"), scale=1.3)
+    runs = [{"N": 2e9, "D": 1e11, "G": 32.0}]
+    found = runs_to_settle(evidence, one, two, runs, 1e23)
+    assert set(found.steps[0].run) == {"N", "D"} and found.steps[0].law == evidence.baseline.label
+    with pytest.raises(PlanError, match="lacks G"):
+        runs_to_settle(evidence, one, two, [{"N": 2e9, "D": 1e11}], 1e23)
 
 
 def test_the_expected_confidence_is_that_of_simulated_outcomes():

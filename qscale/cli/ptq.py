@@ -142,7 +142,14 @@ def command(
         if out is not None:
             identity = pass_identity(source, parsed, steps, chosen, held_out)
             partial = stack.enter_context(Partial(out, {**identity, "device": device}))
-        report = quantize_blocks(source, parsed, steps, chosen, emit=show, held_out=held_out, partial=partial)
+        try:
+            report = quantize_blocks(
+                source, parsed, steps, chosen, emit=show, held_out=held_out, partial=partial
+            )
+        except KeyboardInterrupt:
+            if partial is not None and partial.notes():
+                click.echo("the same command goes on after the blocks that are finished", err=True)
+            raise
         assert report.before is not None and report.after is not None
         result = _result(report.before, report.after, text, eval_windows, length) | {
             key: value for key, value in report.to_json().items() if key not in _PARTS

@@ -6,6 +6,9 @@ One thread. Times are those the thread was on a processor: others on the machine
 of the clock. A round takes, one after the other, a product of float64 matrices and each method; of the
 rounds the medians are printed. The floor of a method is the time that the product takes for as many
 operations as the method's algebra has, counted below; that of RTN is a copy of the weight.
+
+GPTQ of llm-compressor and GPTQModel, where they are installed, is timed on the same layers, turn by turn
+with ours on their grid of 16 levels (`full`).
 """
 
 from __future__ import annotations
@@ -54,6 +57,12 @@ def seconds(run: Callable[[], object]) -> float:
     return time.thread_time() - start
 
 
+def process_seconds(run: Callable[[], object]) -> float:
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
 def measured(rows: int, width: int, spec: QuantSpec, rounds: int) -> None:
     """Prints the rows of one shape."""
     torch.manual_seed(0)
@@ -99,34 +108,46 @@ def measured(rows: int, width: int, spec: QuantSpec, rounds: int) -> None:
     print(f"| {rows} x {width} | rtn | {took:.4f} | copy | {floor:.4f} | {ratio:.2f} |", flush=True)
 
 
-def llmcompressor_gptq(weight: torch.Tensor, x: torch.Tensor, spec: QuantSpec) -> Callable[[], object]:
-    """Moments and rounding of one layer; as of its sources in 2026, not run by us."""
+def llmcompressor_gptq(weight: torch.Tensor, x: torch.Tensor, spec: QuantSpec) -> Callable[[], torch.Tensor]:
+    """Moments, scales and rounding of one layer, as its GPTQModifier takes them; columns in order."""
     from compressed_tensors.quantization import QuantizationArgs
-    from llmcompressor.modifiers.quantization.gptq import gptq_quantize as theirs
+    from llmcompressor.modifiers.gptq import gptq_quantize, helpers
+    from llmcompressor.observers import Observer
 
     args = QuantizationArgs(num_bits=4, type="int", strategy="group", group_size=spec.group_size)
     linear = _linear(weight)
 
-    def run() -> object:
-        moments = theirs.make_empty_hessian(linear)
-        moments, _ = theirs.accumulate_hessian(x, linear, moments, 0)
-        return theirs.quantize_weight(linear, args, {linear: moments})
+    def run() -> torch.Tensor:
+        moments = helpers.make_empty_hessian(linear)
+        moments, count = helpers.accumulate_hessian(x, linear, moments, torch.zeros(()))
+        observer = Observer.load_from_registry(
+            "memoryless_minmax", base_name="weight", args=args, module=linear
+        )
+        observer(linear.weight)
+        parts = helpers.prepare_batch([linear], [observer.get_qparams()], {linear: moments}, {linear: count})
+        rounded, _, gave_up = gptq_quantize.quantize_weight(*parts, args)
+        assert not gave_up.any()
+        return rounded[0]
 
     return run
 
 
-def gptqmodel_gptq(weight: torch.Tensor, x: torch.Tensor, spec: QuantSpec) -> Callable[[], object]:
-    """Likewise."""
+def gptqmodel_gptq(weight: torch.Tensor, x: torch.Tensor, spec: QuantSpec) -> Callable[[], torch.Tensor]:
+    """Likewise; its damping and order of columns set to ours."""
     from gptqmodel.quantization import QuantizeConfig
     from gptqmodel.quantization import gptq as theirs
 
-    def run() -> object:
-        config: Any = QuantizeConfig(bits=4, group_size=spec.group_size, desc_act=False)
-        one = theirs.GPTQ(_linear(weight), config)
-        if hasattr(one, "quantizer"):
-            one.quantizer.configure(perchannel=True)
+    # Made once: a configuration makes a folder for what it offloads.
+    config: Any = QuantizeConfig(
+        bits=4, group_size=spec.group_size, desc_act=False, act_group_aware=False, damp_percent=0.01
+    )
+    linear = _linear(weight)
+
+    def run() -> torch.Tensor:
+        one = theirs.GPTQ(linear, config)
+        one.quantizer.configure(perchannel=True)
         one.add_batch(x, x)
-        return one.quantize()
+        return one.quantize()[0]
 
     return run
 
@@ -137,49 +158,71 @@ def _linear(weight: torch.Tensor) -> torch.nn.Linear:
     return linear
 
 
+def _correlated(width: int) -> torch.Tensor:
+    """Inputs with directions that matter more than others, as models have them: what GPTQ lives on."""
+    basis = torch.linalg.qr(torch.randn(width, width)).Q
+    return torch.randn(TOKENS, width) * torch.arange(1, width + 1) ** -0.5 @ basis
+
+
 def against(name: str, rows: int, width: int, spec: QuantSpec, rounds: int) -> str:
-    """Their seconds for moments and GPTQ, ours, and the ratio, turn by turn on the same weight and inputs."""
+    """Their seconds for moments and GPTQ, ours, and the ratio, turn by turn on the same weight and inputs.
+
+    Seconds are of all threads of the process: peers have threads of their own. Errors are of the layer's
+    output, and of rounding to nearest by ours for comparison.
+    """
     if spec.format != "int4" or spec.strategy != "group":
         return "compared on int4 in groups alone"
+    spec = QuantSpec.parse(f"{spec.format}:g{spec.group_size}:full")  # the levels that they have
     torch.manual_seed(0)
-    weight, x = torch.randn(rows, width) * 0.02, torch.randn(TOKENS, width)
+    weight, x = torch.randn(rows, width) * 0.02, _correlated(width)
     quantizer = make_quantizer("absmax", spec, operand="weight", shape=(rows, width), name="layer")
     layer = Layer(name="layer", weight=weight, quantizer=quantizer)
     make = {"llmcompressor": llmcompressor_gptq, "gptqmodel": gptqmodel_gptq}[name]
     theirs = make(weight, x, spec)
+    torch.set_num_threads(1)  # importing a peer may have set another number
 
-    def ours() -> object:
+    def ours() -> torch.Tensor:
         found = Statistics(width=width, needs={"moments", "mean"})
         found.add(x)
-        return GPTQ().round(layer, weight, found)
+        return GPTQ().round(layer, weight, found).weight
 
-    pairs = [(seconds(theirs), seconds(ours)) for _ in range(rounds + 1)][1:]
+    def error(rounded: torch.Tensor) -> float:
+        return float((x @ (weight - rounded).T).square().sum() / (x @ weight.T).square().sum())
+
+    pairs = [(process_seconds(theirs), process_seconds(ours)) for _ in range(rounds + 1)][1:]
     took, own = (statistics.median(times) for times in zip(*pairs, strict=True))
     ratio = statistics.median(t / o for t, o in pairs)
-    return f"{took:.4f} s, qscale {own:.4f} s, ratio {ratio:.2f}"
+    errors = " | ".join(f"{error(each):.5f}" for each in (theirs(), ours(), quantizer(weight)))
+    return f"{took:.4f} | {own:.4f} | {ratio:.2f} | {errors}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--spec", default="int4:g128")
+    parser.add_argument("--peers", action="store_true", help="the peers alone")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    print("| rows x width | method | seconds | Gflop | floor, seconds | ratio |\n|---|---|---|---|---|---|")
-    for rows, width in SHAPES:
+    if not asked.peers:
+        print(
+            "| rows x width | method | seconds | Gflop | floor, seconds | ratio |\n|---|---|---|---|---|---|"
+        )
+    for rows, width in () if asked.peers else SHAPES:
         measured(rows, width, QuantSpec.parse(asked.spec), asked.rounds)
+    print("\n| peer | rows x width | its seconds | qscale | ratio | its error | qscale | nearest |")
+    print("|---|---|---|---|---|---|---|---|")
     for name in OTHERS:
         try:
             found = version(name)
         except PackageNotFoundError:
-            print(f"{name} is not installed")
+            print(f"| {name} is not installed |")
             continue
         for rows, width in SHAPES:
             try:
                 line = against(name, rows, width, QuantSpec.parse(asked.spec), asked.rounds)
             except Exception as error:
                 line = f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            print(f"{name} {found}, {rows} x {width}: {line}", flush=True)
+            print(f"| {name} {found} | {rows} x {width} | {line} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ class Record:
     N_total: int  #: all parameters
     D: int  #: tokens seen
     epochs: float  #: tokens seen over tokens of the training split
-    G: float | None  #: elements per scale; None where weight and input differ or nothing is quantized
+    #: elements per scale in linear layers; None where weight and input differ, or no layer is quantized
+    G: float | None
     G_weight: float | None
     G_input: float | None
     loss: float | None  #: None where the run diverged
@@ -59,7 +60,8 @@ class Record:
     relmse_input: float | None = None  #: of the inputs, on held-out sequences
     relmse_output: float | None = None  #: of layers' outputs, mean over weights, after a method
     relmse_output_nearest: float | None = None  #: had the method rounded to nearest
-    bits_per_weight: float | None = None  #: of the layers quantized, scales and all else that a method keeps
+    #: of the layers quantized, scales and all else that a method keeps; 16 where it quantizes none
+    bits_per_weight: float | None = None
     bits_per_kv: float | None = None  #: of an element of keys and values, where a method quantizes those
     eval_losses_sha256: str | None = None  #: of the values in ``eval_losses.npy``
     schema_version: int = SCHEMA_VERSION

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -98,10 +99,16 @@ def command(
         raise ConfigError(
             "say how weights are quantized: --spec int4:g128, or --recipe w4a8:g128, one of them"
         )
+    _check_words(spec, recipe)
     steps = Method.parse(method)
     parsed = ptq_recipe(recipe, steps) if recipe is not None else Recipe(weight=spec)  # type: ignore[arg-type]
     if out is not None:
         check_target(out)
+        if layout == "compressed-tensors" and parsed is not None and parsed.input is not None:
+            raise ConfigError(
+                f"layout compressed-tensors holds weights alone, and recipe {parsed} quantizes inputs: use "
+                "--layout qscale, or plain"
+            )
 
     import torch
 
@@ -127,6 +134,7 @@ def command(
     def tell(event: dict[str, Any]) -> None:
         click.echo(json.dumps(event))
 
+    saved = None
     with ExitStack() as stack:
         partial = None
         lines = (BlockBar if sys.stderr.isatty() else BlockLines)(sys.stderr)
@@ -134,7 +142,14 @@ def command(
         if out is not None:
             identity = pass_identity(source, parsed, steps, chosen, held_out)
             partial = stack.enter_context(Partial(out, {**identity, "device": device}))
-        report = quantize_blocks(source, parsed, steps, chosen, emit=show, held_out=held_out, partial=partial)
+        try:
+            report = quantize_blocks(
+                source, parsed, steps, chosen, emit=show, held_out=held_out, partial=partial
+            )
+        except KeyboardInterrupt:
+            if partial is not None and partial.notes():
+                click.echo("the same command goes on after the blocks that are finished", err=True)
+            raise
         assert report.before is not None and report.after is not None
         result = _result(report.before, report.after, text, eval_windows, length) | {
             key: value for key, value in report.to_json().items() if key not in _PARTS
@@ -142,11 +157,30 @@ def command(
         if partial is not None:
             note = {"corpus": text.name, "corpus_sha256": text.sha256, "tokenizer": text.tokenizer.text}
             parts = {key: report.to_json()[key] for key in _PARTS}
-            saving.publish(partial, source.model, result | note | parts, saving.tokenizer_files(path), layout)
+            files = saving.tokenizer_files(path)
+            saved = saving.publish(partial, source.model, result | note | parts, files, layout)
     if as_json:
-        click.echo(json.dumps({"event": "end", **result, "out": None if out is None else str(out)}))
+        about = {} if saved is None else saved._asdict()
+        click.echo(json.dumps({"event": "end", **result, "out": None if out is None else str(out), **about}))
         return
-    _print(result, out)
+    _print(result)
+    if saved is not None:
+        click.echo(f"{'saved':<8}{out}, layout {saved.layout}")
+        if saved.without:
+            click.echo(
+                f"{'note':<8}what is saved has {' and '.join(saved.without)} in full precision: its loss is "
+                "not the one above"
+            )
+
+
+def _check_words(spec: str | None, recipe: str | None) -> None:
+    """Tell a spec from a recipe, which both look like the other."""
+    from qscale.errors import ConfigError
+
+    if spec is not None and re.match(r"w[\d=]|a=", spec):
+        raise ConfigError(f"--spec {spec}: a spec is of weights alone, such as int4:g128; this is a --recipe")
+    if recipe is not None and re.match(r"(int|fp)\d", recipe):
+        raise ConfigError(f"--recipe {recipe}: this is a --spec of weights; as a recipe it is w={recipe}")
 
 
 #: Of a report, what is said of each layer and attention, and of what was left.
@@ -186,6 +220,11 @@ def _load(path: Path, device: str, *, whole: bool) -> _Found:
         name = kind if kind.startswith(("bytes", "bpe:")) else None
         return _Found(Memory(model.to(device).eval()), name, config.tokenizer, config.context)
     if not (path / "config.json").is_file():
+        if runs := _baselines(path):
+            raise ConfigError(
+                f"{str(path)!r} is a study: name one of its baseline runs, such as {runs[0]} "
+                f"({len(runs)} finished; qscale sweep status --json {path} tells them apart)"
+            )
         raise ConfigError(
             f"{str(path)!r} is no model: a folder of save_pretrained (config.json, safetensors) is wanted, "
             "or that of a finished baseline run, with its weights in final/"
@@ -198,6 +237,14 @@ def _load(path: Path, device: str, *, whole: bool) -> _Found:
     own = path / "tokenizer.json"
     longest = int(getattr(source.model.config, "max_position_embeddings", None) or 2048)
     return _Found(source, f"file:{own}" if own.is_file() else None, None, longest)
+
+
+def _baselines(study: Path) -> list[Path]:
+    """The finished baseline runs of a study folder."""
+    from qscale.training import paths
+
+    runs = sorted(study.glob("runs/*"))
+    return [run for run in runs if (paths.final_weights(run) / "model.safetensors").is_file()]
 
 
 def _whole(path: Path) -> nn.Module:
@@ -295,7 +342,7 @@ def _result(before: np.ndarray, after: np.ndarray, text: Corpus, windows: int, l
     }
 
 
-def _print(result: dict[str, Any], out: Path | None) -> None:
+def _print(result: dict[str, Any]) -> None:
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.4f}"
 
@@ -317,5 +364,3 @@ def _print(result: dict[str, Any], out: Path | None) -> None:
             f"them tables, error {result['relmse_keys']:.2e} of keys, {result['relmse_values']:.2e} of "
             f"values, {result['relmse_attention']:.2e} of attention"
         )
-    if out is not None:
-        click.echo(f"{'saved':<8}{out}")

@@ -32,6 +32,8 @@ _PARTS = {
 ROLES = ("qkv", "o", "fc1", "fc2")
 _KEEPS = ("first", "last", "first+last")
 _UNQUANTIZED_BITS = 16
+#: The text of the recipe that quantizes nothing: for methods that quantize keys and values after training.
+NOTHING = "w16a16"
 #: A span of a recipe text: G is a column of its own, so recipes are compared without it.
 _SPAN = re.compile(r":(?:g\d+|channel|token|tensor)(?=[:@,]|$)")
 
@@ -49,10 +51,12 @@ class Recipe:
     the last part of a run's steps, in which only StatsQ weights near a rounding boundary move
     (``anneal=0.1:0.007`` with a radius); and overrides: ``down_proj.input=int8:g128`` for the layers whose
     name ends so, ``fc2.input=int8:g128`` for a role (``qkv``, ``o``, ``fc1``, ``fc2``). ``str`` gives the
-    shortest text without names, and ``Recipe.parse(str(r)) == r``.
+    shortest text without names, and ``Recipe.parse(str(r)) == r``. ``w16a16`` quantizes nothing: it is for
+    methods that quantize keys and values of a trained model.
 
     Raises:
-        SpecError: The text or one of its parts cannot be read, or nothing is quantized.
+        SpecError: The text or one of its parts cannot be read, or a recipe other than ``w16a16`` quantizes
+            nothing.
 
     Example:
         >>> recipe = Recipe.parse("w4a16:g32")
@@ -90,12 +94,22 @@ class Recipe:
             raise SpecError(f"kv {self.kv}: keys and values have tokens, not channels; use token")
         if self.qkr is not None:
             self._check_qkr(self.qkr)
-        if (self.weight, self.input, self.kv, self.qkr) == (None,) * 4 and not any(overrides.values()):
-            raise SpecError("a recipe quantizes something: give weight, input or an override")
+        if self._quantizes_none() and not self.is_empty:
+            raise SpecError(f"a recipe but {NOTHING} quantizes something: give weight, input or an override")
         if self.weight is not None and self.weight.strategy == "token":
             raise SpecError(f"weight {self.weight}: a weight has channels, not tokens; use channel")
         if self.input is not None and self.input.strategy == "channel":
             raise SpecError(f"input {self.input}: an input has tokens, not channels; use token")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether this is ``w16a16``, which says nothing at all."""
+        rest = (self.rotation, self.keep, self.anneal, self.quantizer)
+        return self._quantizes_none() and not self.overrides and rest == (None, None, None, "absmax")
+
+    def _quantizes_none(self) -> bool:
+        operands = (self.weight, self.input, self.kv, self.qkr)
+        return operands == (None,) * 4 and not any(self.overrides.values())
 
     def _check_qkr(self, spec: QuantSpec) -> None:
         if spec.strategy == "token":
@@ -140,6 +154,8 @@ class Recipe:
         return cls(**fields)
 
     def __str__(self) -> str:
+        if self.is_empty:
+            return NOTHING
         parts = [self._short()] if self._short() else []
         if not parts:
             operands = (("weight", self.weight), ("input", self.input))
@@ -299,12 +315,16 @@ def _spec(value: QuantSpec | str | None) -> QuantSpec | None:
 
 
 def _parse_short(text: str) -> dict[str, str | None]:
+    if text == NOTHING:
+        return {}
     match = _SHORT.fullmatch(text)
     if match is None or match[3] is None:
         raise SpecError(
             f"recipe {text!r} cannot be read: {presets.hint(text)}use w4a4:g128, "
             f"w4a16:channel, w=int4:g128,a=fp8_e4m3:token, or a name: {presets.known()}"
         )
+    if {int(match[1]), int(match[2])} == {_UNQUANTIZED_BITS}:
+        raise SpecError(f"recipe {text!r}: {NOTHING} has no granularity; what has one quantizes something")
     specs: dict[str, str | None] = {}
     for name, bits, per_row in (("weight", match[1], "channel"), ("input", match[2], "token")):
         span = presets.span_of(match[3], per_row)

@@ -171,7 +171,7 @@ class Partial:
             names = sorted({*kept, *self._identity})
             other = ", ".join(name for name in names if kept.get(name) != self._identity.get(name))
             raise ConfigError(
-                f"{str(self.folder)!r} holds a pass that was cut off and is another one ({other} differ): "
+                f"{str(self.folder)!r} holds a pass that was cut off and is another one (other {other}): "
                 "give the command that began it to go on, delete that folder to start anew, or name another "
                 "folder"
             )

@@ -14,6 +14,7 @@ from qscale.data.batches import TrainingBatches
 from qscale.data.corpus import Corpus
 from qscale.errors import ConfigError, CorpusError
 from qscale.formats import Recipe
+from qscale.formats.recipe import NOTHING
 from qscale.models.surgery import Roles, quantize_model, quantized_layers
 from qscale.ptq.block_pass import layer_of, quantize_block
 from qscale.ptq.blocks import Calls
@@ -28,8 +29,6 @@ from qscale.quantizers import QuantLinear
 
 Emit = Callable[[dict[str, Any]], None]
 
-#: The recipe of a pass that quantizes no linear layer.
-NOTHING = "w16a16"
 #: Calibration text has an order of its own, whatever the seeds of training.
 _SEED = 20221031
 
@@ -215,8 +214,8 @@ def ptq_recipe(recipe: Recipe | str | None, method: Method) -> Recipe | None:
         >>> ptq_recipe("w16a16", Method.parse("kv(spec=int4:token)")) is None
         True
     """
-    if recipe not in (None, NOTHING):
-        return Recipe.parse(recipe)
+    if recipe is not None and not (parsed := Recipe.parse(recipe)).is_empty:
+        return parsed
     if method.cache is None:
         raise ConfigError(
             f"recipe {NOTHING} quantizes no layer, and method {method} no keys and values: add kv, say, or "

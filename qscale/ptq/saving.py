@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from qscale.models import attention
 from qscale.ptq import layouts
 from qscale.ptq.blocks import find_blocks
+from qscale.ptq.layouts.plain import Plain
 from qscale.ptq.partial import Partial, check_target, storing, sync
 from qscale.ptq.stored import block_state
 from qscale.ptq.weights import INDEX
@@ -37,6 +38,13 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "chat_template.jinja",
 )
+
+
+class Saved(NamedTuple):
+    """What a folder holds of a model."""
+
+    layout: str
+    without: tuple[str, ...]  #: in full precision there, quantized where losses were taken
 
 
 def tokenizer_files(folder: Path) -> tuple[Path, ...]:
@@ -69,14 +77,14 @@ def save(
         StoreError: It cannot be written.
     """
     check_target(folder)
-    _leave_caches(model)
+    stored = _leave_caches(model)
     states = [block_state(name, block) for name, block in find_blocks(model).items()]
     with storing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         notes = [found for _, found in states]
-        _write(model, temporary, notes, lambda number: states[number][0], note, files, layout, folder)
+        _write(model, temporary, notes, lambda number: states[number][0], note, files, layout, folder, stored)
         with storing(folder):
             sync(temporary)
             temporary.chmod(0o755)
@@ -88,24 +96,49 @@ def save(
 @torch.no_grad()
 def publish(
     partial: Partial, model: nn.Module, note: Mapping[str, Any], files: Sequence[Path], layout: str
-) -> None:
+) -> Saved:
     """Make the folder of a pass whose blocks are all finished.
+
+    Returns:
+        What it has become, and what of the model that was measured is not in it.
 
     Raises:
         ConfigError: The layout does not hold the model.
         StoreError: It cannot be written.
     """
-    _leave_caches(model)
+    stored = _leave_caches(model)
     made = partial.begin_model()
-    _write(model, made, partial.notes(), partial.weights, note, files, layout, partial.out)
+    saved = _write(model, made, partial.notes(), partial.weights, note, files, layout, partial.out, stored)
     partial.publish()
+    return saved
 
 
-def _leave_caches(model: nn.Module) -> None:
-    """Take away what a step of kind ``cache`` put into the attentions: no layout holds it."""
+def _leave_caches(model: nn.Module) -> bool:
+    """Take away what a step of kind ``cache`` put into the attentions: no layout holds it.
+
+    Returns:
+        Whether there was something.
+    """
     quantizers = [m.kv_quantizers["key"] for m in model.modules() if hasattr(m, "kv_quantizers")]  # type: ignore[index]
-    if any(not isinstance(quantizer, Quantizer) for quantizer in quantizers):
+    found = any(not isinstance(quantizer, Quantizer) for quantizer in quantizers)
+    if found:
         attention.leave(model)
+    return found
+
+
+def _without(layout: str, notes: Sequence[Mapping[str, Any]], *, caches: bool) -> tuple[str, ...]:
+    """What a layout leaves in full precision that was quantized."""
+    plain = layout == Plain.name
+    inputs = plain and any(_quantizes(each["quantizer"]) for note in notes for each in note["inputs"])
+    caches = caches or (plain and any(note["attentions"] for note in notes))
+    return tuple(name for name, lost in (("inputs", inputs), ("keys and values", caches)) if lost)
+
+
+def _quantizes(quantizer: Mapping[str, Any] | None) -> bool:
+    """Whether a quantizer, as :func:`qscale.ptq.stored.described`, does more than rotate or divide."""
+    while quantizer is not None and "of" in quantizer:
+        quantizer = quantizer["of"]
+    return quantizer is not None
 
 
 def _write(
@@ -117,9 +150,11 @@ def _write(
     files: Sequence[Path],
     layout: str,
     out: Path,
-) -> None:
+    caches: bool,
+) -> Saved:
     """Every file of a folder that will be ``out``: a shard for what is outside the blocks, one for each."""
     chosen = layouts.chosen(layout, notes, weights)
+    saved = Saved(chosen.name, _without(chosen.name, notes, caches=caches))
     shards = 1 + len(notes)
     table: dict[str, str] = {}
     size = 0
@@ -150,8 +185,9 @@ def _write(
         (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
         for file in files:
             shutil.copyfile(file, folder / file.name)
-        text = json.dumps({**note, "layout": chosen.name}, indent=1, allow_nan=False)
+        text = json.dumps({**note, **saved._asdict()}, indent=1, allow_nan=False)
         (folder / NOTE).write_text(text + "\n", encoding="utf-8")
+    return saved
 
 
 def _outside(model: nn.Module) -> dict[str, Tensor]:

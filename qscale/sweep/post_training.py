@@ -24,6 +24,9 @@ from qscale.training.loop import save_losses
 from qscale.training.losses import read_losses
 from qscale.training.result import make_record
 
+#: Of a weight that is not quantized, as recipes write it: w16.
+_LEFT_ALONE_BITS = 16.0
+
 
 class _StoppedError(Exception):
     """A stop was asked for between two blocks."""
@@ -104,11 +107,11 @@ def run_pass(
 
 
 def _measured(report: Report) -> dict[str, float | None]:
-    """What a record keeps of a pass; None where no layer was quantized."""
+    """What a record keeps of a pass; weights that it leaves alone count as 16 bits."""
     found = report.to_json()
     return {
         "relmse_output": found["relmse"],
         "relmse_output_nearest": found["relmse_nearest"],
-        "bits_per_weight": found["bits_per_weight"],
+        "bits_per_weight": found["bits_per_weight"] if report.layers else _LEFT_ALONE_BITS,
         "bits_per_kv": found.get("bits_per_kv"),
     }

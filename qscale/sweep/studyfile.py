@@ -135,6 +135,7 @@ def _check(study: Study, whole: Reader) -> None:
     for grid, point in study.points():
         if point["seed"] == grid.seeds[point["size"]][0]:
             try:
+                studyvalues.check_pass(point["recipe"], point.get("method"))
                 grid.config(Identity(""), **point).source()  # which is a run too
             except (ConfigError, SpecError) as error:
                 whole.problem(f"{point['size']} with {short_count(point['tokens'])} tokens: {error}")

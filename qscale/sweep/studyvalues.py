@@ -10,7 +10,7 @@ from typing import Any
 from qscale.errors import ConfigError, SpecError
 from qscale.formats import Recipe
 from qscale.formats.presets import PRESETS
-from qscale.formats.recipe import without_span
+from qscale.formats.recipe import NOTHING, without_span
 
 #: Fields of RunConfig that ``training`` may set, and the type of each.
 TRAINING: dict[str, type] = {
@@ -93,6 +93,25 @@ def method(value: object) -> str:
     return str(Method.parse(value))
 
 
+def check_pass(recipe: str | None, method: str | None) -> None:
+    """Make sure that a method has something to quantize: ``w16a16`` leaves it keys and values alone.
+
+    Raises:
+        ConfigError: The message says how a study leaves such a point out.
+    """
+    if recipe != NOTHING or method in (None, "rtn"):  # a run without a method sees to itself
+        return
+    from qscale.ptq.methods import Method
+    from qscale.ptq.run import ptq_recipe
+
+    try:
+        ptq_recipe(recipe, Method.parse(method))
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}; or leave it out (exclude: [{{recipe: {recipe}, method: {method!r}}}])"
+        ) from error
+
+
 def span(value: object) -> str:
     """``g32`` for 32; ``channel`` as it is."""
     if type(value) is int and value >= 1:
@@ -106,6 +125,8 @@ def span(value: object) -> str:
 
 def is_bare(name: str) -> bool:
     """Whether a granularity is missing: ``w4a4``, or a ready-made name that takes one."""
+    if name == NOTHING:
+        return False
     return bool(_BARE_RECIPE.fullmatch(name)) or (name in PRESETS and PRESETS[name].takes_span)
 
 

@@ -164,7 +164,9 @@ def rounding_error(recipe: str, record: Record) -> float | None:
 @lru_cache(maxsize=1024)
 def _error_of(recipe: str, weight_group: float | None, input_group: float | None) -> float | None:
     parsed = Recipe.parse(recipe)
-    if parsed.overrides or parsed.kv or parsed.qkr or parsed.keep or parsed.quantizer != "absmax":
+    if parsed.is_empty or parsed.overrides or parsed.kv or parsed.qkr or parsed.keep:
+        return None
+    if parsed.quantizer != "absmax":
         return None
     try:
         errors = [_relmse(parsed.weight, weight_group), _relmse(parsed.input, input_group)]

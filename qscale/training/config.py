@@ -180,6 +180,13 @@ class RunConfig(_Found):
             self._check_recipe(recipe)
 
     def _check_recipe(self, recipe: Recipe) -> None:
+        if recipe.is_empty and self.method is None:
+            how = f"mode {self.mode!r}" if self.mode != "ptq" else "method rtn"
+            raise ConfigError(
+                f"recipe {self.recipe!r} quantizes no layer, so {how} would be the baseline again: it is for "
+                "methods of the mode ptq that quantize keys and values, such as kv(spec=int4:token); leave "
+                f"this point out (exclude: [{{recipe: {self.recipe}, ...}}])"
+            )
         if recipe.qkr is not None and family_of(self.model.family).rotary:
             able = ", ".join(name for name, family in FAMILIES.items() if not family.rotary)
             raise ConfigError(

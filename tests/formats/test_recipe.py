@@ -42,6 +42,13 @@ def test_integers_of_one_granularity_have_one_text():
     assert str(Recipe.parse("w=int4:g32,a=int4:g32")) == "w4a4:g32"
 
 
+def test_recipe_when_it_quantizes_nothing_then_its_text_is_w16a16():
+    assert Recipe.parse("w16a16") == Recipe() and str(Recipe()) == "w16a16" and Recipe().is_empty
+    assert str(Recipe.parse("w16a16,kv=int4:g32")) == "kv=int4:g32"
+    assert not Recipe.parse("w16a16,kv=int4:g32").is_empty
+    assert Recipe.from_json(Recipe().to_json()).is_empty
+
+
 def test_override_wins_for_the_layers_it_names():
     recipe = Recipe.parse("w4a4:g32,down_proj.input=int8:g32,o_proj.weight=none")
     assert str(recipe.spec_for("model.layers.0.mlp.down_proj", "input")) == "int8:g32"
@@ -62,6 +69,9 @@ def test_of_two_overrides_of_a_layer_the_one_that_names_more_wins():
         ("w4a4", "use w4a4:g128"),
         ("w4:g32", "use w4a4:g128"),
         ("w16a16:g32", "quantizes something"),
+        ("w16a16,rot=hadamard:128", "quantizes something"),
+        ("w16a16,q=lsq", "quantizes something"),
+        ("w16a16,down_proj.input=none", "quantizes something"),
         ("w9a4:g32", "unknown format 'int9'"),
         ("w=int4:token", "use channel"),
         ("a=int4:channel", "use token"),

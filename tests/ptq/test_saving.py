@@ -36,6 +36,7 @@ def test_a_saved_model_computes_what_the_quantized_one_does(tmp_path, family, re
     assert json.loads((tmp_path / "out" / "qscale.json").read_text()) == {
         "method": method,
         "layout": "plain",
+        "without": [],
     }
     with pytest.raises(ConfigError, match="not empty"):
         saving.save(model, tmp_path / "out", {})
@@ -140,6 +141,13 @@ def test_the_last_weights_of_a_run_are_a_model(folder):
     [
         ((), "--spec int4:g128, or --recipe"),
         (("--spec", "int4:g128", "--method", "gtpq"), "did you mean 'gptq'"),
+        (("--spec", "int4:g128", "--method", "awq,gptq"), "steps joined by +"),
+        (("--spec", "w4a4:g32"), "this is a --recipe"),
+        (("--recipe", "int4:g32"), "as a recipe it is w=int4:g32"),
+        (
+            ("--recipe", "w4a8:g32", "--layout", "compressed-tensors", "--out", "new"),
+            "w4a8:g32 quantizes inputs: use --layout qscale",
+        ),
         (("--spec", "int4:g128", "--length", "99"), "at most 32 tokens"),
         (("--spec", "int4:g32", "--method", "outlier_tune", "--out", "new"), "has no bias"),
     ],
@@ -154,3 +162,37 @@ def test_bad_usage_is_one_line(folder, arguments, message, monkeypatch):
 def test_a_folder_without_a_model_is_refused(tmp_path):
     result = call("ptq", "--model", tmp_path, "--spec", "int4:g32")
     assert result.exit_code == 2 and "is no model" in result.output
+
+
+def test_a_study_is_refused_with_the_name_of_a_run(folder):
+    checkpoint.save_weights(paths.final_weights(folder / "study" / "runs" / "0123"), make())
+    result = call("ptq", "--model", folder / "study", "--spec", "int4:g32")
+    assert result.exit_code == 2 and f"such as {folder / 'study' / 'runs' / '0123'}" in result.output
+
+
+@pytest.mark.parametrize(
+    ("method", "recipe", "layout", "used", "without"),
+    [
+        ("rtn", "w4a16:g32", "auto", "compressed-tensors", []),
+        ("rtn", "w4a8:g32", "auto", "qscale", []),
+        ("rtn", "w4a8:g32", "plain", "plain", ["inputs"]),
+        ("rtn", "w4a16:g32,kv=int4:token", "plain", "plain", ["keys and values"]),
+        ("rtn", "w4a16:g32,kv=int4:token", "qscale", "qscale", []),
+        ("quarot", "w4a16:g32", "plain", "plain", []),
+        ("kv", "w16a16", "auto", "plain", ["keys and values"]),
+        ("rtn+kv", "w4a8:g32", "plain", "plain", ["inputs", "keys and values"]),
+    ],
+)
+def test_the_command_says_what_a_saved_model_lacks(folder, method, recipe, layout, used, without):
+    options = ("--corpus", f"file:{folder / 'text.txt'}", "--windows", 2, "--eval-windows", 4)
+    model = ("ptq", "--model", folder / "model", "--method", method, "--recipe", recipe, "--layout", layout)
+    model += options
+    result = call(*model, "--out", folder / "q", "--json")
+    assert result.exit_code == 0, result.output
+    end = json.loads(result.stdout.splitlines()[-1])
+    note = json.loads((folder / "q" / "qscale.json").read_text())
+    assert (end["layout"], end["without"]) == (note["layout"], note["without"]) == (used, without)
+    plainly = call(*model, "--out", folder / "again")
+    assert f"again, layout {used}" in plainly.stdout
+    assert ("its loss is not the one above" in plainly.stdout) == bool(without)
+    assert " and ".join(without) in plainly.stdout

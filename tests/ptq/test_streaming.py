@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from ptq.uneven import TOKENS, logits, make
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 import qscale.ptq.pretrained  # noqa: F401 - it registers the layout
+from qscale.cli import main
 from qscale.errors import ConfigError, StoreError
 from qscale.formats import Recipe
 from qscale.models.families import build
@@ -169,12 +171,12 @@ def test_the_leftovers_of_another_command_are_refused_with_what_to_do(tmp_path, 
     with pytest.raises(_KilledError):
         command(folder, out)
     monkeypatch.setattr(saving, "publish", real)
-    with pytest.raises(ConfigError, match=r"another one \(method differ\).*delete that folder"):
+    with pytest.raises(ConfigError, match=r"another one \(other method\).*delete that folder"):
         command(folder, out, method="gptq")
     name = folder / "model.safetensors"
     tensors = load_file(name)
     save_file({k: v + 1 if k.endswith("norm.weight") else v for k, v in tensors.items()}, name)
-    with pytest.raises(ConfigError, match=r"another one \(model differ\)"):
+    with pytest.raises(ConfigError, match=r"another one \(other model\)"):
         command(folder, out)
     save_file(tensors, name, metadata={"format": "pt"})
     command(folder, out)
@@ -317,3 +319,30 @@ def test_from_pretrained_gives_the_quantized_model_to_the_bit(tmp_path, family, 
     loaded.save_pretrained(tmp_path / "again")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "again").eval()
     assert torch.equal(logits(again), logits(model))
+
+
+def test_the_command_when_interrupted_then_it_says_how_to_go_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("QSCALE_CACHE", str(tmp_path / "cache"))
+    make().save_pretrained(tmp_path / "model")
+    (tmp_path / "text.txt").write_text("\n".join(f"line {i} of a small text" for i in range(9000)))
+    rest = ("--windows", "2", "--eval-windows", "4", "--spec", "int4:g32", "--out", str(tmp_path / "q"))
+    arguments = [
+        "ptq",
+        "--model",
+        str(tmp_path / "model"),
+        "--corpus",
+        f"file:{tmp_path / 'text.txt'}",
+        *rest,
+    ]
+    finish = Partial.finish
+
+    def finish_and_stop(*given):
+        finish(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Partial, "finish", finish_and_stop)
+        stopped = CliRunner().invoke(main, arguments)
+    assert stopped.exit_code == 130 and "the same command goes on" in stopped.output
+    again = CliRunner().invoke(main, arguments)
+    assert again.exit_code == 0 and "going on after block 1" in again.output

@@ -14,6 +14,7 @@ from qscale.errors import ConfigError
 from qscale.models.families import build
 from qscale.ptq.run import calibration_windows, quantize_trained
 from qscale.sweep.begin import begin
+from qscale.sweep.grid import Study
 from qscale.sweep.post_training import run_pass
 from qscale.sweep.store import Store, quiet
 from qscale.sweep.table import observations
@@ -119,3 +120,60 @@ def test_configuration_when_a_method_makes_no_sense_then_it_is_refused(store, ch
     with pytest.raises(ConfigError) as caught:
         replace(config_of(store, "gptq"), **changes)
     assert message in str(caught.value)
+
+
+KEYS_AND_VALUES = """\
+corpus: file:{path}
+sizes: [tiny-20k]
+tokens: [16k]
+recipes: [w16a16, "w4a16:g32"]
+modes: [ptq]
+methods: [rtn, kv, "kv(spec=int2:token)"]
+exclude: [{{recipe: w16a16, method: rtn}}]
+training:
+  {{batch_sequences: 2, context: 32, warmup_steps: 2, eval_windows: 8, calibration_windows: 4}}
+"""
+
+
+def test_study_when_a_recipe_leaves_all_layers_alone_then_keys_and_values_are_quantized_alone(place):
+    store = Store.create(place / "cache-study", KEYS_AND_VALUES.format(path=place / "text.txt"))
+    board, corpora = begin(store, quiet)
+    work(board, corpora, How(emit=quiet))
+    runs = {(run.recipe, run.method): run for run in store.runs()}
+    alone = [runs["w16a16", "kv"], runs["w16a16", "kv(spec=int2:token)"]]
+    assert len(runs) == len({run.run_id for run in runs.values()}) == 6
+
+    config = alone[0]
+    model = build(config.model, context=32, seed=5)
+    checkpoint.load_weights(paths.final_weights(store.run_folder(config.source().run_id)), model)
+    corpus = load(f"file:{place / 'text.txt'}")
+    report = quantize_trained(model, None, "kv", calibration_windows(corpus, 4, 32))
+    losses = sequence_losses(model, evaluation_sequences(corpus.validation, 32, 8), "cpu")
+    assert read_losses(paths.eval_losses(store.run_folder(config.run_id))).tobytes() == losses.tobytes()
+
+    rows = {(row["recipe"], row["method"]): row for row in observations(store.path)}
+    assert len(rows) == 5
+    for run in alone:
+        row = rows["w16a16", run.method]
+        assert (row["G"], row["G_weight"], row["G_input"], row["P"], row["r"]) == (None,) * 5
+        assert row["bits_per_weight"] == 16.0 and row["relmse_output"] is None
+    assert rows["w16a16", "kv"]["bits_per_kv"] == report.bits_per_kv == 4.5
+    assert rows["w16a16", "kv(spec=int2:token)"]["bits_per_kv"] == 2.5
+    assert 0 < rows["w16a16", "kv"]["delta"] < rows["w16a16", "kv(spec=int2:token)"]["delta"]
+    assert rows["w4a16:g32", "kv"]["bits_per_weight"] == 4.5
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"methods": "[rtn]"}, "method rtn would be the baseline again.*exclude"),
+        ({"methods": "[gptq]"}, "method gptq no keys and values: add kv.*exclude: .*method: 'gptq'"),
+        ({"methods": "[gptq+kv]"}, "gptq would have nothing to do"),
+        ({"methods": "[kv]", "modes": "[ptq, scratch]"}, "mode 'scratch' would be the baseline again"),
+        ({"recipes": '["w16a16:g32"]'}, "w16a16 has no granularity"),
+    ],
+)
+def test_study_when_nothing_would_be_quantized_then_it_is_refused(changed, message):
+    keys = {"sizes": "[tiny-20k]", "tokens": "[1M]", "recipes": "[w16a16]", "modes": "[ptq]"} | changed
+    with pytest.raises(ConfigError, match=message):
+        Study.parse("\n".join(f"{key}: {value}" for key, value in keys.items()))

@@ -169,7 +169,10 @@ def _of_kind(kind: Kind) -> list[str]:
 def _step(text: str, whole: str) -> Step:
     match = _STEP.fullmatch(text)
     if match is None:
-        raise ConfigError(f"method {whole!r}: {text!r} cannot be read: use gptq, or gptq(act_order=true)")
+        raise ConfigError(
+            f"method {whole!r}: {text!r} cannot be read: use gptq, gptq(act_order=true), or "
+            "steps joined by +, such as awq+gptq"
+        )
     name, arguments = match[1], match[2]
     if name not in METHODS:
         raise ConfigError(f"unknown method {name!r}; {_hint(name, METHODS)}known: {', '.join(METHODS)}")

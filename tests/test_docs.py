@@ -59,7 +59,7 @@ def test_commands_of_the_documents_exist_and_take_the_options_shown(text):
     assert len(lines) >= 8
     for line in lines:
         words = line.split()
-        names = words[:2] if words[0] in ("sweep", "laws") else words[:1]
+        names = words[:2] if words[0] in ("sweep", "laws", "plan") else words[:1]
         shown = CliRunner().invoke(main, [*names, "--help"])
         assert shown.exit_code == 0, line
         for option in (word for word in words if word.startswith("-")):

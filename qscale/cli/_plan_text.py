@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Trained,
     )
 
+_LEAST_GIB = 0.1 * 2**30
 _PARTS = ("elements", "scales", "zero_points", "full_precision", "cache", "activations", "overhead", "total")
 
 
@@ -366,7 +367,7 @@ def _chance(value: float | None, of: str) -> str:
 
 
 def _gib(number: float) -> str:
-    return f"{number / 2**30:.2f} GiB"
+    return f"{number / 2**30:.2f} GiB" if number >= _LEAST_GIB else f"{number / 2**20:.2f} MiB"
 
 
 def _echo(lines: Sequence[str]) -> None:

@@ -86,7 +86,9 @@ column = click.option(
     metavar="NAME=COLUMN",
     help="The table's own name of a column, such as N=params; repeatable.",
 )
-mode = click.option("--mode", help="Take the runs of this mode only: scratch, cooldown, finetune or ptq.")
+mode = click.option(
+    "--mode", help="Take the runs of this mode only: scratch, cooldown, finetune, ptq or baseline."
+)
 recipe = click.option(
     "--recipe", help="Take the runs of this recipe only, such as w4a4 (whatever its group size)."
 )
@@ -126,10 +128,11 @@ def rows(command: Command) -> Command:
     return mode(recipe(method(column(command))))
 
 
-def observations(path: Path) -> Any:
-    """The finished runs of a study folder; a file is read by whoever takes it."""
+def observations(path: Path, mode: str | None = None) -> Any:
+    """The finished runs of a study folder, in mode ``baseline`` its unquantized ones; a file as it is."""
     if not path.is_dir():
         return path
     from qscale.sweep import table
 
-    return table.observations(path, say=lambda line: click.echo(line, err=True))
+    baselines = mode == "baseline"
+    return table.observations(path, baselines=baselines, say=lambda line: click.echo(line, err=True))

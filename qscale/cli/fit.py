@@ -89,7 +89,7 @@ def command(
     from qscale import laws
     from qscale.errors import FitError
 
-    table = _tables.observations(source)
+    table = _tables.observations(source, options["mode"])
     if against is None:
         lender = None if borrow is None else laws.load(borrow)
         law = laws.fit(table, form, borrow=lender, **options)

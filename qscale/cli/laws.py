@@ -101,7 +101,7 @@ def compare(source: Path, forms: tuple[str, ...], level: float, as_json: bool, *
 
     if len(set(forms)) < 2 or len(set(forms)) < len(forms):
         raise click.UsageError("name two forms or more, each once")
-    found = laws.compare(_tables.observations(source), forms, **options)
+    found = laws.compare(_tables.observations(source, options["mode"]), forms, **options)
     heads = ("form", "parameters", "rms", "aicc", "bic", "left_out", "status")
     scores = [finite({head: getattr(score, head) for head in heads}) for score in found.scores]
     first, second = (score.form for score in found.scores[:2])
@@ -145,7 +145,10 @@ def sensitivity(source: Path, form: str, as_json: bool, **options: Any) -> None:
     from qscale import laws
     from qscale.laws.diagnose import finite
 
-    found = [finite(row) for row in laws.sensitivity(_tables.observations(source), form, **options)]
+    found = [
+        finite(row)
+        for row in laws.sensitivity(_tables.observations(source, options["mode"]), form, **options)
+    ]
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -173,7 +176,7 @@ def profile(source: Path, form: str, parameter: str, level: float, as_json: bool
     """
     from qscale import laws
 
-    found = laws.profile(_tables.observations(source), form, parameter, **options)
+    found = laws.profile(_tables.observations(source, options["mode"]), form, parameter, **options)
     best = float(found.at[found.ratio.argmin()])
     low, high = found.ends(level)
     if as_json:

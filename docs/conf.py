@@ -1,4 +1,4 @@
-"""The site: pages of this folder, and a reference of the public names from their docstrings. `make docs` builds it."""
+"""The site: pages of this folder, and a reference of public names from docstrings; `make docs` builds it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import click
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.ext import napoleon
 from sphinx.util.docutils import SphinxDirective
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +27,7 @@ project = "qscale"
 author = "The qscale developers"
 copyright = author  # noqa: A001 - Sphinx's name
 version = release = qscale.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["_*"]
 
 html_theme = "furo"
@@ -39,12 +40,13 @@ html_show_sourcelink = False
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header"]  # headings of pages that are a part of another file
 
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
-napoleon_numpy_docstring = False
+toc_object_entries_show_parents = "hide"
+highlight_language = "none"  # of blocks without a fence: shell, and what it prints
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 nitpicky = True
@@ -52,14 +54,30 @@ nitpicky = True
 #: names below `qscale` each has to be found.
 nitpick_ignore_regex = [("py:.*", r"(?!qscale).*")]
 
-#: The site's navigation: pages under their headings. One that is not there is left out.
+#: The site's navigation: pages under their headings, and short titles. A page that is not there is left out.
 NAVIGATION = {
-    "Begin": ("concepts", "formats"),
-    "Round, train, quantize": ("kernels", "dialects", "training", "ptq", "kv"),
-    "Measure": ("study", "sweeps", "reliability"),
-    "Fit and use": ("laws", "planning", "report"),
-    "What came out": ("qat", "ptq_evidence", "project/benchmarks", "project/results"),
-    "Take part": ("extending", "reference/index", "project/contributing", "project/changelog"),
+    "Begin": {"concepts": "Concepts", "formats": "Formats and recipes"},
+    "Round, train, quantize": {
+        "kernels": "Kernels",
+        "dialects": "Dialects",
+        "training": "Training with quantization",
+        "ptq": "Quantization after training",
+        "kv": "Keys and values",
+    },
+    "Measure": {"study": "Studies", "sweeps": "Running studies", "reliability": "What a study survives"},
+    "Fit and use": {"laws": "Laws", "planning": "Planning", "report": "Reports"},
+    "What came out": {
+        "qat": "272 runs with training",
+        "ptq_evidence": "1,035 runs after training",
+        "project/benchmarks": "Speed",
+        "project/results": "Timings",
+    },
+    "Take part": {
+        "extending": "Extending",
+        "reference/index": "Reference",
+        "project/contributing": "Contributing",
+        "project/changelog": "Changelog",
+    },
 }
 
 #: Files outside of this folder that are pages of the site, by the link that a code host follows.
@@ -81,13 +99,14 @@ class ClickHelp(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Follow the words from group to command."""
         words = (self.arguments or [""])[0].split()
-        command, context = main, click.Context(main, info_name="qscale", max_content_width=88)
+        shown: dict[str, Any] = {**main.context_settings, "terminal_width": 100}
+        command, context = main, click.Context(main, info_name="qscale", **shown)
         for word in words:
             assert isinstance(command, click.Group)
             found = command.get_command(context, word)
             if found is None:
                 raise self.error(f"there is no command qscale {' '.join(words)}")
-            command, context = found, click.Context(found, info_name=word, parent=context)
+            command, context = found, click.Context(found, info_name=word, parent=context, **shown)
         text = command.get_help(context)
         return [nodes.literal_block(text, text, language="none")]
 
@@ -103,7 +122,15 @@ def navigation(app: Sphinx, name: str, source: list[str]) -> None:
     if name == app.config.root_doc:
         for heading, pages in NAVIGATION.items():
             there = [page for page in pages if (Path(app.srcdir) / f"{page}.md").is_file()]
-            source[0] += "\n".join(["\n```{toctree}", ":hidden:", f":caption: {heading}", *there, "```\n"])
+            entries = [f"{pages[page]} <{page}>" for page in there]
+            source[0] += "\n".join(["\n```{toctree}", ":hidden:", f":caption: {heading}", *entries, "```\n"])
+
+
+def google_docstrings(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Read the sections of docstrings. The extension would take `a: b` of an attribute for type and text."""
+    if what not in ("attribute", "data", "property"):
+        config = napoleon.Config(napoleon_use_param=True, napoleon_use_rtype=False)
+        lines[:] = napoleon.GoogleDocstring(lines, config, app, what, name, value, options).lines()
 
 
 def no_links_to_builtins(_app: Sphinx, document: nodes.document) -> None:
@@ -125,7 +152,9 @@ def resolve_definition(app: Sphinx, env: Any, node: Any, content: Any) -> Any:
     if inspect.isclass(wanted) or inspect.isfunction(wanted):
         for name in domain.objects:
             if name.endswith(f".{wanted.__name__}") and pydoc.locate(name) is wanted:
-                return domain.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], name, node, content)
+                return domain.resolve_xref(
+                    env, node["refdoc"], app.builder, node["reftype"], name, node, content
+                )
     return content if wanted is not None else None
 
 
@@ -134,5 +163,6 @@ def setup(app: Sphinx) -> None:
     app.add_directive("click-help", ClickHelp)
     app.connect("source-read", links_to_pages)
     app.connect("source-read", navigation)
+    app.connect("autodoc-process-docstring", google_docstrings)
     app.connect("doctree-read", no_links_to_builtins)
     app.connect("missing-reference", resolve_definition)

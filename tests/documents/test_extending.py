@@ -47,7 +47,9 @@ def test_change_is_refused_where_its_place_is_not_there(tmp_path):
 
 
 def test_page_can_be_followed(tmp_path):
-    shutil.copytree(ROOT / "qscale", tmp_path / "qscale", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    shutil.copytree(
+        ROOT / "qscale", tmp_path / "qscale", ignore=shutil.ignore_patterns("*.so", "__pycache__")
+    )
     checks, files, changes = [], 0, 0
     for block in blocks(PAGE):
         first = block.text.partition("\n")[0]

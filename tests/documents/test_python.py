@@ -25,7 +25,9 @@ BLOCKS = [
 
 
 @pytest.mark.parametrize(("page", "block"), BLOCKS)
-def test_python_of_the_pages_runs_and_prints_what_its_comments_say(page, block, capsys, tmp_path, monkeypatch):
+def test_python_of_the_pages_runs_and_prints_what_its_comments_say(
+    page, block, capsys, tmp_path, monkeypatch
+):
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
     exec(compile(block, page, "exec"), {})

@@ -1,9 +1,10 @@
 """Every line of shell of every page: run, small, or named here with the reason why it is not.
 
-The files that the pages name are small ones here. `study.yaml` and `examples/demo.yaml` are a study of seconds, `my-model` a model
-with its first weights, `text` some of the package's own source. `qscale sweep run study.yaml --out study` is run once, before all
-pages: each begins with what it has made, and where a page says it, it finds nothing left to do. Laws are fitted to another `study`, of the runs of `examples/demo.yaml` with deltas made up from a law: deltas of
-seconds of training follow none.
+The files that the pages name are small ones here. `study.yaml` and `examples/demo.yaml` are a study of
+seconds, `my-model` a model with its first weights, `text` some of the package's own source. `qscale sweep
+run study.yaml --out study` is run once, before all pages: each begins with what it has made, and where a
+page says it, it finds nothing left to do. Laws are fitted to another `study`, of the runs of
+`examples/demo.yaml` with deltas made up from a law: those of seconds of training follow none.
 """
 
 import ast
@@ -54,15 +55,17 @@ NOT_RUN = {
     r"qscale sweep run (\S+ )*--executor ray": "a Ray cluster; sweep/test_ray.py has one",
     r"ray start ": "the same",
     r"sbatch ": "Slurm; sweep/test_slurm.py has stand-ins",
-    r"accelerate launch |torchrun ": "two processes and large models; training/test_sharding.py has small ones",
+    r"accelerate launch |torchrun ": "two processes, large models; training/test_sharding.py has small ones",
     r"qscale sweep run (examples/formats|benchmarks/ptq)\.yaml": "60 and 1,035 runs",
     r"qscale fit formats ": "a law of those 60 runs",
     r"for study in ": "272 runs",
-    r"python (benchmarks|examples)/\S+\.py|\.venv/bin/python benchmarks/": "minutes of faults, timing or tables",
+    r"python (benchmarks|examples)/\S+\.py|\.venv/bin/python benchmarks/": "minutes: faults, timing, tables",
     r"(\w+=\S+ )?(\.venv/bin/python -m )?pytest ": "tests of their own",
 }
 #: First words of a line that is a command; another one is a form, or what a command prints.
-PROGRAMS = r"(?:\w+=\S+ )*(qscale|make|pip|python|\.venv/bin/python|pytest|ray|sbatch|accelerate|torchrun|for)\b"
+PROGRAMS = (
+    r"(?:\w+=\S+ )*(qscale|make|pip|python|\.venv/bin/python|pytest|ray|sbatch|accelerate|torchrun|for)\b"
+)
 #: Indented blocks that are no commands begin so.
 PRINTED = ("qat-unified: ", "noise: ", "format[:granularity]")
 NEEDS_A_LAW = ("fit", "laws", "predict", "report")

@@ -84,7 +84,9 @@ def test_links_and_anchors_of_the_site_lead_somewhere(pages, site):
 
 
 def test_dead_link_and_dead_anchor_are_found(tmp_path):
-    (tmp_path / "a.html").write_text('<p id="here"><a href="#here"></a><a href="#there"></a><a href="b.html"></a>')
+    (tmp_path / "a.html").write_text(
+        '<p id="here"><a href="#here"></a><a href="#there"></a><a href="b.html"></a>'
+    )
     path = tmp_path / "a.html"
     assert dead({path: Page(path.read_text())}, tmp_path) == ["a.html: #there", "a.html: b.html"]
 
@@ -93,7 +95,9 @@ def test_site_loads_nothing_from_elsewhere(pages, site):
     outside = [load for page in pages.values() for load in page.loads if re.match(r"(?:[a-z]+:)?//", load)]
     assert outside == []
     for style in site.rglob("*.css"):
-        urls = re.findall(r"url\(\s*['\"]?([^)'\"]+)|@import\s+['\"]([^'\"]+)", style.read_text(encoding="utf-8"))
+        urls = re.findall(
+            r"url\(\s*['\"]?([^)'\"]+)|@import\s+['\"]([^'\"]+)", style.read_text(encoding="utf-8")
+        )
         assert not [url for pair in urls for url in pair if re.match(r"(?:https?:)?//", url)], style.name
 
 

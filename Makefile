@@ -4,18 +4,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
+SITE := site
 SOURCES := $(shell find csrc -type f)
 
-.PHONY: demo test test-long test-gpu lint bench bench-gpu lock clean help
+.PHONY: demo test test-long test-gpu lint docs bench bench-gpu lock clean help
 
 help:
 	@echo "make demo    create $(VENV), build the kernels, sweep, fit and plot: writes $(DEMO)/"
 	@echo "make test    lint, type check and all tests"
 	@echo "make test-long   the tests that compile for minutes: emulated CUDA kernels, sanitizers, the CPU's tests on emulated ops"
+	@echo "make docs    the site, from docs/ and docstrings: $(SITE)/index.html (Python 3.11 or newer)"
 	@echo "make bench   time the kernels against a copy of the same bytes and the peers installed"
 	@echo "make test-gpu, make bench-gpu   the same of the CUDA kernels; they say so where no device is"
 	@echo "make lock    resolve requirements.lock anew"
-	@echo "make clean   remove $(VENV), build/ and $(DEMO)/"
+	@echo "make clean   remove $(VENV), build/, $(SITE)/ and $(DEMO)/"
 
 $(VENV)/installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "qscale needs Python 3.10 or newer: make demo PYTHON=python3.12")'
@@ -49,6 +51,12 @@ test-long: $(VENV)/built
 test-gpu: $(VENV)/built
 	$(BIN)/python -m pytest tests/gpu
 
+# A warning is an error: a link that leads nowhere, a name in a docstring that is not there.
+docs: $(VENV)/built
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet \
+	    --doctree-dir build/doctrees docs $(SITE)
+	@echo "open $(SITE)/index.html"
+
 bench-gpu: $(VENV)/built
 	$(BIN)/python benchmarks/gpu.py
 
@@ -60,10 +68,10 @@ lock: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet uv
 	echo "torch==2.13.0" > $(VENV)/torch.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate \
-	    --extra train --extra report --extra bench --extra dev --constraints $(VENV)/torch.txt pyproject.toml \
+	    --extra train --extra report --extra bench --extra docs --extra dev --constraints $(VENV)/torch.txt pyproject.toml \
 	    --output-file $(VENV)/resolved.txt
 	(grep '^#' requirements.lock; grep -vE '^(nvidia-|cuda-|triton==)' $(VENV)/resolved.txt) > $(VENV)/new.lock
 	mv $(VENV)/new.lock requirements.lock
 
 clean:
-	rm -rf $(VENV) build $(DEMO)
+	rm -rf $(VENV) build $(SITE) $(DEMO)

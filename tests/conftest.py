@@ -23,6 +23,8 @@ LONG = (
     "laws/test_fit_function.py",
     "training/test_sharding.py",
     "sweep/test_faults.py",
+    "documents/test_site.py",
+    "documents/test_shell.py",
     "kernels/test_backends.py",
     "test_packaging.py",
 )

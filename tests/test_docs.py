@@ -1,4 +1,4 @@
-"""What the documents say is true: examples run, commands exist, links lead somewhere."""
+"""What the documents say is true, against the code. Their examples and links are in tests/documents."""
 
 import doctest
 import importlib
@@ -15,11 +15,10 @@ import qscale
 from qscale.cli import main
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-STUDY = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
-SWEEPS = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
-LAWS = (ROOT / "docs" / "laws.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"```python\n(.*?)```", README + STUDY + LAWS, re.DOTALL)
+STUDY, TRAINING_PAGE, SWEEPS, LAWS, FORMATS_PAGE, PTQ = (
+    (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    for name in ("study", "training", "sweeps", "laws", "formats", "ptq")
+)
 NUMBER = r"(?<![\w.])-?\d+\.?\d*(?:e[+-]?\d+)?"
 MODULES = [
     module.name
@@ -40,44 +39,11 @@ def test_some_docstring_examples_are_found():
     assert sum(bool(test.examples) for module in modules for test in finder.find(module)) > 15
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))
-def test_python_of_the_documents_runs_and_prints_what_its_comments_say(block, capsys):
-    exec(compile(block, "a block of the documents", "exec"), {})
-    printed = capsys.readouterr().out.splitlines()
-    remarks = re.findall(r"^print\(.*\)  # (.*)$", block, re.MULTILINE)
-    assert len(printed) == len(remarks)
-    for line, remark in zip(printed, remarks, strict=True):
-        for said in re.findall(r"(?<!\w)\d+\.?\d*", remark):
-            numbers = [float(n) for n in re.findall(r"\d+\.\d+|\d+", line)]
-            places = len(said.partition(".")[2])
-            assert float(said) in [round(n, places) for n in numbers], f"{remark!r} of {line!r}"
-
-
-@pytest.mark.parametrize("text", [README, SWEEPS], ids=["readme", "sweeps"])
-def test_commands_of_the_documents_exist_and_take_the_options_shown(text):
-    lines = re.findall(r"^    qscale (.+?)(?:  +#.*)?$", text, re.MULTILINE)
-    assert len(lines) >= 8
-    for line in lines:
-        words = line.split()
-        names = words[:2] if words[0] in ("sweep", "laws", "plan") else words[:1]
-        shown = CliRunner().invoke(main, [*names, "--help"])
-        assert shown.exit_code == 0, line
-        for option in (word for word in words if word.startswith("-")):
-            assert re.search(rf"(^|[\s,]){re.escape(option)}\b", shown.output), f"{option} of {line}"
-
-
 def test_every_command_has_help_with_an_example():
     for name in main.list_commands(None):
         shown = CliRunner().invoke(main, [name, "--help"])
         assert shown.exit_code == 0
         assert f"Example: qscale {name}" in " ".join(shown.output.split())
-
-
-@pytest.mark.parametrize("path", [Path("README.md"), Path("docs/sweeps.md"), Path("docs/study.md")], ids=str)
-def test_links_lead_somewhere(path):
-    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / path).read_text(encoding="utf-8"))
-    assert links
-    assert [link for link in links if not (ROOT / path).parent.joinpath(link).exists()] == []
 
 
 def test_every_option_of_a_session_and_every_basis_is_documented():
@@ -90,11 +56,6 @@ def test_every_option_of_a_session_and_every_basis_is_documented():
     kinds = get_args(get_type_hints(Basis)["kind"])
     assert len(names) > 12 and len(kinds) == 3
     assert [name for name in (*names, *kinds) if name not in SWEEPS] == []
-
-
-def test_batch_scripts_of_the_documents_are_there():
-    names = re.findall(r"^    sbatch (?:--\S+ )*(\S+)", SWEEPS, re.MULTILINE)
-    assert len(names) == 3 and all((ROOT / name).is_file() for name in names)
 
 
 def test_readme_study_file_is_valid():
@@ -125,9 +86,63 @@ def test_study_reference_names_every_key_and_column():
     from qscale.sweep.studyvalues import TRAINING
     from qscale.sweep.table import COLUMNS
 
-    assert [
-        name for name in (*KEYS, *TRAINING, *COLUMNS) if f"`{name}`" not in STUDY and f"{name}:" not in STUDY
-    ] == []
+    text = STUDY + TRAINING_PAGE
+    names = (*KEYS, *TRAINING, *COLUMNS)
+    assert [name for name in names if f"`{name}`" not in text and f"{name}:" not in text] == []
+
+
+def test_table_of_formats_is_that_of_the_code():
+    from qscale.formats import relmse, values
+    from qscale.formats.grids import NAMED
+    from qscale.planning import bits_per_weight
+
+    rows = [row.split(" | ") for row in re.findall(r"^\| (`\w+` \| \d .*) \|$", FORMATS_PAGE, re.MULTILINE)]
+    assert [row[0].strip("`") for row in rows] == list(NAMED)
+    for name, *numbers in rows:
+        row = NAMED[name.strip("`")]
+        above = [value for value in values(row.name) if value > 0]
+        spec = row.name if row.block else f"{row.name}:g32"
+        sizes = [row.num_bits, len(values(row.name)), f"{above[0]:.3g}", f"{above[-1]:.3g}"]
+        costs = [row.block or "any", f"{bits_per_weight(spec):g}", f"{relmse(spec):.2g}"]
+        assert numbers == [str(number) for number in (*sizes, *costs)], name
+
+
+def test_every_option_of_a_spec_quantizer_and_ready_made_recipe_is_documented():
+    from qscale.formats.methods import METHODS
+    from qscale.formats.presets import PRESETS
+    from qscale.formats.spec import _OPTIONS
+
+    assert [option for option in _OPTIONS if f"`{option}`" not in FORMATS_PAGE] == []
+    assert [name for name in PRESETS if not re.search(rf"`{re.escape(name)}(:G)?`", FORMATS_PAGE)] == []
+    assert [name for name in METHODS if not re.search(rf"^\| `{name}\b", TRAINING_PAGE, re.MULTILINE)] == []
+
+
+def test_every_step_after_training_is_documented_with_its_parameters():
+    from dataclasses import fields
+
+    from qscale.ptq.methods import METHODS
+
+    table = PTQ.partition("| step | kind |")[2].partition("\n\n")[0]
+    rows = {
+        name: row
+        for names, row in re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (.*)$", table, re.MULTILINE)
+        for name in re.findall(r"\w+", names)
+    }
+    for name, step in METHODS.items():
+        assert step.kind in rows[name], name
+        for field in fields(step):
+            assert f"`{field.name}={str(field.default).lower()}`" in rows[name], f"{name}: {field.name}"
+
+
+def test_licence_and_citation_are_those_of_the_package():
+    import yaml
+
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert f'version = "{citation["version"]}"' in project and f'license = "{citation["license"]}"' in project
+    assert f"## {citation['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    licence = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert citation["license"] == "Apache-2.0" and "Apache License" in licence and "Version 2.0" in licence
 
 
 CONSOLE = re.findall(r"^\$ qscale (.+)\n((?:(?!\$ |```).*\n)*)", LAWS, re.MULTILINE)

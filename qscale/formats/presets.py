@@ -84,6 +84,7 @@ _ROWS = (
     Preset(name="paretoq-w2a16", recipe="w2a16:channel:full,q=seq", meaning="ParetoQ at 2 bits"),
     Preset(name="paretoq-w1.58a16", recipe="w2a16:channel,q=seq", meaning="ParetoQ, ternary"),
 )
+#: Every ready-made recipe by name.
 PRESETS: dict[str, Preset] = {row.name: row for row in _ROWS}
 
 _COARSE = 256

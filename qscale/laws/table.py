@@ -64,9 +64,9 @@ def read_table(
     Args:
         source: A pandas DataFrame, a dict of arrays, a list of dicts, or the path of a CSV or Parquet file.
             Columns: the form's variables and its target (``N, D, G, delta``); optional ``delta_se``,
-                ``seed``, ``ladder`` (rows of one ladder are correlated; without it rows of one N and seed
-                are), ``mode``, ``recipe``, ``method``, ``dialect``, ``family``, ``corpus``, ``diverged``,
-                ``run_id`` (tells a copy of a row from another run). Other columns are ignored.
+            ``seed``, ``ladder`` (rows of one ladder are correlated; without it rows of one N and seed are),
+            ``mode``, ``recipe``, ``method``, ``dialect``, ``family``, ``corpus``, ``diverged``, ``run_id``
+            (tells a copy of a row from another run). Other columns are ignored.
         form: Names the columns and their domain.
         mode: Keep the rows of this mode only.
         recipe: Keep the rows of this recipe only: ``w4a4`` whatever the granularity, ``w4a4:g32`` exactly.

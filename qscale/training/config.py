@@ -86,7 +86,7 @@ class RunConfig(_Found):
     model: ModelShape
     corpus: str  #: its name; a file of the user's by the hash of its bytes
     corpus_sha256: str  #: of the exact bytes, so that a corpus that changed makes new runs
-    tokens: int  #: D: tokens seen, a whole number of steps
+    tokens: int  #: tokens seen (D), a whole number of steps
     mode: Mode
     recipe: str | None  #: canonical text; None for the baseline
     init_seed: int

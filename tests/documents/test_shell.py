@@ -58,6 +58,7 @@ NOT_RUN = {
     r"accelerate launch |torchrun ": "two processes, large models; training/test_sharding.py has small ones",
     r"qscale sweep run (examples/formats|benchmarks/ptq)\.yaml": "60 and 1,035 runs",
     r"qscale fit formats ": "a law of those 60 runs",
+    r"qscale ptq --model small/runs/0123456789abcdef ": "an id that stands for another",
     r"for study in ": "272 runs",
     r"python (benchmarks|examples)/\S+\.py|\.venv/bin/python benchmarks/": "minutes: faults, timing, tables",
     r"(\w+=\S+ )?(\.venv/bin/python -m )?pytest ": "tests of their own",
@@ -167,7 +168,7 @@ def test_commands_of_a_page_run_in_their_order(page, first, fitted, tmp_path, mo
 
 def options_of(words):
     """What a command of qscale takes, by its help."""
-    names = words[:2] if words[0] in ("sweep", "laws") else words[:1]
+    names = words[:2] if words[0] in ("sweep", "laws", "plan") else words[:1]
     shown = CliRunner().invoke(main, [*names, "--help"])
     assert shown.exit_code == 0, " ".join(words)
     return shown.output

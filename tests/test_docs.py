@@ -15,9 +15,9 @@ import qscale
 from qscale.cli import main
 
 ROOT = Path(__file__).parents[1]
-STUDY, TRAINING_PAGE, SWEEPS, LAWS, FORMATS_PAGE, PTQ = (
+STUDY, TRAINING_PAGE, SWEEPS, LAWS, FORMATS_PAGE, PTQ, PLANNING = (
     (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
-    for name in ("study", "training", "sweeps", "laws", "formats", "ptq")
+    for name in ("study", "training", "sweeps", "laws", "formats", "ptq", "planning")
 )
 NUMBER = r"(?<![\w.])-?\d+\.?\d*(?:e[+-]?\d+)?"
 MODULES = [

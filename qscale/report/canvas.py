@@ -16,6 +16,8 @@ from qscale.units import short_count
 #: Of series, in order. Told apart in every common color blindness, which a test simulates. Source: Okabe and
 #: Ito 2008; its purple and yellow are darker here, for thin lines on white.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#b0578d", "#e0b000", "#4a4a4a")
+#: The same on a dark ground, told apart alike.
+DARK_COLORS = ("#6184f8", "#e85814", "#26e188", "#bc73a1", "#ffec37", "#d1fbff")
 MARKERS = ("o", "s", "^", "D", "v", "P")  # the second sign of a series, for print without color
 GREY = "#555555"
 LEVEL = 0.9  # of every band and interval

@@ -111,7 +111,7 @@ def log_ticks(
     own = axis.xaxis if which == "x" else axis.yaxis
     (axis.set_xscale if which == "x" else axis.set_yscale)("log")
     low, high = sorted(axis.get_xlim() if which == "x" else axis.get_ylim())
-    chosen = _apart(
+    chosen = apart(
         sorted(set(values)) if values is not None else round_values(low, high, _FEWEST_TICKS), low, high
     )
     own.set_ticks(chosen, [label(value) for value in chosen], fontsize=8)
@@ -131,7 +131,8 @@ def round_values(low: float, high: float, fewest: int) -> list[float]:
     return [float(v) for v in step * np.arange(np.ceil(low / step), np.floor(high / step) + 1)]
 
 
-def _apart(values: Sequence[float], low: float, high: float) -> list[float]:
+def apart(values: Sequence[float], low: float, high: float) -> list[float]:
+    """Those of ascending values whose labels have room between two ends of a logarithmic axis."""
     kept: list[float] = []
     least = _CLOSEST * np.log(high / low)
     for value in values:

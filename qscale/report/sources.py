@@ -206,12 +206,27 @@ def fit_groups(source: Source, form: str | None, objective: str | None, most: in
 
 def baseline_law(source: Source) -> Fit:
     """A Chinchilla law of the study's own unquantized runs, or why there is none."""
-    group = Group(mode="baseline", recipe=None, method=None, rows=source.baselines)
-    known = [row for row in source.baselines if row.get("loss") is not None and row.get("N") and row.get("D")]
+    known = [row for row in source.baselines or _named_baselines(source.rows) if _is_known(row)]
+    group = Group(mode="baseline", recipe=None, method=None, rows=known)
     if len({(row["N"], row["D"]) for row in known}) < _FEWEST_BASELINES:
         why = f"a law of five constants takes {_FEWEST_BASELINES} sizes and token counts or more"
         return Fit(group=group, form="chinchilla", law=None, why=why)
     return fit_group(group, "chinchilla")
+
+
+def _is_known(row: Row) -> bool:
+    return row.get("loss") is not None and bool(row.get("N")) and bool(row.get("D"))
+
+
+def _named_baselines(rows: Iterable[Row]) -> list[Row]:
+    """The baselines that the quantized rows of a table name by their losses, each once."""
+    names = ("family", "corpus", "tokenizer", "seed", "N", "D")
+    found: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        if row.get("baseline_loss") is not None:
+            own = {name: row[name] for name in names if row.get(name) is not None}
+            found[(*own.items(), row["baseline_loss"])] = {**own, "loss": row["baseline_loss"]}
+    return list(found.values())
 
 
 _FEWEST_BASELINES = 6

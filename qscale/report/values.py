@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from qscale.report.canvas import round_values, short
+from qscale.report.canvas import apart, round_values, short
 from qscale.units import short_count
 
 Value = dict[str, Any]
@@ -102,7 +102,7 @@ def axis(
     """
     out: Value = {"label": label, "log": log}
     if names is not None:
-        out["ticks"] = [[i, name] for i, name in enumerate(names)]
+        out["ticks"] = [[i, name] for i, name in enumerate(names) if name]
     elif ticks is not None:
         out["ticks"] = [[_round(value), short(value)] for value in sorted(set(ticks))]
     if ends is not None:
@@ -110,22 +110,27 @@ def axis(
     return out
 
 
-def log_axis(label: str, values: Iterable[float]) -> Value:
+def log_axis(label: str, values: Iterable[float], ends: tuple[float, float] | None = None) -> Value:
     """A logarithmic axis with ticks at the values themselves where they are few, else at round numbers."""
     known = sorted({float(value) for value in values if value > 0 and math.isfinite(value)})
     if not known:
         return axis(label)
-    if len(known) <= 5 and _apart(known):
+    if ends is not None:
+        low, high = ends
+        ticks = apart(round_values(low, high, _FEWEST_TICKS), low, high)
+        return axis(label, log=True, ticks=ticks, ends=ends)
+    if len(known) <= 5 and apart(known, known[0], max(known[-1], 1.001 * known[0])) == known:
         return axis(label, log=True, ticks=known)
-    return axis(label, log=True, ticks=round_values(known[0] * 0.95, known[-1] * 1.05, _FEWEST_TICKS))
+    low, high = known[0] * 0.95, known[-1] * 1.05
+    return axis(label, log=True, ticks=apart(round_values(low, high, _FEWEST_TICKS), low, high))
 
 
-def _apart(values: Sequence[float]) -> bool:
-    """Whether labels at these values have room."""
-    if len(values) < 2:
-        return True
-    room = math.log(values[-1] / values[0])
-    return all(math.log(b / a) > 0.16 * room for a, b in zip(values, values[1:], strict=False))
+def count_axis(label: str, low: float, high: float) -> Value:
+    """A linear axis of counts, with ticks at round numbers."""
+    step = 10.0 ** math.floor(math.log10(max(high - low, 1.0)))
+    step = next((k * step for k in (2.0, 1.0, 0.5, 0.25, 0.2) if (high - low) / (k * step) >= 3), 0.1 * step)
+    first = math.ceil(low / step)
+    return axis(label, ticks=[k * step for k in range(first, math.floor(high / step) + 1)])
 
 
 def series(
@@ -218,8 +223,14 @@ def count(value: Any) -> str:
 
 
 def percent(value: Any, digits: int = 2) -> str:
-    """A share as percent."""
-    return NOT_KNOWN if value is None else f"{100 * value:.{digits}g} %"
+    """A share as percent.
+
+    >>> percent(0.0364), percent(1.0)
+    ('3.6 %', '100 %')
+    """
+    if value is None or not math.isfinite(value):
+        return NOT_KNOWN
+    return f"{100 * value:.0f} %" if abs(value) >= 0.995 else f"{100 * value:.{digits}g} %"
 
 
 def between(low: Any, high: Any, digits: int = 4) -> str:

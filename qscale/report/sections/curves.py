@@ -16,9 +16,9 @@ from qscale.report.values import (
     Value,
     axis,
     count,
+    count_axis,
     figure,
     listed,
-    log_axis,
     number,
     panel,
     part,
@@ -35,10 +35,11 @@ from qscale.units import short_count
 
 _MOST_PANELS = 6
 _MOST_POINTS = 9000  # of all curves together
-_FEWEST, _MOST = 6, 60  # points of one curve
-_OF_A_POINT = 5  # logged steps that a point is the mean of
+_FEWEST, _MOST = 6, 40  # points of one curve
+_LEAST_OF_A_POINT = 8
+_OF_A_POINT = 25  # logged steps that a point is the mean of
 _FILE_BYTES = 100_000_000  # of one curve that is read
-_FIRST_SHARE = 0.7  # of the largest loss that is in view: the start of training is off the top
+_IN_VIEW = 0.9  # of the points: the start of training is off the top
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,10 +108,10 @@ def _panel(n: int, of_size: Sequence[Curve], colors: dict[str, Any]) -> Value:
         ]
         drawn.append(one)
     losses = [loss for curve in of_size for loss in curve.loss if loss is not None]
-    low, high = (min(losses), float(np.quantile(losses, 0.97))) if losses else (0.0, 1.0)
+    low, high = (min(losses), float(np.quantile(losses, _IN_VIEW))) if losses else (0.0, 1.0)
     room = 0.06 * (high - low) or 0.1
     tokens = [t for curve in of_size for t in curve.tokens]
-    ends = log_axis("D, training tokens", [min(tokens), max(tokens)]) if tokens else axis("D, training tokens")
+    ends = count_axis("D, training tokens", 0.0, max(tokens, default=1.0))
     return panel(
         f"N = {short_count(n)}", ends, axis("training loss", ends=(low - room, high + room)), drawn
     )
@@ -123,7 +124,7 @@ def _read(folder: Path, job: Job, points: int) -> Curve | None:
         return None
     tokens: list[float] = []
     losses: list[float | None] = []
-    for chosen in _bins(lines, points):
+    for chosen in _bins(lines, int(np.clip(len(lines) // _LEAST_OF_A_POINT, _FEWEST, points))):
         rows = [row for line in chosen if (row := _row(line)) is not None]
         if rows:
             known = [row[1] for row in rows if row[1] is not None]

@@ -68,12 +68,13 @@ def _overview(fits: Sequence[Fit], left: int) -> Value:
     for fit in fits:
         found = fit.usable
         if found is None:
-            rows.append((fit.group.name, str(len(fit.group.rows)), f"no law: {fit.why}", *[""] * (len(names) + 1)))
+            dashes = [NOT_KNOWN] * (len(names) + 1)
+            rows.append((fit.group.name, str(len(fit.group.rows)), fit.form, *dashes, f"no law: {fit.why}"))
             continue
         error = percent(found.diagnostics.get("mean_relative_error"))
         constants = [number(found.parameters.get(name), 3) for name in names]
-        rows.append((fit.group.name, str(len(fit.group.rows)), found.form.id, *constants, error))
-    head = ("runs of", "runs", "form", *names, "mean error")
+        rows.append((fit.group.name, str(len(fit.group.rows)), found.form.id, *constants, error, "; ".join(found.warnings)))
+    head = ("runs of", "runs", "form", *names, "mean error", "remark")
     text = []
     if len(fits) > MOST_DRAWN or left:
         more = f" {left} smaller groups were not fitted." if left else ""
@@ -134,8 +135,8 @@ def _errors(found: Law) -> Value:
             rows.append((label, percent(known[name])))
     if isinstance(known.get("r2"), (int, float)):
         rows.append(("weighted R2", number(known["r2"])))
-    rows += [(f"fitted {name}", between(*map(float, ends))) for name, ends in found.box.items()]
-    return table("How well it describes the runs", ("relative error", "value"), rows)
+    rows += [(f"{name} of the runs", f"{count(low)} to {count(high)}") for name, (low, high) in found.box.items()]
+    return table("How well it describes the runs", ("what", "value"), rows)
 
 
 def _style(place: int, total: int) -> dict[str, Any]:
@@ -365,7 +366,7 @@ def _residuals(fit: Fit, found: Law, place: int) -> Value:
             at, middle = running_median(np.log(x), left)
             lines.append(series("running median", np.exp(at), middle, kind="line", color="ink"))
         ends = axis(label, names=levels) if levels else log_axis(label, x) if (x > 0).all() else axis(label)
-        panels.append(panel(label.partition(",")[0], ends, axis("measured / fitted - 1, %", ends=(-worst, worst)), [*lines, *runs]))
+        panels.append(panel("", ends, axis("measured / fitted - 1, %", ends=(-worst, worst)), [*lines, *runs]))
     spread = float(np.sqrt(np.mean(left**2)))
     alt = f"{len(data)} residuals between {left.min():.2g} % and {left.max():.2g} %, root mean square {spread:.2g} %."
     return part(

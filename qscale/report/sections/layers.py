@@ -7,7 +7,7 @@ from typing import Any
 
 from qscale.report.canvas import COLORS
 from qscale.report.sources import Row, Source
-from qscale.report.values import Value, axis, figure, number, panel, part, section, series, table
+from qscale.report.values import Value, axis, figure, log_axis, number, panel, part, section, series, table
 from qscale.sweep.table import layer_rows
 from qscale.units import short_count
 
@@ -65,15 +65,17 @@ def _name(recipe: str, mode: str) -> str:
 
 
 def _panel(field: str, rows: Sequence[Row], runs: Sequence[tuple[str, str]], names: Sequence[str]) -> Value:
-    drawn = []
+    drawn: list[Value] = []
+    every: list[float] = []
     for i, run in enumerate(runs):
         own = {row["layer"]: row.get(field) for row in rows if (row["recipe"], row["mode"]) == run}
         values = [own.get(name) for name in names]
         if any(value is not None for value in values):
+            every += [value for value in values if value is not None]
             color: Any = "ink" if run[0] == "none" else i
             drawn.append(series(_name(*run), range(len(names)), values, color=color, symbol=i, kind="both", text=names))
-    ends = {"log": field != "oscillation"}
-    return panel(FIELDS[field], axis("layer", names=_short(names)), {**axis(FIELDS[field]), **ends}, drawn)
+    y = log_axis("", every) if min(every) > 0 else axis("")
+    return panel(FIELDS[field], axis("layer", names=_short(names)), y, drawn)
 
 
 def _short(names: Sequence[str]) -> list[str]:

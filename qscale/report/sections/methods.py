@@ -11,7 +11,7 @@ import numpy as np
 from qscale import laws
 from qscale.errors import FitError, LawError
 from qscale.laws.contrasts import Contrast
-from qscale.report.canvas import COLORS, LEVEL
+from qscale.report.canvas import LEVEL
 from qscale.report.sources import Group, Source, default_form, groups
 from qscale.report.values import (
     NOT_KNOWN,
@@ -124,13 +124,15 @@ def _figure(points: dict[str, list[tuple[str, float, float, float]]], rows: Sequ
         shown = [name for name in reversed(names) if any(p[0] == name for p in own)]
         by_name = {p[0]: p for p in own}
         ends = [value for p in own for value in p[1:]] + [1.0]
+        view = (0.93 * min(ends), 1.07 * max(ends))
         drawn = [series("equal", [1, 1], [-0.5, len(shown) - 0.5], kind="line", color="grey", dash="dash", legend=False)]
         for i, name in enumerate(shown):
             _, value, low, high = by_name[name]
-            better = COLORS.index(COLORS[2]) if high < 1 else 1 if low > 1 else 0
+            better = 2 if high < 1 else 1 if low > 1 else 0
             drawn.append(series(name, [low, high], [i, i], kind="line", color=better, legend=False))
             drawn.append(series(name, [value], [i], color=better, legend=False, text=[f"{name}: {value:.3g}"]))
-        panels.append(panel(recipe, log_axis("delta over that of " + _against(rows, recipe), ends), axis("", names=shown), drawn))
+        x = log_axis(f"delta over that of {_against(rows, recipe)}", view, view)
+        panels.append(panel(recipe, x, axis("", names=shown), drawn))
     best = min((p for own in points.values() for p in own), key=lambda p: p[1])
     return figure(
         "methods",

@@ -117,7 +117,7 @@ def _what(config: Any) -> tuple[str, str]:
 
 def _grid(cells: Mapping[tuple[str, str], Mapping[tuple[int, int], Counter[str]]], caption: str) -> Value:
     columns = sorted({place for of_recipe in cells.values() for place in of_recipe})
-    head = ["recipe", "mode and method", *(f"N {short_count(n)}, D {short_count(d)}" for n, d in columns)]
+    head = ["recipe", "mode and method", *(f"N {short_count(n)}\nD {short_count(d)}" for n, d in columns)]
     order = sorted(cells, key=lambda key: (key[0] != "baseline", key))
     return table(
         caption,

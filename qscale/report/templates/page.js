@@ -102,7 +102,7 @@
   function axisOf(axis, extra) {
     const look = theme();
     const out = {
-      title: { text: plain(axis.label), font: { size: 12, color: look.ink }, standoff: 6 },
+      title: { text: plain(axis.label), font: { size: 12, color: look.ink } },
       type: axis.log ? "log" : "linear", gridcolor: look.grid, linecolor: look.grey, zeroline: false,
       showline: true, ticks: "outside", ticklen: 3, tickcolor: look.grey, automargin: true, fixedrange: true,
       tickfont: { size: 11, color: look.ink }, exponentformat: "power", ...extra,
@@ -111,8 +111,6 @@
       out.tickmode = "array";
       out.tickvals = axis.ticks.map(([value]) => value);
       out.ticktext = axis.ticks.map(([, text]) => plain(text));
-    } else if (axis.log) {
-      out.dtick = "D2";
     }
     if (axis.ends) out.range = axis.log ? axis.ends.map(Math.log10) : axis.ends;
     return out;
@@ -374,7 +372,8 @@
     const size = explorer.bytes(state.values.N, total(), explorer.bitsPerWeight(format, state.values.G));
     const [low, high] = ranges.N;
     ranges.budget = [low / 2, high * 2];
-    state.budget = Number(size.toPrecision(2));
+    const unit = 10 ** Math.floor(Math.log10(size) - 1);
+    state.budget = Math.ceil((size / unit) * (1 - 1e-9)) * unit;
     show("budget", state.budget);
   }
 
@@ -560,9 +559,17 @@
     legend(document.querySelector('[data-legend="x-front"]'), [panel]);
     byId("x-front-alt").setAttribute("aria-label",
       `${all.length} models on the front, from ${explorer.shortBytes(low)} at loss ${digits(all[0].loss)} to ${explorer.shortBytes(all[all.length - 1].bytes)} at ${digits(all[all.length - 1].loss)}.`);
+    const lawOf = new Map(chosen.map((choice) => [choice.name, choice]));
+    /** How far a point is outside what was fitted: of its own law's box and of the baseline's. */
+    function farthest(point) {
+      const choice = lawOf.get(point.name);
+      const boxes = [explorer.outside(base.file, formOf(base), { N: point.N, D: state.values.D })];
+      if (choice.law) boxes.push(explorer.outside(choice.law, choice.form, { ...choice.at, N: point.N, G: point.G }));
+      return times(Math.max(...boxes.flatMap((box) => Object.values(box))));
+    }
     const rows = all.map((point) => {
       const row = document.createElement("tr");
-      const texts = [explorer.shortBytes(point.bytes), digits(point.loss, 5), point.name, explorer.shortCount(point.N), point.grouped ? String(point.G) : "–", digits(point.bits, 5)];
+      const texts = [explorer.shortBytes(point.bytes), digits(point.loss, 5), point.name, explorer.shortCount(point.N), point.grouped ? String(point.G) : "–", digits(point.bits, 5), farthest(point)];
       texts.forEach((text, i) => {
         const cell = document.createElement(i ? "td" : "th");
         if (!i) cell.scope = "row";

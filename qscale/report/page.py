@@ -23,7 +23,7 @@ from qscale.report.sources import Fit, Source
 from qscale.report.values import Value
 
 MOST_FITTED = 24  # groups of runs that are given a law
-_MOST_EXPLORED = 6  # of those in the explorer: each has its draws with it
+_MOST_EXPLORED = 4  # of those in the explorer: each has its draws with it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

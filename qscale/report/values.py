@@ -16,6 +16,7 @@ Item = TypeVar("Item")
 
 #: Of a table on the page; the rest is counted, and exported by another command.
 MOST_ROWS = 1000
+SOME_ROWS = 200  # of a table whose rows are in another one, too
 _DIGITS = 5  # of plotted numbers
 _FEWEST_TICKS = 4
 NOT_KNOWN = "\N{EN DASH}"
@@ -45,6 +46,7 @@ def table(
     beyond: str = "",
     folded: bool = False,
     states: bool = False,
+    most: int = MOST_ROWS,
 ) -> Value:
     """A table of texts whose first column names its row.
 
@@ -52,16 +54,17 @@ def table(
         caption: What it shows.
         head: Names of columns.
         rows: Texts.
-        beyond: What to do about rows past :data:`MOST_ROWS`, which are counted.
+        beyond: What to do about rows past ``most``, which are counted.
         folded: Whether it waits to be opened.
         states: Whether cells are ``done/wanted`` counts, which the page colors.
+        most: Rows that are shown.
     """
     rows = [list(map(str, row)) for row in rows]
-    more = f"{len(rows) - MOST_ROWS} more rows; {beyond}" if len(rows) > MOST_ROWS else ""
+    more = f"{len(rows) - most} more rows; {beyond}" if len(rows) > most else ""
     return {
         "caption": caption,
         "head": list(head),
-        "rows": rows[:MOST_ROWS],
+        "rows": rows[:most],
         "more": more,
         "folded": folded,
         "states": states,

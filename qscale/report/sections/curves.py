@@ -13,6 +13,7 @@ from qscale import bounded
 from qscale.report.canvas import COLORS
 from qscale.report.sources import Source
 from qscale.report.values import (
+    SOME_ROWS,
     Value,
     axis,
     count,
@@ -34,7 +35,7 @@ from qscale.training import paths
 from qscale.units import short_count
 
 _MOST_PANELS = 6
-_MOST_POINTS = 9000  # of all curves together
+_MOST_POINTS = 6000  # of all curves together
 _FEWEST, _MOST = 6, 40  # points of one curve
 _LEAST_OF_A_POINT = 8
 _OF_A_POINT = 25  # logged steps that a point is the mean of
@@ -164,4 +165,4 @@ def _ends(found: Sequence[Curve]) -> Value:
         for curve in found
     ]
     head = ("curve", "from tokens", "to tokens", "first loss", "last loss")
-    return table("Ends of the curves", head, rows, beyond="curve.jsonl of each run has every step")
+    return table("Ends of the curves", head, rows, beyond="curve.jsonl of each run has every step", most=SOME_ROWS)

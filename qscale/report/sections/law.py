@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from qscale.report.likelihood_figures import HIGHEST_RATIO, profile_curve, profi
 from qscale.report.sources import Fit, Source
 from qscale.report.values import (
     NOT_KNOWN,
+    SOME_ROWS,
     Value,
     axis,
     between,
@@ -39,6 +41,7 @@ from qscale.report.values import (
 MOST_DRAWN = 3
 _MOST_PANELS = 6
 _POINTS = 33  # of a line of the law
+_MOST_DOTS = 1500  # runs that one figure draws
 _BEYOND = 1.25  # times that a line reaches past its points
 _WHAT_TO_DO = "Name one group with --mode, --recipe and --method to see it in full."
 
@@ -94,9 +97,34 @@ def _part(fit: Fit, place: int, *, alone: bool) -> Value:
     text = [f"{found.form.formula}. Fitted by {found.fit.get('objective', 'a fit of its own')}."]
     text += [f"Warning: {warning}." for warning in found.warnings]
     text += [f"Note: {note}." for note in found.notes]
-    data = read_table(fit.group.rows, found.form)
+    whole = read_table(fit.group.rows, found.form)
+    data = _thinned(whole)
+    text += [_thin_text(whole)] if len(data) < len(whole) else []
     figures = [*_against_tokens(data, found, place), _along(data, found, place), _agreement(data, found, place)]
     return part(heading, text=text, figures=figures, tables=[_constants(found), _errors(found)])
+
+
+def _thinned(data: Table) -> Table:
+    """At most so many rows as a figure draws, evenly chosen along the variables."""
+    if len(data) <= _MOST_DOTS:
+        return data
+    order = np.lexsort([data.variables[v.name] for v in reversed(data.form.variables)])
+    kept = np.sort(some(list(order), _MOST_DOTS))
+    return replace(
+        data,
+        variables={name: column[kept] for name, column in data.variables.items()},
+        target=data.target[kept],
+        target_se=data.target_se[kept],
+        target_se_given=data.target_se_given[kept],
+        cell=data.cell[kept],
+        ladder=data.ladder[kept],
+        format=data.format[kept],
+        rows=tuple(data.rows[int(i)] for i in kept),
+    )
+
+
+def _thin_text(whole: Table) -> str:
+    return f"{_MOST_DOTS} of {len(whole)} runs are drawn, evenly chosen; the law is fitted to all."
 
 
 def _constants(found: Law) -> Value:
@@ -244,7 +272,8 @@ def _rows_table(
         if fitted is not None:
             row += [number(float(fitted[i])), percent(float(measured[i] / fitted[i] - 1))]
         rows.append(row)
-    return table("The runs that were fitted", head, rows, beyond="qscale sweep export writes them all")
+    beyond = "all quantized runs are listed below, and qscale sweep export writes them"
+    return table("The runs that were fitted", head, rows, beyond=beyond, most=SOME_ROWS)
 
 
 def _along(data: Table, found: Law, place: int) -> Value:
@@ -349,7 +378,7 @@ def residuals(fits: Sequence[Fit]) -> Value:
 
 
 def _residuals(fit: Fit, found: Law, place: int) -> Value:
-    data = read_table(fit.group.rows, found.form)
+    data = _thinned(read_table(fit.group.rows, found.form))
     left = 100 * (data.target / np.asarray(found.predict(**inputs_of(data))) - 1)
     columns: dict[str, tuple[FloatArray, Sequence[str]]] = {
         f"{v.name}, {v.unit}": (data.variables[v.name], v.levels) for v in data.form.variables

@@ -88,7 +88,7 @@ def _compare(
     try:
         with np.errstate(all="ignore"):
             found = laws.contrast(
-                rows, str(group.method), against, form=default_form(rows), bootstrap=_DRAWS, level=LEVEL
+                rows, str(group.method), against, form=default_form(group.rows), bootstrap=_DRAWS, level=LEVEL
             )
     except (LawError, FitError) as error:
         return (NOT_KNOWN, NOT_KNOWN, NOT_KNOWN, NOT_KNOWN, str(error)), None

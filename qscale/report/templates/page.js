@@ -223,7 +223,10 @@
     const next = plots.filter((element) => !element.dataset.drawn && element.offsetParent !== null);
     while (next.length && deadline.timeRemaining() > 15) drawPlot(next.shift());
     if (next.length) later(drawRest);
-    else document.documentElement.dataset.drawn = "all";
+    else {
+      performance.mark("all drawn");
+      document.documentElement.dataset.drawn = "all";
+    }
   }
 
   const later = window.requestIdleCallback
@@ -685,14 +688,19 @@
     for (const element of [byId("x-front"), byId("x-line")]) {
       if (element && element.panel) draw(element, element.panel, element.extra);
     }
-    for (const element of plots) seenPlots.observe(element);
+    for (const element of plots) {
+      const top = element.getBoundingClientRect().top;
+      if (top < window.innerHeight && element.offsetParent !== null) drawPlot(element);
+      else seenPlots.observe(element);
+    }
+    performance.mark("in sight");
     later(drawRest);
   }
 
   begin();
   legends();
   dark.addEventListener("change", redraw);
-  document.documentElement.dataset.ready = "yes";
+  performance.mark("explorer");
   window.requestAnimationFrame(() => setTimeout(loadPlotly, 0));
 
   window.addEventListener("beforeprint", () => {

@@ -64,7 +64,13 @@ def _curve(steps: int, tokens: int, end: float, dice: random.Random) -> str:
     for i in range(1, _LINES + 1):
         step = max(1, steps * i // _LINES)
         loss = end + 3 * math.exp(-6 * i / _LINES) + dice.gauss(0, 0.03)
-        row = {"step": step, "tokens": step * tokens, "loss": loss, "learning_rate": 0.003, "gradient_norm": 0.7}
+        row = {
+            "step": step,
+            "tokens": step * tokens,
+            "loss": loss,
+            "learning_rate": 0.003,
+            "gradient_norm": 0.7,
+        }
         rows.append(json.dumps(row))
     return "\n".join(rows) + "\n"
 
@@ -72,7 +78,13 @@ def _curve(steps: int, tokens: int, end: float, dice: random.Random) -> str:
 def _layers(step: int, dice: random.Random) -> str:
     rows = []
     for layer in _LAYERS:
-        row = {"step": step, "layer": layer, "role": "qkv", "elements": 4096, "input_kurtosis": dice.uniform(3, 90)}
+        row = {
+            "step": step,
+            "layer": layer,
+            "role": "qkv",
+            "elements": 4096,
+            "input_kurtosis": dice.uniform(3, 90),
+        }
         row |= {"weight_relmse": 0.01, "input_relmse": 0.02, "input_peak": dice.uniform(8, 300)}
         rows.append(json.dumps(row))
     return "\n".join(rows) + "\n"
@@ -85,7 +97,9 @@ def opening(path: Path) -> dict[str, float]:
     with Browser() as browser:
         browser.open(path)
         paint = browser.run("return performance.getEntriesByName('first-contentful-paint')[0].startTime")
-        marks = browser.run("return performance.getEntriesByType('mark').map((mark) => [mark.name, mark.startTime])")
+        marks = browser.run(
+            "return performance.getEntriesByType('mark').map((mark) => [mark.name, mark.startTime])"
+        )
         trouble = browser.messages()
     assert not trouble, trouble
     return {"readable": paint / 1000, **{name: at / 1000 for name, at in marks}}
@@ -94,7 +108,9 @@ def opening(path: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=1000)
-    parser.add_argument("--out", type=Path, help="where to make study and page; a study that is there is used again")
+    parser.add_argument(
+        "--out", type=Path, help="where to make study and page; a study that is there is used again"
+    )
     parser.add_argument("--times", type=int, default=5, help="how often the page is opened")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -113,7 +129,9 @@ def main() -> None:
         found = [opening(made.path) for _ in range(options.times)]
         for stage in found[0]:
             seconds = sorted(one[stage] for one in found)
-            print(f"{stage:<9} min {seconds[0]:.2f} s  median {statistics.median(seconds):.2f} s  max {seconds[-1]:.2f} s")
+            print(
+                f"{stage:<9} min {seconds[0]:.2f} s  median {statistics.median(seconds):.2f} s  max {seconds[-1]:.2f} s"
+            )
 
 
 if __name__ == "__main__":

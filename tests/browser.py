@@ -90,7 +90,9 @@ class Browser:
     def media(self, *, dark: bool) -> None:
         """What the reader prefers."""
         value = "dark" if dark else "light"
-        self.devtools("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": value}])
+        self.devtools(
+            "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": value}]
+        )
 
     def open(self, page: Path) -> None:
         """Load a file and wait until every figure is drawn."""

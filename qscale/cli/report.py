@@ -45,7 +45,9 @@ def _counts(_context: click.Context, _parameter: click.Parameter, texts: tuple[s
 )
 @click.option("--figure", type=click.Choice(list(_TAKES)), help="Draw this one figure instead of the page.")
 @click.option("--paper", is_flag=True, help="Write the figures at journal size into the folder --out.")
-@click.option("--law", multiple=True, metavar="LAW", help="A law file or a published id; several for the page.")
+@click.option(
+    "--law", multiple=True, metavar="LAW", help="A law file or a published id; several for the page."
+)
 @click.option("--form", multiple=True, metavar="FORM", help="Fitted to the rows; forms: two or more.")
 @click.option("--objective", metavar="TEXT", help="Of the fit: l2, huber:1e-3, lad, raw:l2.")
 @click.option("-N", "n", multiple=True, callback=_counts, metavar="COUNT", help="groups: sizes, such as 7B.")

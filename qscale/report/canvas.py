@@ -79,6 +79,8 @@ def save(figure: Any, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
+        if captions is not None:
+            figure.savefig(path.with_suffix(".svg"))
     except (OSError, ValueError) as error:
         raise StoreError(f"figure {str(path)!r} cannot be written: {error}") from error
 
@@ -86,6 +88,8 @@ def save(figure: Any, path: Path) -> None:
 @contextmanager
 def paper() -> Iterator[dict[Path, str]]:
     """Figures made and saved inside are of a journal's widths, with text of one size and as text.
+
+    Each is saved under its own name, and as SVG beside it.
 
     Yields:
         The titles and captions by file, which are for the article's own text and not drawn.

@@ -106,7 +106,12 @@ def form_description(form: Form) -> dict[str, Any]:
                 "by": term.by,
                 "levels": list(term.levels),
                 "axes": [
-                    {"parameter": a.parameter, "variable": a.variable, "sign": a.sign, "transform": a.transform}
+                    {
+                        "parameter": a.parameter,
+                        "variable": a.variable,
+                        "sign": a.sign,
+                        "transform": a.transform,
+                    }
                     for a in term.axes
                 ],
             }

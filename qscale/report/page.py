@@ -123,7 +123,9 @@ def explored(found: Source, fits: list[Fit], named: Mapping[str, Law]) -> Value:
     if base.usable is None and found.baselines:
         described["left_out"].append(f"This study's baselines have no law: {base.why}.")
     if len(own) > len(chosen):
-        described["left_out"].append(f"{len(own) - len(chosen)} laws of smaller groups of this study are left out.")
+        described["left_out"].append(
+            f"{len(own) - len(chosen)} laws of smaller groups of this study are left out."
+        )
     return described
 
 
@@ -190,14 +192,14 @@ def plotly() -> str:
         QScaleError: Plotly is not installed.
     """
     try:
-        text = resources.files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
+        text = resources.files("plotly").joinpath("package_data/plotly.min.js").read_text(encoding="utf-8")
     except (ImportError, OSError) as error:
         raise QScaleError("the page needs Plotly: pip install 'qscale[report]'") from error
     return text.replace("</script", "<\\/script")
 
 
 def _template(name: str) -> str:
-    return resources.files("qscale.report").joinpath("templates", name).read_text(encoding="utf-8")
+    return resources.files("qscale.report").joinpath(f"templates/{name}").read_text(encoding="utf-8")
 
 
 def _policy(scripts: list[str]) -> str:

@@ -8,11 +8,17 @@ from pathlib import Path
 
 from qscale.errors import FitError, LawError, StoreError
 from qscale.laws import Law
-from qscale.report import canvas, figures, fit_figures, law_figures, layer_figures, likelihood_figures, sources
+from qscale.report import (
+    canvas,
+    figures,
+    fit_figures,
+    law_figures,
+    layer_figures,
+    likelihood_figures,
+    sources,
+)
 from qscale.report.sections.law import drawn
 from qscale.sweep.table import layer_rows
-
-_ENDINGS = (".pdf", ".svg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ def write(
     made = Made()
     if first is None or first.usable is None:
         why = fits[0].why if fits else "no quantized run has a delta"
-        made.left |= dict.fromkeys(("law", "fit", "residuals", "profiles", "contours"), str(why))
+        made.left.update(dict.fromkeys(("law", "fit", "residuals", "profiles", "contours"), str(why)))
         todo: dict[str, Callable[[Path], object]] = {}
     else:
         rows, law, fitted_form = first.group.rows, first.usable, first.form.partition("[")[0]
@@ -86,12 +92,13 @@ def write(
     with canvas.paper() as captions:
         for name, draw in todo.items():
             try:
-                for ending in _ENDINGS:
-                    draw(folder / f"{name}{ending}")
-                    made.figures.append(f"{name}{ending}")
+                draw(folder / f"{name}.pdf")
+                made.figures.extend([f"{name}.pdf", f"{name}.svg"])
             except (LawError, FitError) as error:
                 made.left[name] = str(error)
-    text = "".join(f"## {path.stem}\n\n{caption}\n\n" for path, caption in captions.items() if path.suffix == ".pdf")
+    text = "".join(
+        f"## {path.stem}\n\n{caption}\n\n" for path, caption in captions.items()
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "captions.md").write_text(text, encoding="utf-8")

@@ -95,7 +95,9 @@ def read(
         raise LawError(f"{path}: the table has no rows")
     if quantized and not kept:
         asked = ", ".join(text for text in (mode, recipe, method) if text)
-        raise StoreError(f"{path}: no run is of {asked}; there are {', '.join(g.name for g in groups(quantized))}")
+        raise StoreError(
+            f"{path}: no run is of {asked}; there are {', '.join(g.name for g in groups(quantized))}"
+        )
     return Source(
         name=path.resolve().name,
         folder=path if path.is_dir() else None,
@@ -225,7 +227,8 @@ def _named_baselines(rows: Iterable[Row]) -> list[Row]:
     for row in rows:
         if row.get("baseline_loss") is not None:
             own = {name: row[name] for name in names if row.get(name) is not None}
-            found[(*own.items(), row["baseline_loss"])] = {**own, "loss": row["baseline_loss"]}
+            key = tuple(own.items())
+            found[key, row["baseline_loss"]] = {**own, "loss": row["baseline_loss"]}
     return list(found.values())
 
 

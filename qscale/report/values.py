@@ -72,7 +72,13 @@ def table(
 
 
 def figure(
-    name: str, caption: str, alt: str, panels: Iterable[Value], data: Value | None = None, *, wide: bool = False
+    name: str,
+    caption: str,
+    alt: str,
+    panels: Iterable[Value],
+    data: Value | None = None,
+    *,
+    wide: bool = False,
 ) -> Value:
     """A figure of panels, what it says to who cannot see it, and its numbers."""
     data = None if data is None else {**data, "folded": True}
@@ -194,7 +200,9 @@ def _round(value: Any) -> float | None:
     if value is None or not math.isfinite(value):
         return None
     number = float(f"{float(value):.{_DIGITS}g}")
-    return int(number) if number.is_integer() and abs(number) < 1e6 and not isinstance(value, float) else number
+    return (
+        int(number) if number.is_integer() and abs(number) < 1e6 and not isinstance(value, float) else number
+    )
 
 
 def some(items: Sequence[Item], most: int) -> list[Item]:

@@ -34,7 +34,9 @@ RUNS = [
 def every_law():
     """Laws of many kinds: one term and several, log2 and exp, levels, with and without draws."""
     known = {name: laws.load(name) for name in laws.list_published()}
-    kept = {name: law for name, law in known.items() if law.form.terms and law.form.target in ("delta", "loss")}
+    kept = {
+        name: law for name, law in known.items() if law.form.terms and law.form.target in ("delta", "loss")
+    }
     kept["fitted"] = laws.fit(RUNS, bootstrap=200)
     kept["fitted power"] = laws.fit(RUNS, "qat-power", objective="l2", bootstrap=51)
     rows = [
@@ -60,14 +62,18 @@ def engine():
 def js(expression):
     """The value of an expression, through JSON; infinities and NaN by their names."""
     text = engine().eval(
-        "JSON.stringify((() => { try { return " + expression + "; } catch (error) { return {thrown: error.message}; } })(), "
+        "JSON.stringify((() => { try { return "
+        + expression
+        + "; } catch (error) { return {thrown: error.message}; } })(), "
         "(_, v) => (typeof v === 'number' && !Number.isFinite(v) ? `!${v}` : v))"
     )
     return json.loads(text, object_hook=lambda d: {k: _number(v) for k, v in d.items()})
 
 
 def _number(value):
-    return float(value[1:].replace("Infinity", "inf")) if isinstance(value, str) and value[:1] == "!" else value
+    return (
+        float(value[1:].replace("Infinity", "inf")) if isinstance(value, str) and value[:1] == "!" else value
+    )
 
 
 def of(name):
@@ -139,7 +145,9 @@ def test_bits_of_a_weight_are_those_of_planning(pattern):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.floats(1e3, 1e13), st.floats(0, 5), st.sampled_from(["chen2025/baseline", "hoffmann2022/chinchilla"]))
+@given(
+    st.floats(1e3, 1e13), st.floats(0, 5), st.sampled_from(["chen2025/baseline", "hoffmann2022/chinchilla"])
+)
 def test_the_multiplier_is_that_of_derived_laws(n, delta, name):
     constants = every_law()[name].parameters
     wanted = eff_of_delta(delta, n, A=constants["A"], alpha=constants["alpha"])

@@ -69,7 +69,9 @@ def curves(source: Source) -> Value:
     shown = some(kinds, len(COLORS) - 1)
     colors: dict[str, Any] = {"trunk": "grey", "baseline": "ink"} | {kind: i for i, kind in enumerate(shown)}
     drawn = [curve for curve in found if curve.kind in colors]
-    panels = [_panel(n, [c for c in drawn if c.job.config.model.N == n], colors) for n in some(sizes, _MOST_PANELS)]
+    panels = [
+        _panel(n, [c for c in drawn if n == c.job.config.model.N], colors) for n in some(sizes, _MOST_PANELS)
+    ]
     missing = f" {len(shown)} of {len(kinds)} recipes are drawn." if len(kinds) > len(shown) else ""
     left = f" {_MOST_PANELS} of {len(sizes)} sizes are drawn." if len(sizes) > _MOST_PANELS else ""
     alt = (
@@ -103,7 +105,9 @@ def _panel(n: int, of_size: Sequence[Curve], colors: dict[str, Any]) -> Value:
     drawn = []
     for kind in order:
         own = [curve for curve in of_size if curve.kind == kind]
-        one = series(kind, [], [], color=colors[kind], kind="line", dash="dash" if kind == "baseline" else "solid")
+        one = series(
+            kind, [], [], color=colors[kind], kind="line", dash="dash" if kind == "baseline" else "solid"
+        )
         one["pieces"] = [
             {"text": curve.job.label, "x": rounded(curve.tokens), "y": rounded(curve.loss)} for curve in own
         ]
@@ -113,9 +117,7 @@ def _panel(n: int, of_size: Sequence[Curve], colors: dict[str, Any]) -> Value:
     room = 0.06 * (high - low) or 0.1
     tokens = [t for curve in of_size for t in curve.tokens]
     ends = count_axis("D, training tokens", 0.0, max(tokens, default=1.0))
-    return panel(
-        f"N = {short_count(n)}", ends, axis("training loss", ends=(low - room, high + room)), drawn
-    )
+    return panel(f"N = {short_count(n)}", ends, axis("training loss", ends=(low - room, high + room)), drawn)
 
 
 def _read(folder: Path, job: Job, points: int) -> Curve | None:
@@ -165,4 +167,6 @@ def _ends(found: Sequence[Curve]) -> Value:
         for curve in found
     ]
     head = ("curve", "from tokens", "to tokens", "first loss", "last loss")
-    return table("Ends of the curves", head, rows, beyond="curve.jsonl of each run has every step", most=SOME_ROWS)
+    return table(
+        "Ends of the curves", head, rows, beyond="curve.jsonl of each run has every step", most=SOME_ROWS
+    )

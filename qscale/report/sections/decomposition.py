@@ -64,7 +64,11 @@ def _figure(found: list[Decomposition]) -> Value:
     shown = found[-_MOST_BARS:]
     names = [f"{e.recipe}, {short_count(e.N)}, {short_count(e.D)}" for e in shown]
     places = range(len(shown))
-    kinds = {"weights alone": [e.weight for e in shown], "inputs alone": [e.input for e in shown], "both": [e.both for e in shown]}
+    kinds: dict[str, list[Mean | None]] = {
+        "weights alone": [e.weight for e in shown],
+        "inputs alone": [e.input for e in shown],
+        "both": [e.both for e in shown],
+    }
     drawn = [
         series(
             name,
@@ -91,7 +95,15 @@ def _figure(found: list[Decomposition]) -> Value:
 
 def _operands(found: list[Decomposition]) -> Value:
     rows = [
-        (_cell(e), str(e.seeds), _mean(e.both), _mean(e.weight), _mean(e.input), _mean(e.ratio), _mean(e.additivity))
+        (
+            _cell(e),
+            str(e.seeds),
+            _mean(e.both),
+            _mean(e.weight),
+            _mean(e.input),
+            _mean(e.ratio),
+            _mean(e.additivity),
+        )
         for e in found
     ]
     head = ("cell", "seeds", "delta", "weights", "inputs", "inputs / weights", "delta / (weights + inputs)")
@@ -101,7 +113,9 @@ def _operands(found: list[Decomposition]) -> Value:
 def _inputs(found: list[Decomposition]) -> Value:
     roles = list(dict.fromkeys(role for e in found for role in e.inputs))
     rows = [(_cell(e), *(_mean(e.inputs.get(role)) for role in roles)) for e in found if e.inputs]
-    return table("How much less the recipe costs without the inputs of one kind of layer", ("cell", *roles), rows)
+    return table(
+        "How much less the recipe costs without the inputs of one kind of layer", ("cell", *roles), rows
+    )
 
 
 def _layers(found: list[Decomposition]) -> Value:

@@ -10,7 +10,7 @@ import numpy as np
 
 from qscale import laws
 from qscale.errors import FitError, LawError
-from qscale.laws import Law, forms, lawfile
+from qscale.laws import Law, lawfile
 from qscale.laws.design import reference_names
 from qscale.laws.forms import FloatArray
 from qscale.laws.table import Table, read_table
@@ -55,8 +55,10 @@ def law(source: Source, fits: Sequence[Fit], left: int) -> Value:
     """Every law's constants; of the first few the points, the law and its band."""
     title = "The fitted law" if len(fits) + left <= 1 else "The fitted laws"
     if not fits:
-        why = "No finished quantized run has a delta: there is nothing to fit." if not source.rows else (
-            "No quantized run has a delta: they diverged, or their baselines are missing."
+        why = (
+            "No finished quantized run has a delta: there is nothing to fit."
+            if not source.rows
+            else ("No quantized run has a delta: they diverged, or their baselines are missing.")
         )
         return section("law", title, remark=why)
     parts = [_overview(fits, left)] if len(fits) > 1 else []
@@ -76,12 +78,23 @@ def _overview(fits: Sequence[Fit], left: int) -> Value:
             continue
         error = percent(found.diagnostics.get("mean_relative_error"))
         constants = [number(found.parameters.get(name), 3) for name in names]
-        rows.append((fit.group.name, str(len(fit.group.rows)), found.form.id, *constants, error, "; ".join(found.warnings)))
+        rows.append(
+            (
+                fit.group.name,
+                str(len(fit.group.rows)),
+                found.form.id,
+                *constants,
+                error,
+                "; ".join(found.warnings),
+            )
+        )
     head = ("runs of", "runs", "form", *names, "mean error", "remark")
     text = []
     if len(fits) > MOST_DRAWN or left:
         more = f" {left} smaller groups were not fitted." if left else ""
-        text = [f"{min(MOST_DRAWN, len(fits))} of {len(fits) + left} groups are shown in full.{more} {_WHAT_TO_DO}"]
+        text = [
+            f"{min(MOST_DRAWN, len(fits))} of {len(fits) + left} groups are shown in full.{more} {_WHAT_TO_DO}"
+        ]
     return part("All laws", text=text, tables=[table("Constants of every law", head, rows)])
 
 
@@ -89,7 +102,9 @@ def _part(fit: Fit, place: int, *, alone: bool) -> Value:
     heading = "" if alone else fit.group.name
     found = fit.law
     if found is None:
-        return part(heading, text=[f"There is no law of form {fit.form}: {fit.why}"], figures=_points_only(fit, place))
+        return part(
+            heading, text=[f"There is no law of form {fit.form}: {fit.why}"], figures=_points_only(fit, place)
+        )
     if not found.usable:
         advice = found.diagnostics.get("advice")
         text = [f"The fit must not be used: {found.status}.", *(advice if isinstance(advice, list) else ())]
@@ -100,7 +115,11 @@ def _part(fit: Fit, place: int, *, alone: bool) -> Value:
     whole = read_table(fit.group.rows, found.form)
     data = _thinned(whole)
     text += [_thin_text(whole)] if len(data) < len(whole) else []
-    figures = [*_against_tokens(data, found, place), _along(data, found, place), _agreement(data, found, place)]
+    figures = [
+        *_against_tokens(data, found, place),
+        _along(data, found, place),
+        _agreement(data, found, place),
+    ]
     return part(heading, text=text, figures=figures, tables=[_constants(found), _errors(found)])
 
 
@@ -135,10 +154,14 @@ def _constants(found: Law) -> Value:
         at = ", ".join(f"{name} = {short(value)}" for name, value in reference.at.items())
         for name, value in reference.parameters.items():
             told = meaning.get(name, f"{found.form.target} at {at}")
-            interval = "fixed" if name in found.fixed else between(*reference.intervals.get(name, (None, None)))
+            interval = (
+                "fixed" if name in found.fixed else between(*reference.intervals.get(name, (None, None)))
+            )
             rows.append((name, number(value), interval, told))
         names = {name for term in found.form.terms if term.axes for name in term.scale_names}
-        rows += [(n, number(found.parameters[n]), NOT_KNOWN, meaning[n]) for n in found.form.names if n in names]
+        rows += [
+            (n, number(found.parameters[n]), NOT_KNOWN, meaning[n]) for n in found.form.names if n in names
+        ]
     else:
         rows += [(n, number(found.parameters[n]), NOT_KNOWN, meaning[n]) for n in found.form.names]
     level = LEVEL if reference is None else reference.level
@@ -149,7 +172,10 @@ def _errors(found: Law) -> Value:
     known, held = found.diagnostics, found.holdout
     counts = held.get("rows") if isinstance(held.get("rows"), Mapping) else {}
     rows = [
-        ("runs and ladders", f"{found.data.get('rows', NOT_KNOWN)} in {found.data.get('ladders', NOT_KNOWN)}"),
+        (
+            "runs and ladders",
+            f"{found.data.get('rows', NOT_KNOWN)} in {found.data.get('ladders', NOT_KNOWN)}",
+        ),
         ("in sample, mean", percent(known.get("mean_relative_error"))),
         ("in sample, largest", percent(known.get("max_relative_error"))),
         ("left out one by one", percent(held.get("leave_one_out"))),
@@ -163,7 +189,9 @@ def _errors(found: Law) -> Value:
             rows.append((label, percent(known[name])))
     if isinstance(known.get("r2"), (int, float)):
         rows.append(("weighted R2", number(known["r2"])))
-    rows += [(f"{name} of the runs", f"{count(low)} to {count(high)}") for name, (low, high) in found.box.items()]
+    rows += [
+        (f"{name} of the runs", f"{count(low)} to {count(high)}") for name, (low, high) in found.box.items()
+    ]
     return table("How well it describes the runs", ("what", "value"), rows)
 
 
@@ -220,7 +248,10 @@ def _by_size(
             style = _style(k, len(shown))
             legend = "runs" if g is None else f"G = {short(g)}"
             if found is not None:
-                at: dict[str, Any] = {"N": size, "D": np.geomspace(d[here].min() / _BEYOND, d[here].max() * _BEYOND, _POINTS)}
+                at: dict[str, Any] = {
+                    "N": size,
+                    "D": np.geomspace(d[here].min() / _BEYOND, d[here].max() * _BEYOND, _POINTS),
+                }
                 if "G" in columns:
                     at["G"] = g
                 drawn_here.append(_line(legend, found, at, "D", style))
@@ -240,12 +271,22 @@ def _by_size(
     low, high = min(heights), max(heights)
     for each in panels:
         each["y"]["ends"] = [min(0.0, 1.1 * low), 1.08 * high]
-    law_text = "the line is the law, its band the 90 % interval of the mean law" if found is not None else "no law is drawn"
+    law_text = (
+        "the line is the law, its band the 90 % interval of the mean law"
+        if found is not None
+        else "no law is drawn"
+    )
     if found is not None and found.draws_table is None:
         law_text = "the line is the law; it has no draws, so no band"
     left = [f"{_MOST_PANELS} of {len(sizes)} sizes are drawn"] if len(sizes) > _MOST_PANELS else []
     left += [f"{len(shown)} of {len(kinds)} group sizes are drawn"] if len(kinds) > len(shown) else []
-    caption = "; ".join([f"{label.partition(',')[0].capitalize()} against D at each N; bars are one standard error", law_text, *left])
+    caption = "; ".join(
+        [
+            f"{label.partition(',')[0].capitalize()} against D at each N; bars are one standard error",
+            law_text,
+            *left,
+        ]
+    )
     alt = f"{len(measured)} runs at {len(sizes)} sizes: {number(float(measured.min()), 3)} to {number(float(measured.max()), 3)} nats per token."
     if found is not None:
         alt += f" The law {found.form.formula} goes through them with a mean relative error of {percent(found.diagnostics.get('mean_relative_error'))}."
@@ -255,7 +296,9 @@ def _by_size(
 def _line(name: str, found: Law, at: Mapping[str, Any], along: str, style: Mapping[str, Any]) -> Value:
     value = np.asarray(found.predict(**at))
     band = found.interval(level=LEVEL, **at) if found.draws_table is not None else None
-    return series(name, at[along], value, kind="line", band=band, **{k: v for k, v in style.items() if k == "color"})
+    return series(
+        name, at[along], value, kind="line", band=band, **{k: v for k, v in style.items() if k == "color"}
+    )
 
 
 def _rows_table(
@@ -268,7 +311,11 @@ def _rows_table(
     if found is not None:
         fitted = np.broadcast_to(np.asarray(found.predict(**columns)), measured.shape)
     for i in np.lexsort([columns[name] for name in reversed(names)]):
-        row = [*(count(float(columns[name][i])) for name in names), number(float(measured[i])), number(float(errors[i]) or None, 2)]
+        row = [
+            *(count(float(columns[name][i])) for name in names),
+            number(float(measured[i])),
+            number(float(errors[i]) or None, 2),
+        ]
         if fitted is not None:
             row += [number(float(fitted[i])), percent(float(measured[i] / fitted[i] - 1))]
         rows.append(row)
@@ -284,7 +331,10 @@ def _along(data: Table, found: Law, place: int) -> Value:
     panels = []
     for v in data.form.variables:
         column = data.variables[v.name]
-        moved = {**{k: np.full(len(data), at[k]) for k in at}, **{k: inputs[k] for k in inputs if k not in at}}
+        moved = {
+            **{k: np.full(len(data), at[k]) for k in at},
+            **{k: inputs[k] for k in inputs if k not in at},
+        }
         moved[v.name] = inputs[v.name]
         there = np.asarray(found.predict(**moved))
         points = data.target * there / fitted
@@ -305,10 +355,16 @@ def _along(data: Table, found: Law, place: int) -> Value:
             grid = np.geomspace(*ends, _POINTS) if positive and ends[0] > 0 else np.linspace(*ends, _POINTS)
             lines = [_line("law", found, {**at, v.name: grid}, v.name, {"color": 1})]
         x = log_axis(f"{v.name}, {v.unit}", column) if positive else axis(f"{v.name}, {v.unit}")
-        runs = series("runs, moved", column, points, error=_moved(data.target_se_given, there / fitted), color=0)
+        runs = series(
+            "runs, moved", column, points, error=_moved(data.target_se_given, there / fitted), color=0
+        )
         others = ", ".join(f"{k} = {short(float(value))}" for k, value in at.items() if k != v.name)
-        panels.append(panel(f"{v.name} alone, at {others}" if others else v.name, x, axis(label), [*lines, runs]))
-    shown = ", ".join(f"{axis_.parameter} = {number(found.parameters[axis_.parameter], 3)}" for axis_ in _exponents(found))
+        panels.append(
+            panel(f"{v.name} alone, at {others}" if others else v.name, x, axis(label), [*lines, runs])
+        )
+    shown = ", ".join(
+        f"{axis_.parameter} = {number(found.parameters[axis_.parameter], 3)}" for axis_ in _exponents(found)
+    )
     caption = (
         f"{found.form.target.capitalize()} along each variable alone: every run is moved along the law to the reference "
         "values of the other variables; the band is the 90 % interval of the mean law."
@@ -318,7 +374,7 @@ def _along(data: Table, found: Law, place: int) -> Value:
 
 
 def _exponents(found: Law) -> list[Any]:
-    known = {}
+    known: dict[str, Any] = {}
     for term in found.form.terms:
         for one in term.axes:
             known.setdefault(one.parameter, one)
@@ -347,7 +403,7 @@ def _agreement(data: Table, found: Law, place: int) -> Value:
             series(label, fitted[here], data.target[here], error=errors if errors.any() else None, **style)
         )
     unit = f"{found.form.target}, {found.form.unit}"
-    make: Callable[[str], Value] = (lambda text: log_axis(text, np.geomspace(*ends, 9))) if positive else axis
+    make: Callable[[str], Value] = (lambda text: log_axis(text, np.geomspace(ends[0], ends[1], 9))) if positive else axis
     one = panel("", make(f"fitted {unit}"), make(f"measured {unit}"), drawn_here)
     error = percent(found.diagnostics.get("mean_relative_error"))
     alt = f"{len(data)} runs about the diagonal, with a mean relative error of {error}."
@@ -388,19 +444,27 @@ def _residuals(fit: Fit, found: Law, place: int) -> Value:
     panels = []
     worst = float(np.abs(left).max()) * 1.08 or 1.0
     for label, (x, levels) in columns.items():
-        runs = [series(name, x[here] - bool(levels), left[here], **style) for style, name, here in _kinds(data)]
+        runs = [
+            series(name, x[here] - bool(levels), left[here], **style) for style, name, here in _kinds(data)
+        ]
         across = [float(x.min()) - bool(levels), float(x.max()) - bool(levels)]
         lines = [series("zero", across, [0, 0], kind="line", color="grey", legend=False)]
         if not levels and (x > 0).all() and len(np.unique(x)) > 1:
             at, middle = running_median(np.log(x), left)
             lines.append(series("running median", np.exp(at), middle, kind="line", color="ink"))
         ends = axis(label, names=levels) if levels else log_axis(label, x) if (x > 0).all() else axis(label)
-        panels.append(panel("", ends, axis("measured / fitted - 1, %", ends=(-worst, worst)), [*lines, *runs]))
+        panels.append(
+            panel("", ends, axis("measured / fitted - 1, %", ends=(-worst, worst)), [*lines, *runs])
+        )
     spread = float(np.sqrt(np.mean(left**2)))
     alt = f"{len(data)} residuals between {left.min():.2g} % and {left.max():.2g} %, root mean square {spread:.2g} %."
     return part(
         fit.group.name,
-        figures=[figure(f"residuals-{place}", f"Residuals: root mean square {spread:.2g} %.", alt, panels, wide=True)],
+        figures=[
+            figure(
+                f"residuals-{place}", f"Residuals: root mean square {spread:.2g} %.", alt, panels, wide=True
+            )
+        ],
     )
 
 
@@ -420,7 +484,10 @@ def _profiles(fit: Fit, found: Law, place: int, objective: str) -> Value:
     from scipy.special import chdtri
 
     if not found.form.terms:
-        return part(fit.group.name, text=[f"Form {found.form.id} is no sum of products of powers: it has no profiles."])
+        return part(
+            fit.group.name,
+            text=[f"Form {found.form.id} is no sum of products of powers: it has no profiles."],
+        )
     limit = float(chdtri(1, 1 - LEVEL))
     panels, rows = [], []
     for name in reference_names(found.form):
@@ -438,7 +505,9 @@ def _profiles(fit: Fit, found: Law, place: int, objective: str) -> Value:
                 axis("likelihood ratio to the best", ends=(0.0, HIGHEST_RATIO)),
                 [
                     series("profile", x[places], ratio[places], kind="line", color=0),
-                    series(f"{LEVEL:.0%} point", view, [limit, limit], kind="line", color="grey", dash="dash"),
+                    series(
+                        f"{LEVEL:.0%} point", view, [limit, limit], kind="line", color="grey", dash="dash"
+                    ),
                     series("best", [best, best], [0, HIGHEST_RATIO], kind="line", color=1),
                 ],
             )
@@ -449,7 +518,16 @@ def _profiles(fit: Fit, found: Law, place: int, objective: str) -> Value:
     alt = "; ".join(f"{name}: {best}, {ends}" for name, best, ends in rows)
     return part(
         fit.group.name,
-        figures=[figure(f"profiles-{place}", f"Profiles under the objective {objective}.", f"{alt}.", panels, data, wide=True)],
+        figures=[
+            figure(
+                f"profiles-{place}",
+                f"Profiles under the objective {objective}.",
+                f"{alt}.",
+                panels,
+                data,
+                wide=True,
+            )
+        ],
     )
 
 
@@ -467,14 +545,22 @@ def sensitivity(fits: Sequence[Fit]) -> Value:
 
 def _sensitivity(fit: Fit, found: Law, _place: int) -> Value:
     if not found.form.terms:
-        return part(fit.group.name, text=[f"Form {found.form.id} is no sum of products of powers: it has no such table."])
+        return part(
+            fit.group.name,
+            text=[f"Form {found.form.id} is no sum of products of powers: it has no such table."],
+        )
     form = found.form.id.partition("[")[0]
     if any(row.get(found.form.target) is not None and row[found.form.target] <= 0 for row in fit.group.rows):
-        return part(fit.group.name, text=[f"Some {found.form.target} is not positive: its logarithm is no number."])
+        return part(
+            fit.group.name, text=[f"Some {found.form.target} is not positive: its logarithm is no number."]
+        )
     with np.errstate(all="ignore"):
         rows = laws.sensitivity(fit.group.rows, form)
     names = [name for name in rows[0] if name not in ("objective", "outliers", "rows")]
-    body = [(row["objective"], row["outliers"], str(row["rows"]), *(number(row[name]) for name in names)) for row in rows]
+    body = [
+        (row["objective"], row["outliers"], str(row["rows"]), *(number(row[name]) for name in names))
+        for row in rows
+    ]
     spans = [f"{name} {between(min(r[name] for r in rows), max(r[name] for r in rows), 3)}" for name in names]
     head = ("objective", "outliers left out", "rows", *names)
     return part(
@@ -491,9 +577,7 @@ def checklist(fits: Sequence[Fit]) -> Value:
     if not found:
         return section("checklist", title, remark="There is no law to report.")
     known = [fit.usable.checklist for fit in found if fit.usable is not None]
-    rows = [
-        (item.replace("_", " "), *(_told(one.get(item)) for one in known)) for item in lawfile.CHECKLIST
-    ]
+    rows = [(item.replace("_", " "), *(_told(one.get(item)) for one in known)) for item in lawfile.CHECKLIST]
     filled = [sum(one.get(item) is not None for item in lawfile.CHECKLIST) for one in known]
     said = [
         f"{fit.group.name}: {n} of {len(lawfile.CHECKLIST)} items are filled; the others are for those who made the runs."

@@ -26,7 +26,9 @@ TITLE = "Layers"
 def layers(source: Source, *, mode: str | None = None, recipe: str | None = None) -> Value:
     """A panel for each diagnostic, a line for each recipe: of the largest, longest and first of the runs."""
     if source.folder is None:
-        return section("layers", TITLE, remark="Diagnostics of layers lie in a study's folder; a table has none.")
+        return section(
+            "layers", TITLE, remark="Diagnostics of layers lie in a study's folder; a table has none."
+        )
     rows = layer_rows(source.folder, mode=mode, recipe=recipe)
     if not rows:
         return section("layers", TITLE, remark="No finished run has looked at its layers.")
@@ -38,14 +40,18 @@ def layers(source: Source, *, mode: str | None = None, recipe: str | None = None
     panels = [_panel(field, chosen, runs, names) for field in fields]
     first = chosen[0]
     left = f" The first {len(runs)} of {len(found)} recipes are drawn." if len(found) > len(runs) else ""
-    where = f"{short_count(first['N'])} parameters after {short_count(first['D'])} tokens, seed {first['seed']}"
+    where = (
+        f"{short_count(first['N'])} parameters after {short_count(first['D'])} tokens, seed {first['seed']}"
+    )
     caption = f"Layers of {where}, on held-out sequences at the end of training.{left}"
     alt = f"{len(names)} layers of {where}, for {', '.join(_name(*run) for run in runs)}. {_worst(chosen)}"
     return section(
         "layers",
         TITLE,
         part(
-            text=["Relative errors are E[(q - x)^2] / E[x^2]; layers stand in the order of the model, block by block."],
+            text=[
+                "Relative errors are E[(q - x)^2] / E[x^2]; layers stand in the order of the model, block by block."
+            ],
             figures=[figure("layers", caption, alt, panels, _table(chosen, fields), wide=True)],
         ),
     )
@@ -73,7 +79,9 @@ def _panel(field: str, rows: Sequence[Row], runs: Sequence[tuple[str, str]], nam
         if any(value is not None for value in values):
             every += [value for value in values if value is not None]
             color: Any = "ink" if run[0] == "none" else i
-            drawn.append(series(_name(*run), range(len(names)), values, color=color, symbol=i, kind="both", text=names))
+            drawn.append(
+                series(_name(*run), range(len(names)), values, color=color, symbol=i, kind="both", text=names)
+            )
     y = log_axis("", every) if min(every) > 0 else axis("")
     return panel(FIELDS[field], axis("layer", names=_short(names)), y, drawn)
 
@@ -94,7 +102,9 @@ def _worst(rows: Sequence[Row]) -> str:
     if not known:
         return ""
     top = max(known, key=lambda row: row["input_kurtosis"])
-    return f"The heaviest tails are those of the input of {top['layer']}: kurtosis {top['input_kurtosis']:.3g}."
+    return (
+        f"The heaviest tails are those of the input of {top['layer']}: kurtosis {top['input_kurtosis']:.3g}."
+    )
 
 
 def _table(rows: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> Value:

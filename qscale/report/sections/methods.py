@@ -62,7 +62,15 @@ def methods(source: Source) -> Value:
             rows.append((f"{recipe}", f"{group.method} / {against}", *row))
             if point is not None:
                 points.setdefault(str(recipe), []).append((str(group.method), *point))
-    head = ("recipe", "ratio of", "pairs", "median ratio", f"at the middle, {LEVEL:.0%}", "draws below 1", "where")
+    head = (
+        "recipe",
+        "ratio of",
+        "pairs",
+        "median ratio",
+        f"at the middle, {LEVEL:.0%}",
+        "draws below 1",
+        "where",
+    )
     more = [f"{left} more pairs were not fitted: name a recipe with --recipe."] if left else []
     data = table("Ratios of deltas, by laws of the ratio over paired runs", head, rows)
     return section(
@@ -95,7 +103,7 @@ def _compare(
     ratio = number(_median(rows, str(group.method), against), 3)
     if not found.law.usable or found.law.reference is None:
         return (str(found.pairs), ratio, NOT_KNOWN, NOT_KNOWN, found.law.status), None
-    at = found.law.reference.at
+    at: dict[str, Any] = {**found.law.reference.at}
     value = float(found.law.predict(**at))
     low, high = found.law.interval(level=LEVEL, **at)
     where = ", ".join(f"{name} {count(v)}" for name, v in at.items())
@@ -113,11 +121,15 @@ def _median(rows: Sequence[dict[str, Any]], first: str, second: str) -> float | 
     for row in rows:
         key = tuple(row.get(name) for name in ("family", "N", "D", "G", "seed", "recipe"))
         sides[str(row["method"])][key] = float(row["delta"])
-    both = [value / sides[second][key] for key, value in sides[first].items() if sides[second].get(key, 0.0) > 0]
+    both = [
+        value / sides[second][key] for key, value in sides[first].items() if sides[second].get(key, 0.0) > 0
+    ]
     return float(np.median(both)) if both else None
 
 
-def _figure(points: dict[str, list[tuple[str, float, float, float]]], rows: Sequence[tuple[str, ...]]) -> Value:
+def _figure(
+    points: dict[str, list[tuple[str, float, float, float]]], rows: Sequence[tuple[str, ...]]
+) -> Value:
     names = [name for name, _ in Counter(p[0] for own in points.values() for p in own).most_common()]
     panels = []
     for recipe, own in list(points.items())[:6]:
@@ -125,12 +137,24 @@ def _figure(points: dict[str, list[tuple[str, float, float, float]]], rows: Sequ
         by_name = {p[0]: p for p in own}
         ends = [value for p in own for value in p[1:]] + [1.0]
         view = (0.93 * min(ends), 1.07 * max(ends))
-        drawn = [series("equal", [1, 1], [-0.5, len(shown) - 0.5], kind="line", color="grey", dash="dash", legend=False)]
+        drawn = [
+            series(
+                "equal",
+                [1, 1],
+                [-0.5, len(shown) - 0.5],
+                kind="line",
+                color="grey",
+                dash="dash",
+                legend=False,
+            )
+        ]
         for i, name in enumerate(shown):
             _, value, low, high = by_name[name]
             better = 2 if high < 1 else 1 if low > 1 else 0
             drawn.append(series(name, [low, high], [i, i], kind="line", color=better, legend=False))
-            drawn.append(series(name, [value], [i], color=better, legend=False, text=[f"{name}: {value:.3g}"]))
+            drawn.append(
+                series(name, [value], [i], color=better, legend=False, text=[f"{name}: {value:.3g}"])
+            )
         x = log_axis(f"delta over that of {_against(rows, recipe)}", view, view)
         panels.append(panel(recipe, x, axis("", names=shown), drawn))
     best = min((p for own in points.values() for p in own), key=lambda p: p[1])

@@ -22,7 +22,10 @@ def summary(source: Source, fits: list[Fit], left: int) -> Value:
     every = [*rows, *source.baselines]
     deltas = [row["delta"] for row in measured]
     facts = [
-        ("quantized runs", f"{len(measured)} with a delta, {sum(bool(r.get('diverged')) for r in rows)} diverged"),
+        (
+            "quantized runs",
+            f"{len(measured)} with a delta, {sum(bool(r.get('diverged')) for r in rows)} diverged",
+        ),
         ("baselines", str(len(source.baselines))),
         ("N, parameters", _span(every, "N")),
         ("D, training tokens", _span(every, "D")),
@@ -40,7 +43,9 @@ def summary(source: Source, fits: list[Fit], left: int) -> Value:
     known = [(name, value) for name, value in facts if value != NOT_KNOWN]
     told = [_law_line(fit) for fit in fits[:3]]
     if len(fits) + left > 3:
-        told.append(f"Of {len(fits) + left} groups of runs of one recipe, mode and method, these are the largest.")
+        told.append(
+            f"Of {len(fits) + left} groups of runs of one recipe, mode and method, these are the largest."
+        )
     return section(
         "summary",
         "Summary",
@@ -53,7 +58,9 @@ def _law_line(fit: Fit) -> str:
     law = fit.usable
     if law is None:
         return f"{fit.group.name}: no law of form {fit.form}: {fit.why}"
-    constants = ", ".join(f"{name} = {value:.3g}" for name, value in law.parameters.items() if value is not None)
+    constants = ", ".join(
+        f"{name} = {value:.3g}" for name, value in law.parameters.items() if value is not None
+    )
     return f"{fit.group.name}: {law.form.formula} with {constants}, fitted to {law.data.get('rows')} runs."
 
 
@@ -61,7 +68,11 @@ def _span(rows: Iterable[Row], name: str) -> str:
     values = _distinct(rows, name)
     if not values:
         return NOT_KNOWN
-    ends = short_count(values[0]) if len(values) == 1 else f"{short_count(values[0])} to {short_count(values[-1])}"
+    ends = (
+        short_count(values[0])
+        if len(values) == 1
+        else f"{short_count(values[0])} to {short_count(values[-1])}"
+    )
     return f"{ends}, {len(values)} value{'' if len(values) == 1 else 's'}"
 
 
@@ -82,12 +93,22 @@ def coverage(source: Source) -> Value:
     board = Board(store, jobs(store.runs()))
     states = {row["id"]: row for row in board.overview() if row["kind"] == "run"}
     if not states:
-        return section("coverage", "Coverage of the grid", remark="The study has not begun: it has no runs yet.")
+        return section(
+            "coverage", "Coverage of the grid", remark="The study has not begun: it has no runs yet."
+        )
     cells: dict[tuple[str, str], dict[tuple[int, int], Counter[str]]] = {}
     for run, job in board.runs.items():
         state = states[run]["state"]
-        kind = "diverged" if run in board.diverged else state if state in ("done", "failed", "running") else "missing"
-        cell = cells.setdefault(_what(job.config), {}).setdefault((job.config.model.N, job.config.tokens), Counter())
+        kind = (
+            "diverged"
+            if run in board.diverged
+            else state
+            if state in ("done", "failed", "running")
+            else "missing"
+        )
+        cell = cells.setdefault(_what(job.config), {}).setdefault(
+            (job.config.model.N, job.config.tokens), Counter()
+        )
         cell[kind] += 1
         cell["all"] += 1
     counts: Counter[str] = Counter()
@@ -106,7 +127,9 @@ def coverage(source: Source) -> Value:
                 beyond="qscale sweep status --all lists them",
             )
         )
-    return section("coverage", "Coverage of the grid", part(text=[f"{counts['all']} runs: {said}."], tables=tables))
+    return section(
+        "coverage", "Coverage of the grid", part(text=[f"{counts['all']} runs: {said}."], tables=tables)
+    )
 
 
 def _what(config: Any) -> tuple[str, str]:
@@ -146,7 +169,9 @@ def _of_rows(source: Source) -> Value:
         cell = cells.setdefault((what, how), {}).setdefault((row["N"], row["D"]), Counter())
         cell["all"] += 1
         cell["diverged" if row.get("diverged") else "done"] += 1
-    text = "A table has the runs that were done; which ones failed or are missing only the study's folder knows."
+    text = (
+        "A table has the runs that were done; which ones failed or are missing only the study's folder knows."
+    )
     return part(text=[text], tables=[_grid(cells, "Rows of the table")])
 
 
@@ -178,7 +203,11 @@ def environment(source: Source) -> Value:
                     ("package", "version", "runs"),
                     [(name, version, str(n)) for (name, version), n in sorted(versions.items())],
                 ),
-                table("Machines in the records", ("host", "runs"), [(name, str(n)) for name, n in hosts.most_common()]),
+                table(
+                    "Machines in the records",
+                    ("host", "runs"),
+                    [(name, str(n)) for name, n in hosts.most_common()],
+                ),
             ],
         ),
     )

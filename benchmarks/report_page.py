@@ -2,10 +2,10 @@
 
     python benchmarks/report_page.py --runs 1000 --out FOLDER
 
-makes a study without training (deltas of a law with noise, curves and diagnostics as long as real ones), writes
-its page and opens it in headless Chromium, each time in a browser of its own. Seconds are from the call to open
-the file: until it can be read (first paint), until the explorer has its numbers, until every figure in sight is
-drawn, and until all are. Without Chromium only size and time to make are printed.
+makes a study without training (deltas of a law with noise, curves and diagnostics as long as real ones),
+writes its page and opens it in headless Chromium, each time in a browser of its own. Seconds are from the
+start of loading: until it can be read (first paint), until the explorer has its numbers, until every figure
+in sight is drawn, and until all are. Without Chromium only size and time to make are printed.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ def main() -> None:
         for stage in found[0]:
             seconds = sorted(one[stage] for one in found)
             print(
-                f"{stage:<9} min {seconds[0]:.2f} s  median {statistics.median(seconds):.2f} s  max {seconds[-1]:.2f} s"
+                f"{stage:<9} min {seconds[0]:.2f} s  median {statistics.median(seconds):.2f} s  "
+                f"max {seconds[-1]:.2f} s"
             )
 
 

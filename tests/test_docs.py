@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 STUDY = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
 SWEEPS = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+REPORT = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
 LAWS = (ROOT / "docs" / "laws.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README + STUDY + LAWS, re.DOTALL)
 NUMBER = r"(?<![\w.])-?\d+\.?\d*(?:e[+-]?\d+)?"
@@ -53,7 +54,7 @@ def test_python_of_the_documents_runs_and_prints_what_its_comments_say(block, ca
             assert float(said) in [round(n, places) for n in numbers], f"{remark!r} of {line!r}"
 
 
-@pytest.mark.parametrize("text", [README, SWEEPS], ids=["readme", "sweeps"])
+@pytest.mark.parametrize("text", [README, SWEEPS, REPORT], ids=["readme", "sweeps", "report"])
 def test_commands_of_the_documents_exist_and_take_the_options_shown(text):
     lines = re.findall(r"^    qscale (.+?)(?:  +#.*)?$", text, re.MULTILINE)
     assert len(lines) >= 8
@@ -73,7 +74,11 @@ def test_every_command_has_help_with_an_example():
         assert f"Example: qscale {name}" in " ".join(shown.output.split())
 
 
-@pytest.mark.parametrize("path", [Path("README.md"), Path("docs/sweeps.md"), Path("docs/study.md")], ids=str)
+@pytest.mark.parametrize(
+    "path",
+    [Path("README.md"), Path("docs/sweeps.md"), Path("docs/study.md"), Path("docs/report.md")],
+    ids=str,
+)
 def test_links_lead_somewhere(path):
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / path).read_text(encoding="utf-8"))
     assert links

@@ -43,8 +43,6 @@ def describe(
     delta_laws: Mapping[str, Law],
     loss_laws: Mapping[str, Law],
     totals: Mapping[float, float],
-    *,
-    start: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Everything that ``explorer.js`` computes from: plain values, ready for JSON.
 
@@ -52,11 +50,10 @@ def describe(
         delta_laws: By the name that is shown: laws to choose from, of a delta or of a loss.
         loss_laws: Laws of the unquantized loss in N and D.
         totals: All parameters of a model by N, as a study counted them.
-        start: N, D and G to begin with; by default the middle of the first law's box.
 
     Returns:
-        ``laws`` and ``baselines`` (name, weight format, the law file's content), ``forms`` by id, ``formats``,
-        ``totals``, ``start`` and ``left_out``: a sentence for each law that is not there, and why.
+        ``laws`` and ``baselines`` (name, weight format, the law file's content), ``forms`` by id,
+        ``formats``, ``totals``, and ``left_out``: a sentence for each law that is not there.
     """
     laws, left = _kept(delta_laws, targets=("delta", "loss"))
     baselines, left_too = _kept(loss_laws, targets=("loss",))
@@ -67,7 +64,6 @@ def describe(
         "forms": forms,
         "formats": formats(),
         "totals": sorted([float(n), float(total)] for n, total in totals.items()),
-        "start": dict(start or (_middle(laws[0][1]) if laws else {})),
         "left_out": [*left, *left_too],
     }
 
@@ -125,8 +121,11 @@ def formats() -> list[dict[str, Any]]:
     """Weight formats with their bits: ``bits + shared / G``, or ``bits`` where the block is the format's own.
 
     Example:
-        >>> [row for row in formats() if row["name"] in ("int4", "mxfp4")]
-        [{'name': 'int4', 'bits': 4.0, 'shared': 16.0, 'code': 4}, {'name': 'mxfp4', 'bits': 4.25, 'shared': 0.0, 'code': 4}]
+        >>> for row in formats():
+        ...     if row["name"] in ("int4", "mxfp4"):
+        ...         print(row)
+        {'name': 'int4', 'bits': 4.0, 'shared': 16.0, 'code': 4}
+        {'name': 'mxfp4', 'bits': 4.25, 'shared': 0.0, 'code': 4}
     """
     found: list[dict[str, Any]] = [
         {"name": UNQUANTIZED, "bits": float(_FULL_BITS), "shared": 0.0, "code": _FULL_BITS}
@@ -148,7 +147,7 @@ def formats() -> list[dict[str, Any]]:
 
 
 def weight_format(law: Law) -> str:
-    """The name in :func:`formats` of what a law's recipe stores its weights in; ``bf16`` where it says nothing.
+    """The name in :func:`formats` of what a law's recipe stores weights in; ``bf16`` where it says nothing.
 
     >>> from qscale import laws
     >>> weight_format(laws.load("chen2025/w4a4")), weight_format(laws.load("chen2025/w16a4"))
@@ -191,12 +190,3 @@ def _kept(laws: Mapping[str, Law], targets: Iterable[str]) -> tuple[list[tuple[s
 
 def _entry(name: str, law: Law) -> dict[str, Any]:
     return {"name": name, "format": weight_format(law), "file": json.loads(law.dumps())}
-
-
-def _middle(law: Law) -> dict[str, float]:
-    """The middle of the box, to three digits; of the variables that have numbers."""
-    return {
-        name: min(max(float(f"{(low * high) ** 0.5:.3g}"), low), high)
-        for name, (low, high) in law.box.items()
-        if name not in law.form.by
-    }

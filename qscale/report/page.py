@@ -17,7 +17,7 @@ from qscale.errors import QScaleError, StoreError
 from qscale.laws import Law
 from qscale.report import explorer, sources
 from qscale.report.canvas import COLORS, DARK_COLORS
-from qscale.report.sections import curves, decomposition, layers, methods, overview
+from qscale.report.sections import curves, decomposition, doubts, layers, methods, overview
 from qscale.report.sections import law as law_sections
 from qscale.report.sources import Fit, Source
 from qscale.report.values import Value
@@ -95,15 +95,15 @@ def gather(
         overview.summary(found, fits, left),
         overview.coverage(found),
         law_sections.law(found, fits, left),
-        law_sections.residuals(fits),
-        law_sections.profiles(fits, objective),
-        law_sections.sensitivity(fits),
+        doubts.residuals(fits),
+        doubts.profiles(fits, objective),
+        doubts.sensitivity(fits),
         methods.methods(found),
         decomposition.decomposition(found),
         layers.layers(found, mode=mode, recipe=recipe),
         curves.curves(found),
         overview.runs_table(found),
-        law_sections.checklist(fits),
+        doubts.checklist(fits),
         overview.environment(found),
     ]
 
@@ -152,7 +152,7 @@ def render(name: str, told: list[Value], explored_laws: Value) -> str:
     }
     style = _template("page.css")
     library = plotly()
-    scripts = [_template("explorer.js"), _template("page.js")]
+    scripts = [_template(name) for name in ("explorer.js", "figures.js", "page.js")]
     environment = Environment(
         loader=PackageLoader("qscale.report", "templates"),
         autoescape=True,
@@ -208,8 +208,8 @@ def _policy(scripts: list[str]) -> str:
     Plotly sets styles by attributes and elements of its own, which no hash covers.
     """
     return (
-        f"default-src 'none'; script-src {' '.join(map(_hash, scripts))}; style-src 'unsafe-inline'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {' '.join(map(_hash, scripts))}; style-src 'unsafe-inline'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
     )
 
 

@@ -1,4 +1,4 @@
-"""The figures of a study at a journal's column widths, as PDF and SVG with text as text, and their captions."""
+"""The figures of a study at the widths of a journal's columns, as PDF and SVG, and their captions."""
 
 from __future__ import annotations
 
@@ -96,9 +96,7 @@ def write(
                 made.figures.extend([f"{name}.pdf", f"{name}.svg"])
             except (LawError, FitError) as error:
                 made.left[name] = str(error)
-    text = "".join(
-        f"## {path.stem}\n\n{caption}\n\n" for path, caption in captions.items()
-    )
+    text = "".join(f"## {path.stem}\n\n{caption}\n\n" for path, caption in captions.items())
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "captions.md").write_text(text, encoding="utf-8")

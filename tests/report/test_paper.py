@@ -1,5 +1,6 @@
 """Figures for a journal: their widths, their text as text of one size, and their captions."""
 
+import json
 import re
 
 import pytest
@@ -28,22 +29,27 @@ def table(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(table):
+    """By the command: the folder, the names of files and what was said."""
     folder = table.parent / "figures"
-    return folder, paper.write(table, folder)
+    args = [str(table), "--paper", "--out", str(folder), "--json"]
+    result = CliRunner().invoke(report, args, catch_exceptions=False)
+    assert result.exit_code == 0
+    return folder, json.loads(result.stdout), result.stderr
 
 
 def test_every_figure_is_there_as_pdf_and_svg(made):
-    folder, found = made
+    folder, found, said = made
     names = {"law", "fit", "residuals", "profiles", "contours"}
-    assert {name.partition(".")[0] for name in found.figures} == names
-    assert {path.name for path in folder.iterdir()} == {*found.figures, "captions.md"}
-    assert len(found.figures) == 10
-    assert found.left == {"layers": "diagnostics of layers lie in a study's folder"}
+    assert {name.partition(".")[0] for name in found["figures"]} == names
+    assert {path.name for path in folder.iterdir()} == {*found["figures"], "captions.md"}
+    assert len(found["figures"]) == 10
+    assert found["left"] == {"layers": "diagnostics of layers lie in a study's folder"}
+    assert said == "note: no figure layers: diagnostics of layers lie in a study's folder\n"
 
 
 @pytest.mark.parametrize("name", ["law", "fit", "residuals", "profiles", "contours"])
 def test_figures_have_a_columns_width_and_text_of_eight_points(made, name):
-    folder, _ = made
+    folder, _, _ = made
     text = (folder / f"{name}.svg").read_text(encoding="utf-8")
     width = float(re.search(r'<svg[^>]* width="([\d.]+)pt"', text)[1]) / 72
     assert width == pytest.approx(canvas.SINGLE if name == "fit" else canvas.DOUBLE, abs=0.01)
@@ -56,7 +62,7 @@ def test_figures_have_a_columns_width_and_text_of_eight_points(made, name):
 
 
 def test_captions_are_text_beside_the_figures(made):
-    folder, _ = made
+    folder, _, _ = made
     text = (folder / "captions.md").read_text(encoding="utf-8")
     assert text.count("## ") == 5
     assert "90% interval of the mean law" in text
@@ -69,14 +75,6 @@ def test_other_figures_keep_their_own_size_and_words(tmp_path, made):
     canvas.save(figure, tmp_path / "x.svg")
     assert figure.get_figwidth() == 4.0
     assert figure.get_suptitle() == "title"
-
-
-def test_report_paper_says_what_it_wrote(tmp_path, table):
-    out = tmp_path / "figures"
-    result = CliRunner().invoke(report, [str(table), "--paper", "--out", str(out)], catch_exceptions=False)
-    assert result.exit_code == 0
-    assert result.stdout == f"figures: 10 in {out}\n"
-    assert "no figure layers" in result.stderr
 
 
 def test_without_a_law_there_is_a_reason(tmp_path, table):

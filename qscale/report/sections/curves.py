@@ -83,8 +83,8 @@ def curves(source: Source) -> Value:
         title,
         part(
             text=[
-                f"Each point is the mean of up to {_OF_A_POINT} logged steps; quantized runs begin where they leave "
-                f"their trunk.{left}{missing}"
+                f"A point is the mean of up to {_OF_A_POINT} logged steps; quantized runs begin where they "
+                f"leave their trunk.{left}{missing}"
             ],
             figures=[figure("curves", "Training loss, nats per token", alt, panels, _ends(found), wide=True)],
         ),

@@ -40,7 +40,8 @@ def decomposition(source: Source) -> Value:
         return section(
             "decomposition",
             TITLE,
-            remark="No recipe has its parts beside it: a study with the key decompose: [operands, inputs, layers] runs them.",
+            remark="No recipe has its parts beside it: a study with the key decompose: [operands, inputs, "
+            "layers] runs them.",
         )
     both = [each for each in found if each.weight is not None and each.input is not None]
     figures = [_figure(both)] if both else []

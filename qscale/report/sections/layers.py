@@ -50,7 +50,8 @@ def layers(source: Source, *, mode: str | None = None, recipe: str | None = None
         TITLE,
         part(
             text=[
-                "Relative errors are E[(q - x)^2] / E[x^2]; layers stand in the order of the model, block by block."
+                "Relative errors are E[(q - x)^2] / E[x^2]; layers stand in the order of the model, block by "
+                "block."
             ],
             figures=[figure("layers", caption, alt, panels, _table(chosen, fields), wide=True)],
         ),

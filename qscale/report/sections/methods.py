@@ -77,8 +77,8 @@ def methods(source: Source) -> Value:
         "methods",
         TITLE,
         part(text=more, figures=[_figure(points, rows)] if points else [], tables=[data]),
-        intro="A ratio below 1 says that the first method costs less. The law of the ratio is fitted to runs that agree in all "
-        "but the method, so that the noise of their common baseline cancels.",
+        intro="A ratio below 1 says that the first method costs less. The law of the ratio is fitted to runs "
+        "that agree in all but the method, so that the noise of their common baseline cancels.",
     )
 
 
@@ -160,8 +160,8 @@ def _figure(
     best = min((p for own in points.values() for p in own), key=lambda p: p[1])
     return figure(
         "methods",
-        f"Delta of each method over the plain one at the middle of the runs, with {LEVEL:.0%} intervals; green: below 1, "
-        "orange: above 1.",
+        f"Delta of each method over the plain one at the middle of the runs, with {LEVEL:.0%} intervals; "
+        "green: below 1, orange: above 1.",
         f"Ratios for {len(points)} recipes. The least is {best[1]:.3g}, of {best[0]}.",
         panels,
         wide=True,

@@ -179,8 +179,8 @@ def environment(source: Source) -> Value:
     """Versions and machines that the records name."""
     written = f"This page was written by qscale {qscale.__version__}."
     if source.folder is None:
-        remark = f"A table does not say what its runs ran on: that stands in the records of a study's folder. {written}"
-        return section("environment", "Environment", remark=remark)
+        remark = "A table does not say what its runs ran on: that stands in the records of a study's folder."
+        return section("environment", "Environment", remark=f"{remark} {written}")
     versions: Counter[tuple[str, str]] = Counter()
     hosts: Counter[str] = Counter()
     store = Store(source.folder)

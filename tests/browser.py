@@ -94,10 +94,10 @@ class Browser:
             "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": value}]
         )
 
-    def open(self, page: Path) -> None:
-        """Load a file and wait until every figure is drawn."""
+    def open(self, page: Path, *, until: str = "all drawn") -> None:
+        """Load a report and wait for one of its marks: ``explorer``, ``in sight``, ``all drawn``."""
         self._call("POST", "/url", {"url": page.resolve().as_uri()})
-        self.until("document.documentElement.dataset.drawn === 'all'")
+        self.until(f"performance.getEntriesByName('{until}').length")
 
     def run(self, script: str, *values: object) -> object:
         """The value that a function body returns."""

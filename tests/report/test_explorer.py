@@ -104,7 +104,7 @@ def points(law):
 def test_predictions_bands_and_distances_are_those_of_python(name):
     law = every_law()[name]
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=25, deadline=None)
     @given(points(law), st.floats(0.01, 0.99))
     def check(at, level):
         arguments = f"{of(name)}, {json.dumps(at)}"

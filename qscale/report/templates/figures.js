@@ -93,7 +93,7 @@ const figures = (() => {
     const width = series.pieces ? 1 : 1.8;
     traces.push({
       ...trace, type: "scatter", mode, opacity: series.pieces && series.pieces.length > 12 ? 0.55 : 1,
-      line: { color, width: series.width || width, dash: series.dash || "solid" },
+      line: { color, width: series.width || width, dash: series.dash || "solid", shape: series.shape || "linear" },
       marker: { color, symbol: SYMBOLS[(series.symbol || 0) % SYMBOLS.length], size: series.size || (x.length > 400 ? 4 : 7) },
     });
     return traces;

@@ -314,9 +314,9 @@
     const high = Math.max(...found.map((point) => point.bytes));
     const series = chosen.map((choice) => {
       const own = explorer.front(found.filter((point) => point.name === choice.name));
-      return { name: choice.name, color: choice.color, kind: "line", dash: choice.law ? "solid" : "dash", x: own.map((p) => p.bytes), y: own.map((p) => p.loss), text: own.map((p) => `${p.name}, N ${explorer.shortCount(p.N)}${p.grouped ? `, G ${p.G}` : ""}`) };
+      return { name: choice.name, color: choice.color, kind: "line", shape: "hv", dash: choice.law ? "solid" : "dash", x: own.map((p) => p.bytes), y: own.map((p) => p.loss), text: own.map((p) => `${p.name}, N ${explorer.shortCount(p.N)}${p.grouped ? `, G ${p.G}` : ""}`) };
     });
-    series.unshift({ name: "front of all", color: "ink", kind: "line", width: 5, x: all.map((p) => p.bytes), y: all.map((p) => p.loss) });
+    series.unshift({ name: "front of all", color: "ink", kind: "line", shape: "hv", width: 5, x: all.map((p) => p.bytes), y: all.map((p) => p.loss) });
     series.push({ name: "your choice", color: 1, kind: "points", symbol: 3, size: 12, x: [here.bytes], y: [here.loss] });
     const losses = [...all.map((point) => point.loss), here.loss];
     const top = Math.max(...losses), bottom = Math.min(...losses);
@@ -472,10 +472,7 @@
     const next = plots.filter((element) => !element.dataset.drawn && element.offsetParent !== null);
     while (next.length && deadline.timeRemaining() > 15) drawPlot(next.shift());
     if (next.length) later(drawRest);
-    else {
-      performance.mark("all drawn");
-      document.documentElement.dataset.drawn = "all";
-    }
+    else performance.mark("all drawn");
   }
 
   const later = window.requestIdleCallback

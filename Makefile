@@ -36,6 +36,7 @@ demo: $(VENV)/built
 	$(BIN)/qscale sweep export $(DEMO)/study --out $(DEMO)/observations.csv
 	$(BIN)/qscale fit $(DEMO)/study --out $(DEMO)/law.json
 	$(BIN)/qscale report $(DEMO)/study --law $(DEMO)/law.json --out $(DEMO)/law.png
+	$(BIN)/qscale report $(DEMO)/study --out $(DEMO)/report.html
 
 lint: $(VENV)/built
 	$(BIN)/ruff check

@@ -77,6 +77,8 @@ def test_wheel_serves_every_python_from_3_10_and_holds_kernels_and_data(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert any(name.startswith("qscale/kernels/") and name.endswith(".so") for name in names)
     assert any(name.startswith("qscale/laws/published/") for name in names)
+    for file in ("page.html", "page.css", "explorer.js", "figures.js", "page.js"):
+        assert f"qscale/report/templates/{file}" in names
     assert not [name for name in names if "__pycache__" in name or name.startswith(("tests", "demo"))]
 
 

@@ -1,4 +1,4 @@
-"""qscale report: figures of a study or a table."""
+"""qscale report: one HTML page of a study or a table, a figure of it, or its figures for a journal."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ _TAKES = {
 }
 _OPTIONS = {"law": "--law", "form": "--form", "objective": "--objective", "n": "-N", "d": "-D", "g": "-G"}
 _OF_LAWS = ("contours", "groups")  # drawn without rows, where laws are named
+_PICTURES = (".png", ".svg", ".pdf")
 
 
 def _counts(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[int, ...]:
@@ -38,50 +39,136 @@ def _counts(_context: click.Context, _parameter: click.Parameter, texts: tuple[s
         raise click.BadParameter(str(error)) from error
 
 
-@click.command(epilog="Example: qscale report demo/study --law demo/law.json --out demo/law.png")
+@click.command(epilog="Example: qscale report demo/study --law chen2025/w4a4-fc2a8 --out demo/report.html")
 @click.argument(
     "source", metavar="[STUDY|TABLE]", required=False, type=click.Path(exists=True, path_type=Path)
 )
-@click.option("--figure", type=click.Choice(list(_TAKES)), default="law", show_default=True, help="Which.")
-@click.option("--law", multiple=True, metavar="LAW", help="A law file or a published id; groups: several.")
+@click.option("--figure", type=click.Choice(list(_TAKES)), help="Draw this one figure instead of the page.")
+@click.option("--paper", is_flag=True, help="Write the figures at journal size into the folder --out.")
+@click.option(
+    "--law", multiple=True, metavar="LAW", help="A law file or a published id; several for the page."
+)
 @click.option("--form", multiple=True, metavar="FORM", help="Fitted to the rows; forms: two or more.")
 @click.option("--objective", metavar="TEXT", help="Of the fit: l2, huber:1e-3, lad, raw:l2.")
 @click.option("-N", "n", multiple=True, callback=_counts, metavar="COUNT", help="groups: sizes, such as 7B.")
 @click.option("-D", "d", multiple=True, callback=_counts, metavar="COUNT", help="groups: tokens, such as 2T.")
 @click.option("-G", "g", multiple=True, type=float, metavar="NUMBER", help="contours: panels; groups: ends.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), show_default="FIGURE.png", help="The file: .png, .svg or .pdf."
+    "--out",
+    type=click.Path(path_type=Path),
+    show_default="report.html, FIGURE.png or paper/",
+    help="The file; of a figure .png, .svg or .pdf.",
 )
-@click.option("--mode", help="Draw the runs of one mode: cooldown, scratch.")
-@click.option("--recipe", help="Draw the runs of one recipe, such as w4a4 (whatever its group size).")
-@click.option("--method", help="Draw the runs of one method of quantization after training, such as gptq.")
+@click.option("--mode", help="Take the runs of one mode: cooldown, scratch.")
+@click.option("--recipe", help="Take the runs of one recipe, such as w4a4 (whatever its group size).")
+@click.option("--method", help="Take the runs of one method of quantization after training, such as gptq.")
+@_tables.column
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
     source: Path | None,
-    figure: str,
+    figure: str | None,
+    paper: bool,
     out: Path | None,
     mode: str | None,
     recipe: str | None,
     method: str | None,
+    columns: dict[str, str],
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Draw measured points and a law through them: of a study folder, or a CSV or Parquet table.
+    """Write what a study folder, or a CSV or Parquet table, says as one HTML page that needs no network.
 
-    The points are read as `qscale fit` reads them: one mode and one recipe. Figures: law (delta against D),
-    fit (measured against fitted), residuals, profiles (of each parameter), contours (equal delta over N and
-    D), groups (laws against G, that of the rows among them), forms (which describes the rows best), layers
-    (of a study: rounding errors and tails, layer by layer). Without --law, the form is fitted to the rows;
-    contours and groups of named laws need no rows.
+    The page has the grid's coverage, the fitted laws with their bands, residuals, profiles, what layers,
+    methods and operands cost, and a law explorer: docs/report.md. Each group of runs of one mode, recipe and
+    method has a law of its own; --law adds others to the explorer.
+
+    --figure draws one picture instead, of one mode and one recipe: law (delta against D), fit (measured
+    against fitted), residuals, profiles (of each parameter), contours (equal delta over N and D), groups
+    (laws against G, that of the rows among them), forms (which describes the rows best), layers (of a study:
+    rounding errors and tails, layer by layer). Without --law, the form is fitted to the rows; contours and
+    groups of named laws need no rows. --out with a picture's ending means --figure law.
+
+    --paper writes the figures as PDF and SVG at the widths of a journal's columns, with their captions.
     """
+    keep = {"mode": mode, "recipe": recipe, "method": method}
+    if paper or (figure is None and (out is None or out.suffix not in _PICTURES)):
+        if paper and figure is not None:
+            raise click.UsageError("--paper writes all figures, --figure one: give one of the two.")
+        source = _check_whole(source, given, "--paper" if paper else "the page")
+        whole = _paper if paper else _page
+        said, fields = whole(source, out, keep, columns, given)
+        click.echo(json.dumps(fields) if as_json else said)
+        return
+    figure = figure or "law"
+    if columns:
+        raise click.UsageError("--column is for the page and --paper.")
     _check(figure, source, given)
     out = out or Path(f"{figure}.png")
     if figure == "layers":
         points = _layers(source, out, mode, recipe)
-        click.echo(json.dumps({"figure": str(out), "points": points}) if as_json else f"figure: {out}")
-        return
-    points = _draw(figure, source, out, {"mode": mode, "recipe": recipe, "method": method}, **given)
+    else:
+        points = _draw(figure, source, out, keep, **given)
     click.echo(json.dumps({"figure": str(out), "points": points}) if as_json else f"figure: {out}")
+
+
+def _check_whole(source: Path | None, given: dict[str, Any], what: str) -> Path:
+    """Options that the page, or the figures for a journal, do not take, or lack."""
+    for name in ("n", "d", "g"):
+        if given[name]:
+            raise click.UsageError(f"{_OPTIONS[name]} is for --figure contours, groups; not for {what}")
+    if len(given["form"]) > 1:
+        raise click.UsageError(f"{what} takes one form; {len(given['form'])} were given.")
+    if source is None:
+        raise click.UsageError("Missing argument '[STUDY|TABLE]': what to report.")
+    return source
+
+
+def _page(
+    source: Path, out: Path | None, keep: dict[str, Any], columns: dict[str, str], given: dict[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    from qscale import laws
+    from qscale.report import page
+    from qscale.units import short_bytes
+
+    out = out or Path("report.html")
+    if out.suffix not in (".html", ".htm"):
+        raise click.UsageError(f"--out {out}: the page is an .html file, a figure a .png, .svg or .pdf.")
+    made = page.write(
+        source,
+        out,
+        named={name: laws.load(name) for name in given["law"]},
+        form=given["form"][0] if given["form"] else None,
+        objective=given["objective"],
+        columns=columns,
+        **keep,
+    )
+    fields = {"report": str(out), "bytes": made.bytes, "points": made.runs, "laws": made.laws}
+    said = f"report: {out} ({short_bytes(made.bytes)}; {made.runs} runs, {made.laws} laws)"
+    return said, fields
+
+
+def _paper(
+    source: Path, out: Path | None, keep: dict[str, Any], columns: dict[str, str], given: dict[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    from qscale import laws
+    from qscale.report import paper
+
+    out = out or Path("paper")
+    if out.suffix:
+        raise click.UsageError(f"--out {out}: --paper writes many files; name a folder.")
+    made = paper.write(
+        source,
+        out,
+        named={name: laws.load(name) for name in given["law"]},
+        form=given["form"][0] if given["form"] else None,
+        objective=given["objective"],
+        columns=columns,
+        **keep,
+    )
+    for name, why in made.left.items():
+        click.echo(f"note: no figure {name}: {why}", err=True)
+    fields = {"folder": str(out), "figures": made.figures, "left": made.left}
+    return f"figures: {len(made.figures)} in {out}", fields
 
 
 def _layers(source: Path | None, out: Path, mode: str | None, recipe: str | None) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,18 @@ from qscale.units import short_count
 #: Of series, in order. Told apart in every common color blindness, which a test simulates. Source: Okabe and
 #: Ito 2008; its purple and yellow are darker here, for thin lines on white.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#b0578d", "#e0b000", "#4a4a4a")
+#: The same on a dark ground, told apart alike.
+DARK_COLORS = ("#6184f8", "#e85814", "#26e188", "#bc73a1", "#ffec37", "#d1fbff")
 MARKERS = ("o", "s", "^", "D", "v", "P")  # the second sign of a series, for print without color
 GREY = "#555555"
 LEVEL = 0.9  # of every band and interval
 _CLOSEST = 0.16  # share of an axis between two of its labels
+_LABEL_INCHES = 0.42  # that a label takes at least
 _FEWEST_TICKS = 4
+#: Inches: one column of a journal, and two; and the points of all text there.
+SINGLE, DOUBLE, POINTS = 3.3, 6.9, 8
+_MOST_ACROSS = 3  # panels of a journal's width
+_captions: ContextVar[dict[Path, str] | None] = ContextVar("captions", default=None)
 _FEWEST_ROWS = 5  # of a running median
 _FINEST = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
 _MANTISSAS: tuple[tuple[float, ...], ...] = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), _FINEST)
@@ -41,8 +50,16 @@ def new_figure(
         from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError as error:
         raise QScaleError("figures need matplotlib: pip install 'qscale[report]'") from error
+    on_paper = _captions.get() is not None
+    if on_paper:
+        across = min(across, _MOST_ACROSS)
     across = 2 if (panels, across) == (4, 3) else min(across, panels)
     down = -(-panels // across)
+    if on_paper:
+        width = SINGLE if across == 1 and not beside else DOUBLE
+        beside = 0.75 * beside
+        wide = (width - beside) / across
+        size = (wide, wide * max(0.7, min(size[1] / size[0], 1.0)))
     layout = ConstrainedLayoutEngine(w_pad=0.12)  # inches: a label of one panel stays off the next
     figure = Figure(figsize=(size[0] * across + beside, size[1] * down), layout=layout, dpi=130)
     axes = list(figure.subplots(down, across, squeeze=False, sharey=share_y).flat)
@@ -57,11 +74,52 @@ def save(figure: Any, path: Path) -> None:
     Raises:
         StoreError: The file cannot be written, or its ending is that of no picture.
     """
+    if (captions := _captions.get()) is not None:
+        captions[path] = _take_words(figure)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
+        if captions is not None:
+            figure.savefig(path.with_suffix(".svg"))
     except (OSError, ValueError) as error:
         raise StoreError(f"figure {str(path)!r} cannot be written: {error}") from error
+
+
+@contextmanager
+def paper() -> Iterator[dict[Path, str]]:
+    """Figures made and saved inside are of a journal's widths, with text of one size and as text.
+
+    Each is saved under its own name, and as SVG beside it.
+
+    Yields:
+        The titles and captions by file, which are for the article's own text and not drawn.
+
+    Raises:
+        QScaleError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise QScaleError("figures need matplotlib: pip install 'qscale[report]'") from error
+    found: dict[Path, str] = {}
+    token = _captions.set(found)
+    try:
+        with matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "none", "font.size": POINTS}):
+            yield found
+    finally:
+        _captions.reset(token)
+
+
+def _take_words(figure: Any) -> str:
+    """Title and caption off the figure, and all other text to one size."""
+    from matplotlib.text import Text
+
+    texts = [figure.get_suptitle(), figure.get_supxlabel()]
+    figure.suptitle("").set_in_layout(False)
+    figure.supxlabel("").set_in_layout(False)
+    for text in figure.findobj(Text):
+        text.set_fontsize(POINTS)
+    return "\n\n".join(" ".join(text.split()) for text in texts if text)
 
 
 def plain(axis: Any) -> None:
@@ -109,9 +167,9 @@ def log_ticks(
     own = axis.xaxis if which == "x" else axis.yaxis
     (axis.set_xscale if which == "x" else axis.set_yscale)("log")
     low, high = sorted(axis.get_xlim() if which == "x" else axis.get_ylim())
-    chosen = _apart(
-        sorted(set(values)) if values is not None else round_values(low, high, _FEWEST_TICKS), low, high
-    )
+    inches = axis.get_figure().get_figwidth() / axis.get_subplotspec().get_gridspec().ncols
+    known = sorted(set(values)) if values is not None else round_values(low, high, _FEWEST_TICKS)
+    chosen = apart(known, low, high, max(_CLOSEST, _LABEL_INCHES / inches if which == "x" else 0.0))
     own.set_ticks(chosen, [label(value) for value in chosen], fontsize=8)
     axis.tick_params(which="minor", **{"bottom" if which == "x" else "left": False})
     own.set_minor_formatter("")
@@ -129,9 +187,10 @@ def round_values(low: float, high: float, fewest: int) -> list[float]:
     return [float(v) for v in step * np.arange(np.ceil(low / step), np.floor(high / step) + 1)]
 
 
-def _apart(values: Sequence[float], low: float, high: float) -> list[float]:
+def apart(values: Sequence[float], low: float, high: float, closest: float = _CLOSEST) -> list[float]:
+    """Those of ascending values whose labels have room between two ends of a logarithmic axis."""
     kept: list[float] = []
-    least = _CLOSEST * np.log(high / low)
+    least = closest * np.log(high / low)
     for value in values:
         if not kept or np.log(value / kept[-1]) >= least:
             kept.append(value)

@@ -11,7 +11,7 @@ import numpy as np
 from qscale.errors import LawError, StoreError
 from qscale.formats.recipe import without_span
 from qscale.laws import Law
-from qscale.report.canvas import COLORS, GREY, LEVEL, new_figure, plain, save
+from qscale.report.canvas import COLORS, GREY, LEVEL, log_ticks, new_figure, plain, save
 from qscale.units import short_count
 
 
@@ -53,7 +53,7 @@ def law_figure(observations: Sequence[Mapping[str, Any]], law: Law, path: Path) 
         axis.set_title(f"N = {short_count(n)}", fontsize=10)
     for axis in axes[:-1]:
         axis.set_ylim(min(0.0, 1.12 * min(heights)), 1.12 * max(heights))
-        if axis is not axes[0]:
+        if axis is not axes[0] and not axis.get_subplotspec().is_first_col():
             axis.set_yticklabels([])
     axes[0].set_ylabel("delta, nats per token")
     handles = [
@@ -92,10 +92,7 @@ def _size_panel(
         if law.usable and law.draws_table is not None:
             low, high = law.interval(level=LEVEL, N=n, D=tokens, G=g)
             axis.fill_between(tokens, low, high, color=colors[g], alpha=0.13, linewidth=0)
-    axis.set_xscale("log")
-    ticks = sorted({row["D"] for row in rows})
-    axis.set_xticks(ticks, [short_count(tick) for tick in ticks], fontsize=8)
-    axis.minorticks_off()
+    log_ticks(axis, "x", {row["D"] for row in rows}, label=short_count)
     axis.set_xlabel("D, training tokens")
     plain(axis)
     return heights

@@ -61,7 +61,7 @@ def fit_figure(
         QScaleError: matplotlib is not installed.
     """
     data = read_table(table, law.form, mode=mode, recipe=recipe, method=method)
-    at = _inputs(data)
+    at = inputs_of(data)
     fitted, measured = np.asarray(law.predict(**at)), data.target
     shown = measured > 0
     if not shown.any():
@@ -137,7 +137,7 @@ def residual_figure(
         QScaleError: matplotlib is not installed.
     """
     data = read_table(table, law.form, mode=mode, recipe=recipe, method=method)
-    left = 100 * (data.target / np.asarray(law.predict(**_inputs(data))) - 1)
+    left = 100 * (data.target / np.asarray(law.predict(**inputs_of(data))) - 1)
     panels = {f"{v.name}, {v.unit}": (data.variables[v.name], v.levels) for v in data.form.variables}
     if {"N", "D"} <= set(data.variables):
         panels["D / N, tokens per parameter"] = (data.variables["D"] / data.variables["N"], ())
@@ -176,7 +176,7 @@ def _median_line(x: FloatArray, left: FloatArray, levels: Sequence[str]) -> tupl
     return running_median(x, left)
 
 
-def _inputs(data: Table) -> dict[str, Any]:
+def inputs_of(data: Table) -> dict[str, Any]:
     """The variables as a law takes them: levels by their names."""
     return {
         v.name: np.array(v.levels)[data.variables[v.name].astype(int) - 1]

@@ -17,7 +17,7 @@ from qscale.laws.forms import FloatArray
 from qscale.laws.table import Table, read_table
 from qscale.report.canvas import COLORS, GREY, LEVEL, log_ticks, new_figure, plain, save, short, words
 
-_HIGHEST_RATIO = 8.0  # of a profile that is drawn: beyond the 99% point
+HIGHEST_RATIO = 8.0  # of a profile that is drawn: beyond the 99% point
 _FLAT = 0.95  # of its last value: a profile that has come so far tells no more
 
 
@@ -81,9 +81,9 @@ def _profile_panel(axis: Any, found: Profile, label: str, name: str) -> None:
 
     low, high = found.interval(LEVEL)
     best = float(np.exp(found.best)) if found.is_log else found.best
-    view = _window(found)
-    axis.set_ylim(0, _HIGHEST_RATIO)
-    axis.plot(*_curve(found, view), color=COLORS[0], linewidth=1.6)
+    view = profile_window(found)
+    axis.set_ylim(0, HIGHEST_RATIO)
+    axis.plot(*profile_curve(found, view), color=COLORS[0], linewidth=1.6)
     axis.axhline(float(chdtri(1, 1 - LEVEL)), color=GREY, linewidth=1, linestyle="--")
     axis.axvline(best, color=COLORS[1], linewidth=1)
     axis.axvspan(max(low, view[0]), min(high, view[1]), color=COLORS[0], alpha=0.12, linewidth=0)
@@ -104,7 +104,7 @@ def _profile_panel(axis: Any, found: Profile, label: str, name: str) -> None:
         axis.locator_params(axis="x", nbins=4)
 
 
-def _curve(found: Profile, view: tuple[float, float]) -> tuple[FloatArray, FloatArray]:
+def profile_curve(found: Profile, view: tuple[float, float]) -> tuple[FloatArray, FloatArray]:
     """The profile between its points: its root is nearly a line there, as the interval takes it."""
     low, high = np.log([max(view[0], found.at[0]), view[1]]) if found.is_log else view
     fitted = np.unique(np.concatenate([np.linspace(low, high, 200), [found.best]]))
@@ -112,12 +112,12 @@ def _curve(found: Profile, view: tuple[float, float]) -> tuple[FloatArray, Float
     return np.exp(fitted) if found.is_log else fitted, np.interp(fitted, found.fitted, root) ** 2
 
 
-def _window(found: Profile) -> tuple[float, float]:
+def profile_window(found: Profile) -> tuple[float, float]:
     """The values that are drawn: to where a side leaves the panel or is flat; from 0 for an open scale."""
     middle = int(np.searchsorted(found.fitted, found.best))
 
     def end(values: FloatArray, ratio: FloatArray) -> float:
-        limit = np.sqrt(min(_HIGHEST_RATIO, _FLAT * float(ratio[-1])))
+        limit = np.sqrt(min(HIGHEST_RATIO, _FLAT * float(ratio[-1])))
         j = max(1, int(np.argmax(np.sqrt(ratio) >= limit)))
         before, after = np.sqrt(ratio[j - 1 : j + 1])
         share = (limit - before) / (after - before) if after > before else 1.0

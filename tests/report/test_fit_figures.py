@@ -378,7 +378,7 @@ def test_report_draws_laws_without_rows(tmp_path, drawn):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("TABLE", "Missing option '--law'"),
+        ("TABLE --figure law", "Missing option '--law'"),
         ("--figure fit", "Missing argument"),
         ("TABLE --figure profiles -N 1B", "-N is for --figure groups; not for profiles"),
         ("TABLE --figure fit --law a --law b", "draws one law; 2 were given"),

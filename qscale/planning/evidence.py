@@ -241,15 +241,18 @@ class Evidence:
         """What quantization adds; exactly 0 without.
 
         Raises:
-            PlanError: The option has a recipe and no law, or its law lacks a variable.
+            PlanError: The option has a recipe and no law, or its law lacks a variable or gives no number.
         """
         if option.recipe is None:
             return Forecast(value=0.0, low=0.0, high=0.0, level=self.level, basis="none", outside={})
         if option.source is None:
             raise PlanError(f"{option}: no law speaks for it")
         point = point_of(option.source, option)
+        value = option.source.predict(point)
+        if not math.isfinite(value):
+            raise PlanError(f"law {option.source.label} predicts {value:g} for {option}")
         return Forecast.of(
-            option.source.predict(point),
+            value,
             option.source.draws(point),
             option.source.basis,
             option.source.outside(point),

@@ -22,6 +22,7 @@ DRAWS = 1000  #: of every forecast
 _UNQUANTIZED = ("none", "16")  # the level of a law in which nothing is quantized
 _BITS = {"Pw": "weight", "Pa": "input", "Pkv": "kv"}
 _WHOLE = 16.0
+_MOST = 200  # recipes of a law: each is an option of every model
 _LONGEST = 120  # letters of a text that a law file brings into a line
 _LEVELS = {"fp4_e2m1": "fp4"}  # names of schemes in published laws
 _ALIKE = math.sqrt(math.pi / 2)  # standard deviation over mean magnitude of a normal error
@@ -44,7 +45,7 @@ class Source:
 
         Raises:
             LawError: It cannot be read.
-            PlanError: It is not identified, or tells no loss in nats per token.
+            PlanError: It is not identified, tells no loss in nats per token, or lists too many recipes.
         """
         if not isinstance(law, Law):
             label, law = str(law), load(law)
@@ -56,7 +57,10 @@ class Source:
             raise PlanError(f"law {label} gives {law.form.target} in {law.form.unit}, not nats per token")
         if any("bits per character" in str(text) for text in (law.data.get("corpus"), *law.notes)):
             raise PlanError(f"law {label} is of losses in bits per character, not nats per token")
-        return cls(label, law, also)
+        source = cls(label, law, also)
+        if len(source.recipes) > _MOST:
+            raise PlanError(f"law {label} lists {len(source.recipes)} recipes; a plan takes at most {_MOST}")
+        return source
 
     @property
     def variables(self) -> tuple[str, ...]:

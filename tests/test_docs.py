@@ -19,7 +19,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 STUDY = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
 SWEEPS = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
 LAWS = (ROOT / "docs" / "laws.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"```python\n(.*?)```", README + STUDY + LAWS, re.DOTALL)
+PLANNING = (ROOT / "docs" / "planning.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README + STUDY + LAWS + PLANNING, re.DOTALL)
 NUMBER = r"(?<![\w.])-?\d+\.?\d*(?:e[+-]?\d+)?"
 MODULES = [
     module.name

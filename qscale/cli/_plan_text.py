@@ -40,7 +40,9 @@ _BASES = {
     "printed error": "band of the error that its source prints, inside its box",
     "none": "no band",
 }
-_ONE_FACTOR = "such a band is one factor for all points of a law: it cannot turn their order round"
+_ONE_FACTOR = (
+    "a band of a printed error is one factor for all points of a law: it cannot turn their order round"
+)
 _LEAST_GIB = 0.1 * 2**30
 _PARTS = ("elements", "scales", "zero_points", "full_precision", "cache", "activations", "overhead", "total")
 
@@ -80,7 +82,8 @@ def group(found: GroupWorth, evidence: Evidence) -> None:
     _table([found.fine, found.coarse], None)
     fine, coarse = found.fine.option, found.coarse.option
     click.echo(
-        f"{fine} gains {_nats(found.gain)} over {coarse.recipe} for {found.extra_bits:.3g} bits a weight more"
+        f"{fine} gains {_nats(found.gain)} over {coarse.recipe}\n"
+        f"  for {found.extra_bits:.3g} bits a weight more"
     )
     if found.chance_better is not None:
         click.echo(f"  probability {found.chance_better:.3g} that it gains at all")
@@ -88,9 +91,9 @@ def group(found: GroupWorth, evidence: Evidence) -> None:
         click.echo("against a larger model in the same bytes: give --baseline")
         return
     value = found.against_larger.value
-    larger = f"a {coarse.recipe} model of {found.scale:.3g} times the size, which takes the same bytes"
+    larger = f"a {coarse.recipe} model of {found.scale:.3g} times the size in the same bytes"
     click.echo(
-        f"{'worth it' if value > 0 else 'not worth it'}: {larger}, has a loss "
+        f"{'worth it' if value > 0 else 'not worth it'}: {larger}\n  has a loss "
         f"{'higher' if value > 0 else 'lower'} by {_nats(found.against_larger, absolute=True)}"
     )
     if found.chance_worth is not None:
@@ -210,7 +213,7 @@ def compute(found: Sequence[Trained], rows: int, evidence: Evidence) -> None:
     ]
     heads = ("recipe", "how", "N", "D", "loss", "band", "P(best)", "outside", "law")
     _echo(_filled(heads, cells, left=2))
-    _legend([one.source for one in found[:rows]])
+    _legend([one.source for one in found[:rows]], bands=False)
     if found[0].loss.outside:
         click.echo(f"extrapolation: the first is outside the fitted box in {_times(found[0].loss.outside)}")
     notes = list(evidence.notes)
@@ -375,11 +378,11 @@ def _letters(sources: Sequence[Source | None]) -> dict[str, str]:
     return {label: chr(ord("a") + i) if i < 26 else str(i) for i, label in enumerate(labels)}
 
 
-def _legend(sources: Sequence[Source | None]) -> None:
+def _legend(sources: Sequence[Source | None], *, bands: bool = True) -> None:
     """The laws of a table, and what their bands rest on."""
     signs, named = _letters(sources), {source.label: source for source in sources if source is not None}
     for label, sign in signs.items():
-        click.echo(f"  law {sign}: {label}, {_BASES[named[label].basis]}")
+        click.echo(f"  law {sign}: {label}" + (f", {_BASES[named[label].basis]}" if bands else ""))
 
 
 def _head(plan: Plan, word: str) -> None:
@@ -393,7 +396,11 @@ def _head(plan: Plan, word: str) -> None:
                 by_option.setdefault(option, []).append(law)
             for option, laws in by_option.items():
                 line = f"  {option}: {', '.join(laws)}"
-                _echo(textwrap.wrap(line, _WIDTH, subsequent_indent="    ", break_long_words=False))
+                _echo(
+                    textwrap.wrap(
+                        line, _WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+                    )
+                )
 
 
 def _named(row: Row) -> str:

@@ -248,7 +248,8 @@ class Evidence:
         if option.source is None:
             raise PlanError(f"{option}: no law speaks for it")
         point = point_of(option.source, option)
-        value = option.source.predict(point)
+        with np.errstate(over="ignore"):
+            value = option.source.predict(point)
         if not math.isfinite(value):
             raise PlanError(f"law {option.source.label} predicts {value:g} for {option}")
         return Forecast.of(

@@ -119,21 +119,21 @@ def test_a_law_that_falls_with_G_takes_the_longest(tmp_path):
     assert math.isinf(found.largest_group["w4a16 QAT"].G)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.floats(1e8, 1e11), st.floats(1, 10))
 def test_more_bytes_never_have_a_worse_best(budget, times):
     small, large = (least_loss(PUBLISHED, b, MODELS).best for b in (budget, budget * times))
     assert small is None or large.loss.value <= small.loss.value
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.floats(1e-3, 0.3), st.floats(1, 10))
 def test_a_finer_tolerance_never_takes_fewer_bytes(nats, times):
     fine, coarse = (within_tolerance(PUBLISHED, t, MODELS[1]).plan.best for t in (nats, nats * times))
     assert coarse.footprint.total <= fine.footprint.total
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.floats(5e8, 2e10), st.sampled_from(["w4a4:g32", "w6a16:channel", "w4a16:channel"]))
 def test_another_option_never_makes_the_best_worse(budget, recipe):
     few, more = (

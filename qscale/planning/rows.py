@@ -91,14 +91,15 @@ def with_chances(evidence: Evidence, rows: Sequence[Row]) -> list[Row]:
 
 
 def shares_of_least(drawn: Sequence[FloatArray | None]) -> list[float | None]:
-    """How often each is the least, among those that have draws; None where fewer than two have."""
+    """How often each is the least, among those that have draws; ties are shared; None below two."""
     known = [i for i, one in enumerate(drawn) if one is not None]
     found: list[float | None] = [None] * len(drawn)
     if len(known) < 2:
         return found
-    least = np.argmin(np.stack([one for one in drawn if one is not None]), axis=0)
-    for place, i in enumerate(known):
-        found[i] = float(np.mean(least == place))
+    stacked = np.stack([one for one in drawn if one is not None])
+    least = stacked == stacked.min(axis=0)
+    for i, share in zip(known, np.mean(least / least.sum(axis=0), axis=1).tolist(), strict=True):
+        found[i] = share
     return found
 
 

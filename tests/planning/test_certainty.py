@@ -21,6 +21,7 @@ from qscale.planning import (
     qat_repays,
     within_tolerance,
 )
+from qscale.planning.rows import shares_of_least
 
 SEVEN, EIGHT = (Architecture.typical(size) for size in (7e9, 8e9))
 PUBLISHED = Evidence.of(
@@ -63,6 +64,12 @@ def test_of_one_model_deltas_decide_and_no_quantization_is_certain():
     plan = least_loss(Evidence.of(["chen2025/w4a16"], baseline="chen2025/baseline"), 1e11, MODELS[:1])
     assert plan.best.option.recipe is None and plan.best.chance == 1
     assert sum(row.chance for row in plan.rows) == pytest.approx(1)
+
+
+def test_options_that_a_law_cannot_tell_apart_share_the_chance():
+    draws = np.array([1.0, 2.0, 3.0, 4.0])
+    assert shares_of_least([draws, draws, None, draws + [1, 1, 1, -1]]) == [0.375, 0.375, None, 0.25]
+    assert shares_of_least([draws, None]) == [None, None]
 
 
 def test_a_loss_has_the_band_of_both_laws(own):

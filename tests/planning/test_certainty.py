@@ -68,7 +68,12 @@ def test_of_one_model_deltas_decide_and_no_quantization_is_certain():
 
 def test_options_that_a_law_cannot_tell_apart_share_the_chance():
     draws = np.array([1.0, 2.0, 3.0, 4.0])
-    assert shares_of_least([draws, draws, None, draws + [1, 1, 1, -1]]) == [0.375, 0.375, None, 0.25]
+    assert shares_of_least([draws, draws, None, draws + np.array([1, 1, 1, -1])]) == [
+        0.375,
+        0.375,
+        None,
+        0.25,
+    ]
     assert shares_of_least([draws, None]) == [None, None]
 
 

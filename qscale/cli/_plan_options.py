@@ -15,9 +15,10 @@ from qscale.errors import ConfigError, QScaleError
 from qscale.units import parse_bytes, parse_count
 
 if TYPE_CHECKING:
-    from qscale.planning import Architecture, Evidence, Option, Serving
+    from qscale.planning import Architecture, Evidence, Serving
 
 _BASELINE = "chen2025/baseline"
+_WORDS = 32_000
 _SIZES = ("0.5B", "1B", "1.5B", "3B", "7B", "8B", "13B", "14B", "32B", "70B")
 
 Command = Callable[..., Any]
@@ -132,20 +133,29 @@ _TOKENS = click.option(
     "-D", "tokens", callback=reader(parse_count), metavar="COUNT", help="Training tokens: 2e12 or 2T."
 )
 _RATIO = click.option("--ratio", type=float, metavar="NUMBER", help="Tokens a parameter, in place of -D.")
-_VOCABULARY = click.option(
-    "--vocabulary",
-    type=click.IntRange(1),
-    default=32_000,
-    show_default=True,
-    help="Tokens of a model that is given by its size.",
-)
-_KV_SHARE = click.option(
-    "--kv-share",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="Heads of keys and values for each head of queries, of a model given by its size.",
-)
+
+
+def shape(command: Command) -> Command:
+    """Options that shape a model which is given by its size: ``vocabulary``, ``kv_share``, ``tied``."""
+    for option in (
+        click.option("--tied", is_flag=True, help="The head is the embedding, of a model given by its size."),
+        click.option(
+            "--kv-share",
+            type=click.FloatRange(0, 1, min_open=True),
+            default=1.0,
+            show_default=True,
+            help="Heads of keys and values for each head of queries, of a model given by its size.",
+        ),
+        click.option(
+            "--vocabulary",
+            type=click.IntRange(1),
+            default=_WORDS,
+            show_default=True,
+            help="Tokens of a model that is given by its size.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def model(command: Command) -> Command:
@@ -166,14 +176,14 @@ def _models(command: Command, *, many: bool) -> Command:
         ratio: float | None,
         vocabulary: int,
         kv_share: float,
+        tied: bool,
         **rest: Any,
     ) -> Any:
-        if (tokens is None) == (ratio is None):
-            raise click.UsageError("Give -D, the training tokens, or --ratio, tokens a parameter.")
+        _one_of(tokens, ratio)
         names = (model,) if isinstance(model, str) else model or _SIZES
         found = []
         for name in names:
-            shape = architecture(name, vocabulary, kv_share)
+            shape = architecture(name, vocabulary, kv_share, tied)
             found.append((shape, float(tokens if tokens is not None else (ratio or 0) * shape.N)))
         return command(**{"models" if many else "model": found if many else found[0]}, **rest)
 
@@ -186,21 +196,29 @@ def _models(command: Command, *, many: bool) -> Command:
         metavar="MODEL",
         help=f"{what}; repeatable.  [default: {', '.join(_SIZES)}]" if many else f"{what}.",
     )
-    for each in (_KV_SHARE, _VOCABULARY, _RATIO, _TOKENS, option):
-        run = each(run)
-    return run
+    made: Command = run
+    for each in (shape, _RATIO, _TOKENS, option):
+        made = each(made)
+    return made
 
 
-def architecture(name: str, vocabulary: int, kv_share: float) -> Architecture:
+def _one_of(tokens: int | None, ratio: float | None) -> None:
+    if (tokens is None) == (ratio is None):
+        raise click.UsageError("Give -D, the training tokens, or --ratio, tokens a parameter.")
+
+
+def architecture(
+    name: str, vocabulary: int = _WORDS, kv_share: float = 1.0, tied: bool = False
+) -> Architecture:
     """A model by its size, or by its configuration."""
     from qscale.planning import Architecture
 
     if not Path(name).exists():
         try:
-            return Architecture.typical(parse_count(name), vocabulary=vocabulary, kv_share=kv_share)
-        except ConfigError as error:
-            if "count" not in str(error):
-                raise
+            size = parse_count(name)
+        except ConfigError:
+            return Architecture.from_config(name)
+        return Architecture.typical(size, vocabulary=vocabulary, kv_share=kv_share, tied=tied)
     return Architecture.from_config(name)
 
 
@@ -216,23 +234,27 @@ def options(command: Command) -> Command:
         ratio: float | None,
         vocabulary: int,
         kv_share: float,
+        tied: bool,
         **rest: Any,
     ) -> Any:
-        if (tokens is None) == (ratio is None):
-            raise click.UsageError("Give -D, the training tokens, or --ratio, tokens a parameter.")
-        found = [_option(evidence, text, tokens, ratio, vocabulary, kv_share) for text in (first, second)]
+        _one_of(tokens, ratio)
+        parts = [_made(text, vocabulary, kv_share, tied) for text in (first, second)]
+        found = [
+            evidence.option(model, float(tokens or (ratio or 0) * model.N), recipe or None, law=law or None)
+            for model, recipe, law in parts
+        ]
         return command(evidence=evidence, first=found[0], second=found[1], **rest)
 
+    made: Command = run
     for each in (
-        _KV_SHARE,
-        _VOCABULARY,
+        shape,
         _RATIO,
         _TOKENS,
         click.argument("second", metavar="MODEL=RECIPE"),
         click.argument("first", metavar="MODEL=RECIPE"),
     ):
-        run = each(run)
-    return evidence_of(run)
+        made = each(made)
+    return evidence_of(made)
 
 
 def evidence_of(command: Command) -> Command:
@@ -240,19 +262,11 @@ def evidence_of(command: Command) -> Command:
     return evidence(command)
 
 
-def _option(
-    evidence: Evidence,
-    text: str,
-    tokens: int | None,
-    ratio: float | None,
-    vocabulary: int,
-    kv_share: float,
-) -> Option:
+def _made(text: str, vocabulary: int, kv_share: float, tied: bool) -> tuple[Architecture, str, str]:
+    """``MODEL=RECIPE by LAW``."""
     name, _, recipe = text.partition("=")
     recipe, _, law = recipe.partition(" by ")
-    shape = architecture(name, vocabulary, kv_share)
-    D = float(tokens if tokens is not None else (ratio or 0) * shape.N)
-    return evidence.option(shape, D, recipe or None, law=law or None)
+    return architecture(name, vocabulary, kv_share, tied), recipe, law
 
 
 def serving(command: Command) -> Command:

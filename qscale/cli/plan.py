@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +68,7 @@ def memory(
 
         pareto_figure(plan, figure)
     if as_json:
-        click.echo(json.dumps(plan.to_json(), indent=2))
+        click.echo(text.strict(plan.to_json()))
     else:
         text.memory(plan, evidence, rows)
     if plan.best is None:
@@ -109,9 +108,7 @@ def tolerance(
         evidence, nats, model, recipes=recipes or None, serving=serving, certainty=certainty
     )
     if as_json:
-        sure = None if found.sure is None else str(found.sure.option)
-        groups = {name: text.number_or_null(value) for name, value in found.largest_group.items()}
-        click.echo(json.dumps({**found.plan.to_json(), "sure": sure, "largest_group": groups}, indent=2))
+        click.echo(text.strict(text.tolerance_json(found)))
     else:
         text.tolerance(found, evidence, rows)
 
@@ -137,7 +134,7 @@ def group(
 
     found = group_worth(evidence, model, fine, coarse, law=by)
     if as_json:
-        click.echo(json.dumps(text.group_json(found), indent=2))
+        click.echo(text.strict(text.group_json(found)))
     else:
         text.group(found, evidence)
 
@@ -162,7 +159,7 @@ def compare(evidence: Evidence, first: Option, second: Option, as_json: bool) ->
             "difference": found.to_json(),
             "chance_first": chance,
         }
-        click.echo(json.dumps(out, indent=2))
+        click.echo(text.strict(out))
     else:
         text.compare(evidence, first, second, found, chance)
 
@@ -200,7 +197,7 @@ def settle(
     candidates = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     found = runs_to_settle(evidence, first, second, candidates, budget, noise=noise)
     if as_json:
-        click.echo(json.dumps(text.settle_json(found), indent=2))
+        click.echo(text.strict(text.settle_json(found)))
     else:
         text.settle(found, first, second, list(axes))
 
@@ -220,9 +217,9 @@ def effective(
 
     found = effective_size(evidence, evidence.option(*model, recipe, law=by))
     if as_json:
-        click.echo(json.dumps(text.effective_json(found), indent=2))
+        click.echo(text.strict(text.effective_json(found)))
     else:
-        text.effective(found)
+        text.effective(found, evidence)
 
 
 @command.command(
@@ -239,12 +236,12 @@ def critical(recipe: str, model: str, evidence: Evidence, by: str | None, as_jso
     from qscale.cli import _plan_text as text
     from qscale.planning import critical_data
 
-    shape = given.architecture(model, 32_000, 1.0)
+    shape = given.architecture(model)
     found = critical_data(evidence, evidence.option(shape, 1.0, recipe, law=by))
     if as_json:
-        click.echo(json.dumps(text.critical_json(found), indent=2))
+        click.echo(text.strict(text.critical_json(found)))
     else:
-        text.critical(found)
+        text.critical(found, evidence)
 
 
 @command.command(epilog="Example: qscale plan repay w4a16:g128 -m 1B --share 0.1 --overhead 1.3")
@@ -272,12 +269,12 @@ def repay(
     from qscale.cli import _plan_text as text
     from qscale.planning import qat_repays
 
-    shape = given.architecture(model, 32_000, 1.0)
+    shape = given.architecture(model)
     found = qat_repays(evidence, shape, recipe, qat=qat, ptq=ptq, share=share, overhead=overhead, worth=worth)
     if as_json:
-        click.echo(json.dumps(text.repay_json(found), indent=2))
+        click.echo(text.strict(text.repay_json(found)))
     else:
-        text.repay(found)
+        text.repay(found, evidence)
 
 
 @command.command(epilog="Example: qscale plan compute 1e21 --cost bits --recipe w4a4:g32 --recipe w4a4:g128")
@@ -311,9 +308,9 @@ def compute(
 
     found = precision_for_compute(evidence, flops, recipes=recipes or None, cost=cost, overhead=overhead)
     if as_json:
-        click.echo(json.dumps([text.trained_json(one) for one in found], indent=2))
+        click.echo(text.strict([text.trained_json(one) for one in found]))
     else:
-        text.compute(found, rows)
+        text.compute(found, rows, evidence)
 
 
 @command.command(epilog="Example: qscale plan share -m 1B -D 50B --bits 4")
@@ -328,7 +325,7 @@ def share(model: tuple[Architecture, float], bits: float, as_json: bool) -> None
     found = qat_share(N=model[0].N, D=model[1], bits=bits)
     if as_json:
         fields = ("share", "tokens", "tokens_per_byte", "error", "outside")
-        click.echo(json.dumps({name: getattr(found, name) for name in fields}, indent=2))
+        click.echo(text.strict({name: getattr(found, name) for name in fields}))
     else:
         text.share(found)
 
@@ -336,31 +333,28 @@ def share(model: tuple[Architecture, float], bits: float, as_json: bool) -> None
 @command.command(name="bytes", epilog="Example: qscale plan bytes 7B w4a16:g128 w=mxfp4 --context 8192")
 @click.argument("model", metavar="MODEL")
 @click.argument("recipes", metavar="[RECIPE]...", nargs=-1)
-@click.option(
-    "--vocabulary", type=click.IntRange(1), default=32_000, show_default=True, help="Of a MODEL by size."
-)
-@click.option(
-    "--kv-share",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="Heads of keys and values for each head of queries, of a MODEL by size.",
-)
+@given.shape
 @given.serving
 @_JSON
 def count(
-    model: str, recipes: tuple[str, ...], vocabulary: int, kv_share: float, serving: Serving, as_json: bool
+    model: str,
+    recipes: tuple[str, ...],
+    vocabulary: int,
+    kv_share: float,
+    tied: bool,
+    serving: Serving,
+    as_json: bool,
 ) -> None:
     """Bytes of a model, part by part: exact for weights, scales and the cache."""
     from qscale.cli import _plan_text as text
     from qscale.planning import footprint
 
-    shape = given.architecture(model, vocabulary, kv_share)
+    shape = given.architecture(model, vocabulary, kv_share, tied)
     found = {"16 bits": footprint(shape, None, serving)}
     found |= {recipe: footprint(shape, recipe, serving) for recipe in recipes}
     if as_json:
         out = {"model": shape.name, "N": shape.N, "N_total": shape.N_total}
-        click.echo(json.dumps(out | {"bytes": {k: v.to_json() for k, v in found.items()}}, indent=2))
+        click.echo(text.strict(out | {"bytes": {k: v.to_json() for k, v in found.items()}}))
     else:
         click.echo(f"{shape.name}: N {short_count(shape.N)}, with embeddings {short_count(shape.N_total)}")
         text.footprints(found)

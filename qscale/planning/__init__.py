@@ -6,7 +6,7 @@ what to train, :mod:`effective` about what quantization is worth, :mod:`settle` 
 """
 
 from qscale.planning.architecture import Architecture
-from qscale.planning.choose import Plan, Tolerance, least_loss, within_tolerance
+from qscale.planning.choose import LargestGroup, Plan, Tolerance, least_loss, within_tolerance
 from qscale.planning.compare import GroupWorth, difference, group_worth
 from qscale.planning.compute import Trained, precision_for_compute
 from qscale.planning.effective import Critical, Effective, critical_data, effective_size
@@ -26,6 +26,7 @@ __all__ = [
     "Footprint",
     "Forecast",
     "GroupWorth",
+    "LargestGroup",
     "Option",
     "Plan",
     "QatShare",

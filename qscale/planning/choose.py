@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -89,7 +90,7 @@ def least_loss(
     rows = rows_of(evidence, models, recipes=recipes, serving=serving)
     fits = sorted((r for r in rows if r.footprint.total <= budget), key=lambda r: r.loss.value)
     rest = sorted((r for r in rows if r.footprint.total > budget), key=lambda r: r.footprint.total)
-    chosen = with_chances(fits)
+    chosen = with_chances(evidence, fits)
     return Plan(
         limit=float(budget),
         rows=(*chosen, *rest),
@@ -99,6 +100,15 @@ def least_loss(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LargestGroup:
+    """The coarsest group whose delta is within a tolerance."""
+
+    G: float | None  #: None: not even 2; infinite: one scale a channel will do
+    law: str
+    outside: dict[str, float]  #: times outside the law's fitted box, there
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Tolerance:
     """The options within a tolerance, and the coarsest groups that are."""
@@ -106,7 +116,7 @@ class Tolerance:
     plan: Plan  #: rows within the tolerance by bytes, then the others by delta
     sure: Row | None  #: the smallest that is within it with the wanted certainty
     certainty: float
-    largest_group: dict[str, float | None]  #: G at which delta meets the tolerance, by recipe without span
+    largest_group: dict[str, LargestGroup]  #: by recipe without span, and method: ``w4a16 QAT``
 
 
 def within_tolerance(
@@ -134,7 +144,7 @@ def within_tolerance(
     Example:
         >>> evidence = Evidence.of(["chen2025/w4a16"])
         >>> found = within_tolerance(evidence, 0.02, (Architecture.typical(595e6), 100e9))
-        >>> str(found.plan.best.option.recipe), round(found.largest_group["w4a16"])
+        >>> str(found.plan.best.option.recipe), round(found.largest_group["w4a16 QAT"].G)
         ('w4a16:g32', 64)
     """
     if not tolerance > 0 or not 0 < certainty < 1:
@@ -153,11 +163,13 @@ def within_tolerance(
         ),
         notes=_notes(evidence, rows, serving),
     )
-    groups: dict[str, float | None] = {}
+    groups: dict[str, LargestGroup] = {}
     for row in rows:
         option = row.option
         if option.recipe is not None and option.source is not None and "G" in option.source.variables:
-            groups.setdefault(without_span(str(option.recipe)), _group_at(option, tolerance))
+            name = f"{without_span(str(option.recipe))} {option.how}"
+            if name not in groups:
+                groups[name] = _largest_group(option, tolerance)
     return Tolerance(plan=plan, sure=sure, certainty=certainty, largest_group=groups)
 
 
@@ -194,20 +206,27 @@ def _by_bytes(row: Row) -> tuple[int, float]:
     return row.footprint.total, row.delta.value
 
 
-def _group_at(option: Option, tolerance: float) -> float | None:
-    """The G at which delta is the tolerance, by bisection; None below 2, infinite from the longest row on."""
+def _largest_group(option: Option, tolerance: float) -> LargestGroup:
+    """The G at which delta is the tolerance, by bisection from 2 to the longest row."""
     assert option.source is not None
     source = option.source
     point = source.point(option.architecture, option.D, option.recipe)
     low, high = 2.0, float(max(m.inputs for m in option.architecture.matrices))
-    if source.predict({**point, "G": low}) > tolerance:
-        return None
-    if source.predict({**point, "G": high}) <= tolerance:
-        return float("inf")
-    for _ in range(100):
-        middle = (low * high) ** 0.5
-        low, high = (middle, high) if source.predict({**point, "G": middle}) <= tolerance else (low, middle)
-    return low
+
+    def within(group: float) -> bool:
+        return bool(source.predict({**point, "G": group}) <= tolerance)
+
+    if within(high):
+        found: float | None = math.inf
+    elif not within(low):
+        found = None
+    else:
+        for _ in range(100):
+            middle = (low * high) ** 0.5
+            low, high = (middle, high) if within(middle) else (low, middle)
+        found = low
+    at = {None: low, math.inf: high}.get(found, found)
+    return LargestGroup(G=found, law=source.label, outside=source.outside({**point, "G": at}))
 
 
 def _notes(evidence: Evidence, rows: Sequence[Row], serving: Serving | None) -> tuple[str, ...]:
@@ -215,10 +234,19 @@ def _notes(evidence: Evidence, rows: Sequence[Row], serving: Serving | None) -> 
     notes += [f"left out: {reason}" for reason in evidence.refused]
     if evidence.baseline is not None and evidence.baseline.basis == "none":
         notes.append(
-            f"the baseline {evidence.baseline.label} has no band: those of losses are of delta alone"
+            f"the baseline {evidence.baseline.label} has no band, so no loss here has one, and no "
+            "probability is told between options of several N or D"
         )
     if serving is not None and serving.kv is not None:
         notes.append(f"what the cache in {serving.kv} costs is in no loss here")
+    told = {row.option.source.label for row in rows if row.option.source is not None}
+    told |= {label for row in rows for label in row.others}
+    far = [one.label for one in evidence.sources if one.label not in told]
+    if far and math.isfinite(evidence.reach):
+        notes.append(
+            f"asked of nothing here, out of reach ({evidence.reach:g} times) or about other recipes: "
+            + ", ".join(far)
+        )
     asked = dict.fromkeys(row.option.source for row in rows if row.option.source is not None)
     if unsure := ", ".join(source.label for source in asked if source.basis == "none"):
         notes.append(f"no band is known for {unsure}")

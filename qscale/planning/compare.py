@@ -9,7 +9,7 @@ import numpy as np
 from qscale.errors import PlanError
 from qscale.formats import Recipe
 from qscale.planning.architecture import Architecture
-from qscale.planning.evidence import Evidence, Forecast, Option, farthest
+from qscale.planning.evidence import Evidence, Forecast, Option, exact, farthest, weakest
 from qscale.planning.rows import Row, row_of
 
 
@@ -76,7 +76,8 @@ def group_worth(
 def difference(evidence: Evidence, first: Option, second: Option) -> Forecast:
     """The loss of one option less that of another, in paired draws: what they share cancels.
 
-    Options of one law share its draws, and all share the baseline's; the draws of two laws are independent.
+    Options of one law share its draws, and all share the baseline's, which cancels where N and D are the
+    same; the draws of two laws are independent. There is no band where a law that does not cancel has none.
 
     Raises:
         PlanError: They differ in N or D and there is no baseline.
@@ -88,16 +89,18 @@ def difference(evidence: Evidence, first: Option, second: Option) -> Forecast:
         >>> round(found.value, 5), found.chance_below(0)
         (-0.00158, 1.0)
     """
-    same = (first.architecture.N * first.scale, first.D) == (second.architecture.N * second.scale, second.D)
+    same = evidence.differ_in_delta([first, second])
     if evidence.baseline is None and not same:
         raise PlanError(f"{first} and {second} differ in N or D: comparing them needs a baseline")
     one, two = evidence.loss(first), evidence.loss(second)
-    draws = None
-    if one.draws is not None or two.draws is not None:
-        first_draws = one.value if one.draws is None else one.draws
-        draws = np.asarray(first_draws - (two.value if two.draws is None else two.draws), dtype=np.float64)
+    sides, drawn = (one, two), [one.draws, two.draws]
+    if same:
+        sides = (evidence.delta(first), evidence.delta(second))
+        drawn = [exact(side, option) for side, option in zip(sides, (first, second), strict=True)]
+    bases = [s.basis for s, option in zip(sides, (first, second), strict=True) if not same or option.recipe]
+    draws = None if drawn[0] is None or drawn[1] is None or not bases else drawn[0] - drawn[1]
+    basis = "none" if draws is None else weakest(*bases)
     outside = farthest(one.outside, two.outside)
-    basis = one.basis if one.draws is not None else two.basis
     return Forecast.of(one.value - two.value, draws, basis, outside, evidence.level)
 
 

@@ -13,6 +13,7 @@ from qscale.errors import PlanError
 from qscale.formats import Recipe
 from qscale.planning.architecture import Architecture
 from qscale.planning.evidence import Evidence, Forecast, Option, point_of
+from qscale.planning.rows import shares_of_least
 from qscale.planning.sources import Source
 
 Cost = Literal["flops", "bits"]
@@ -68,8 +69,8 @@ def precision_for_compute(
     """
     if evidence.baseline is None:
         raise PlanError("the optimum of a compute budget needs a baseline")
-    if not compute > 0 or not overhead >= 1:
-        raise PlanError(f"compute={compute:g}, overhead={overhead:g}: FLOPs, and a cost from 1 on")
+    if not 1e12 <= compute <= 1e30 or not 1 <= overhead < math.inf:
+        raise PlanError(f"compute={compute:g}, overhead={overhead:g}: 1e12 to 1e30 FLOPs, a cost from 1 on")
     chosen = evidence.recipes() if recipes is None else [Recipe.parse(recipe) for recipe in recipes]
     found = [_trained(evidence, None, None, compute)]
     for recipe in chosen:
@@ -85,16 +86,8 @@ def precision_for_compute(
             if max(one.loss.outside.values(), default=1.0) <= evidence.reach:
                 found.append(one)
     found.sort(key=lambda one: one.loss.value)
-    drawn = [one.loss.draws for one in found if one.loss.draws is not None]
-    if not drawn:
-        return found
-    known = [one for one in found if one.loss.draws is not None or one.recipe is None]
-    stacked = np.stack(
-        [np.full(len(drawn[0]), k.loss.value) if k.loss.draws is None else k.loss.draws for k in known]
-    )
-    least = np.argmin(stacked, axis=0)
-    chances = {id(one): float(np.mean(least == i)) for i, one in enumerate(known)}
-    return [replace(one, chance=chances.get(id(one))) for one in found]
+    chances = shares_of_least([one.loss.draws for one in found])
+    return [replace(one, chance=chance) for one, chance in zip(found, chances, strict=True)]
 
 
 def _factor(recipe: Recipe, source: Source, cost: Cost, overhead: float) -> float:

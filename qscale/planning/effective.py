@@ -58,6 +58,11 @@ def effective_size(evidence: Evidence, option: Option) -> Effective:
     assert evidence.baseline is not None
     point = point_of(evidence.baseline, option)
     share = _size_of_loss(evidence.baseline, point, np.array([base.value + delta.value]))
+    if not 0 < share[0] < math.inf:
+        raise PlanError(
+            f"law {evidence.baseline.label}: no size from a millionth to a thousand times that of "
+            f"{option} has its loss without quantization"
+        )
     draws = None
     if delta.draws is not None:
         draws = _size_of_loss(evidence.baseline, point, base.value + delta.draws)
@@ -74,16 +79,17 @@ def effective_size(evidence: Evidence, option: Option) -> Effective:
 
 
 def _size_of_loss(baseline: Source, point: dict[str, Any], losses: FloatArray) -> FloatArray:
-    """The size of each loss on the baseline, over that of the point: bisection in the logarithm."""
+    """The size of each loss on the baseline, over that of the point: bisection in the logarithm.
+
+    0 where no smaller one has a loss so high, infinite where no larger one has one so low.
+    """
     low, high = np.full(losses.shape, 1e-6), np.full(losses.shape, 1e3)
-    at = {**point, "N": point["N"] * low[0]}
-    if not np.all(losses <= baseline.predict(at)):
-        raise PlanError(f"law {baseline.label}: no smaller model has a loss as high as that")
+    most, least = (baseline.predict({**point, "N": point["N"] * end}) for end in (low[0], high[0]))
     for _ in range(_HALVINGS):
         middle = np.sqrt(low * high)
         above = baseline.predict({**point, "N": point["N"] * middle}) > losses
         low, high = np.where(above, middle, low), np.where(above, high, middle)
-    return np.asarray(low)
+    return np.where(losses > most, 0.0, np.where(losses < least, np.inf, low))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -123,16 +129,13 @@ def critical_data(evidence: Evidence, option: Option) -> Critical:
     base, own = ({**point_of(source, option), "D": grid} for source in (evidence.baseline, option.source))
     total = evidence.baseline.predict(base) + option.source.predict(own)
     place, value = _least(grid, np.atleast_2d(total))
-    drawn = [source.draws(at) for source, at in ((evidence.baseline, base), (option.source, own))]
-    draws = None
-    if any(one is not None for one in drawn):
-        first = evidence.baseline.predict(base) if drawn[0] is None else drawn[0]
-        draws = _least(grid, first + (option.source.predict(own) if drawn[1] is None else drawn[1]))[0]
+    losses, deltas = evidence.baseline.draws(base), option.source.draws(own)
+    draws = None if losses is None or deltas is None else _least(grid, losses + deltas)[0]
     at = replace(option, D=float(min(place[0], _MOST_TOKENS)))
     return Critical(
         option=at,
         tokens=Forecast.of(
-            float(place[0]), draws, option.source.basis, evidence.loss(at).outside, evidence.level
+            float(place[0]), draws, evidence.loss(at).basis, evidence.loss(at).outside, evidence.level
         ),
         ratio=float(place[0]) / (option.architecture.N * option.scale),
         least=float(value[0]),

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from qscale import bounded
 from qscale.errors import PlanError, SpecError
 from qscale.formats import Recipe
 from qscale.formats.grids import FORMATS
 from qscale.laws import Law, list_published, load
 from qscale.laws.forms import FloatArray
 from qscale.planning.architecture import Architecture
-from qscale.planning.sources import Basis, Source
+from qscale.planning.sources import DRAWS, Basis, Source
 
 GROUPS = ("g32", "g64", "g128", "g256", "channel")
 LEVEL = 0.9  # of every band
@@ -144,8 +145,13 @@ class Evidence:
             LawError: A law cannot be read.
             PlanError: A law that was named may not be used, or not with the baseline; the reason is given.
         """
+        if not 0 < level < 1 or not reach >= 1:
+            raise PlanError(f"level={level:g}, reach={reach:g}: a share below 1, and times from 1 on")
         also = dict(also or {})
-        given = [Source.of(law, tuple(also.pop(_name(law), ()))) for law in laws]
+        given: list[Source] = []
+        for law in laws:
+            given.append(Source.of(law, tuple(also.pop(_name(law), ()))))
+            _once(given)
         base = None if baseline is None else Source.of(baseline)
         if base is not None and not base.is_baseline():
             raise PlanError(f"baseline {base.label}: it tells no loss from N and D alone")
@@ -235,15 +241,19 @@ class Evidence:
         """What quantization adds; exactly 0 without.
 
         Raises:
-            PlanError: The option has a recipe and no law, or its law lacks a variable.
+            PlanError: The option has a recipe and no law, or its law lacks a variable or gives no number.
         """
         if option.recipe is None:
             return Forecast(value=0.0, low=0.0, high=0.0, level=self.level, basis="none", outside={})
         if option.source is None:
             raise PlanError(f"{option}: no law speaks for it")
         point = point_of(option.source, option)
+        with np.errstate(over="ignore"):
+            value = option.source.predict(point)
+        if not math.isfinite(value):
+            raise PlanError(f"law {option.source.label} predicts {value:g} for {option}")
         return Forecast.of(
-            option.source.predict(point),
+            value,
             option.source.draws(point),
             option.source.basis,
             option.source.outside(point),
@@ -270,19 +280,38 @@ class Evidence:
         )
 
     def loss(self, option: Option) -> Forecast:
-        """The loss of an option, baseline and delta; without a baseline, its delta alone."""
+        """The loss of an option, baseline and delta; without a baseline, its delta alone.
+
+        It has a band where both laws have one: half of an error is no band.
+        """
         delta = self.delta(option)
         if self.baseline is None:
             return delta
         base = self.base(option)
-        parts = [part.draws for part in (base, delta)]
-        draws = None
-        if any(part is not None for part in parts):
-            first = base.value if parts[0] is None else parts[0]
-            draws = np.asarray(first + (delta.value if parts[1] is None else parts[1]), dtype=np.float64)
+        if option.recipe is None:
+            return base
         outside = farthest(base.outside, delta.outside)
-        basis = delta.basis if option.recipe is not None else base.basis
+        draws = None
+        if base.draws is not None and delta.draws is not None:
+            draws = base.draws + delta.draws
+        basis = weakest(base.basis, delta.basis)
         return Forecast.of(base.value + delta.value, draws, basis, outside, self.level)
+
+    def differ_in_delta(self, options: Sequence[Option]) -> bool:
+        """Whether options have one baseline loss, so that it cancels between them."""
+        if self.baseline is None:
+            return len({(one.architecture.N * one.scale, one.D) for one in options}) <= 1
+        return len({tuple(point_of(self.baseline, one).values()) for one in options}) <= 1
+
+
+def weakest(*bases: Basis) -> Basis:
+    """What a band rests on that is made of several."""
+    return next(one for one in ("none", "printed error", "draws") if one in bases)
+
+
+def exact(forecast: Forecast, option: Option) -> FloatArray | None:
+    """The draws of a delta; zeros without quantization, which costs nothing for certain."""
+    return np.zeros(DRAWS) if option.recipe is None else forecast.draws
 
 
 def farthest(*outside: Mapping[str, float]) -> dict[str, float]:
@@ -299,6 +328,16 @@ def point_of(source: Source, option: Option) -> dict[str, Any]:
 
 def _name(law: Law | str | Path) -> str:
     return (law.name or law.law_id[:15]) if isinstance(law, Law) else str(law)
+
+
+def _once(sources: Sequence[Source]) -> None:
+    """Refuse the last of several laws where it is one of the others: it would agree with itself."""
+    *others, last = sources
+    for other in others:
+        if last.label == other.label:
+            raise PlanError(f"two laws are called {last.label}: name each once, and name them apart")
+        if last.law.law_id == other.law.law_id:
+            raise PlanError(f"laws {other.label} and {last.label} are one and the same: name it once")
 
 
 def _apart(source: Source, first: Source | None, comparable: bool) -> str | None:
@@ -325,7 +364,7 @@ def _apart(source: Source, first: Source | None, comparable: bool) -> str | None
 def _tokenizer(source: Source) -> str | None:
     """That of the law, where it says; the note of one law on two candidates counts as none."""
     found = source.law.data.get("tokenizer")
-    return found if isinstance(found, str) and ";" not in found else None
+    return bounded.one_line(found) if isinstance(found, str) and ";" not in found else None
 
 
 def _spanned(text: str, groups: Sequence[str]) -> list[Recipe]:

@@ -10,8 +10,9 @@ import numpy as np
 
 from qscale.errors import PlanError
 from qscale.formats import Recipe
+from qscale.laws.forms import FloatArray
 from qscale.planning.architecture import Architecture
-from qscale.planning.evidence import Evidence, Forecast, Option
+from qscale.planning.evidence import Evidence, Forecast, Option, exact
 from qscale.planning.footprint import Footprint, Serving, bits_of_linears, footprint
 
 
@@ -76,17 +77,30 @@ def rows_of(
     return rows
 
 
-def with_chances(rows: Sequence[Row]) -> list[Row]:
-    """The rows with the share of draws in which each has the least loss, among those whose band is known."""
-    known = [i for i, row in enumerate(rows) if row.loss.draws is not None or row.option.recipe is None]
-    size = next((len(row.loss.draws) for row in rows if row.loss.draws is not None), 0)
-    if not size:
-        return list(rows)
-    drawn = [rows[i].loss for i in known]
-    stacked = np.stack([np.full(size, one.value) if one.draws is None else one.draws for one in drawn])
-    least = np.bincount(np.argmin(stacked, axis=0), minlength=len(known)) / size
-    chances = dict(zip(known, least.tolist(), strict=True))
-    return [replace(row, chance=chances.get(i)) for i, row in enumerate(rows)]
+def with_chances(evidence: Evidence, rows: Sequence[Row]) -> list[Row]:
+    """The rows with the share of draws in which each has the least loss, among those whose band is known.
+
+    Of one N and D the deltas decide, else the losses, which have a band where the baseline has one.
+    """
+    if evidence.differ_in_delta([row.option for row in rows]):
+        drawn = [exact(row.delta, row.option) for row in rows]
+    else:
+        drawn = [row.loss.draws for row in rows]
+    chances = shares_of_least(drawn)
+    return [replace(row, chance=chance) for row, chance in zip(rows, chances, strict=True)]
+
+
+def shares_of_least(drawn: Sequence[FloatArray | None]) -> list[float | None]:
+    """How often each is the least, among those that have draws; ties are shared; None below two."""
+    known = [i for i, one in enumerate(drawn) if one is not None]
+    found: list[float | None] = [None] * len(drawn)
+    if len(known) < 2:
+        return found
+    stacked = np.stack([one for one in drawn if one is not None])
+    least = stacked == stacked.min(axis=0)
+    for i, share in zip(known, np.mean(least / least.sum(axis=0), axis=1).tolist(), strict=True):
+        found[i] = share
+    return found
 
 
 def row_of(evidence: Evidence, option: Option, serving: Serving | None) -> Row:

@@ -63,7 +63,7 @@ def runs_to_settle(
         noise: Relative s.d. of a run; by default that of each law's fit.
 
     Raises:
-        PlanError: Neither law has draws, or there are no candidates.
+        PlanError: A law that tells the options apart has no draws, or there are no candidates.
         LawError: A law does not know its noise, or a candidate lacks a variable.
 
     Source: Bayesian linear design, Chaloner and Verdinelli 1995.
@@ -75,10 +75,17 @@ def runs_to_settle(
     named += [] if evidence.baseline is None else [evidence.baseline]
     sources = {source.label: source for source in named if source.law.draws_table is not None}
     if gap.draws is None or not sources:
-        raise PlanError("neither law has draws, so no run is known to help: fit your own runs")
+        lacking = dict.fromkeys(source.label for source in named if source.law.draws_table is None)
+        raise PlanError(
+            f"which runs would help is told by draws, and {', '.join(lacking) or 'these options'} "
+            f"{'have' if len(lacking) != 1 else 'has'} none: fit your own runs"
+        )
     runs = [(source, run) for source in sources.values() for run in _of(source, candidates)]
     drawn = [np.asarray(source.draws(run), dtype=np.float64) for source, run in runs]
-    logs = np.log(np.maximum(np.stack(drawn, axis=-1), np.finfo(float).tiny))
+    seen = np.stack(drawn, axis=-1)
+    if not np.all(seen > 0):
+        raise PlanError("a law has draws of 0 or less at a candidate, whose logarithm no run can measure")
+    logs = np.log(seen)
     noises = np.array([source.law.run_sd if noise is None else noise for source, _ in runs])
     if not np.all(noises > 0):
         raise PlanError(f"noise={noise}: the relative standard deviation of a run is more than 0")

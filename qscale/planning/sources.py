@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from qscale import bounded
 from qscale.errors import PlanError, SpecError
 from qscale.formats import QuantSpec, Recipe
 from qscale.formats.recipe import without_span
@@ -21,6 +22,8 @@ DRAWS = 1000  #: of every forecast
 _UNQUANTIZED = ("none", "16")  # the level of a law in which nothing is quantized
 _BITS = {"Pw": "weight", "Pa": "input", "Pkv": "kv"}
 _WHOLE = 16.0
+_MOST = 200  # recipes of a law: each is an option of every model
+_LONGEST = 120  # letters of a text that a law file brings into a line
 _LEVELS = {"fp4_e2m1": "fp4"}  # names of schemes in published laws
 _ALIKE = math.sqrt(math.pi / 2)  # standard deviation over mean magnitude of a normal error
 
@@ -42,19 +45,22 @@ class Source:
 
         Raises:
             LawError: It cannot be read.
-            PlanError: It is not identified, or tells no loss in nats per token.
+            PlanError: It is not identified, tells no loss in nats per token, or lists too many recipes.
         """
         if not isinstance(law, Law):
             label, law = str(law), load(law)
         else:
-            label = law.name or law.law_id[:15]
+            label = bounded.one_line(law.name or law.law_id[:15], _LONGEST)
         if not law.usable:
             raise PlanError(f"law {label}: it must not be used: {law.status}")
         if law.form.unit != "nats per token":
             raise PlanError(f"law {label} gives {law.form.target} in {law.form.unit}, not nats per token")
         if any("bits per character" in str(text) for text in (law.data.get("corpus"), *law.notes)):
             raise PlanError(f"law {label} is of losses in bits per character, not nats per token")
-        return cls(label, law, also)
+        source = cls(label, law, also)
+        if len(source.recipes) > _MOST:
+            raise PlanError(f"law {label} lists {len(source.recipes)} recipes; a plan takes at most {_MOST}")
+        return source
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -76,7 +82,7 @@ class Source:
         named = self.law.quantization.get("recipe")
         listed = self.law.data.get("recipes")
         own = [named] if named else listed if isinstance(listed, list) else []
-        return tuple(str(text) for text in (*own, *self.also))
+        return tuple(bounded.one_line(text, _LONGEST) for text in (*own, *self.also))
 
     @property
     def after_training(self) -> bool:
@@ -87,7 +93,7 @@ class Source:
     def how(self) -> str:
         """``gptq`` after training, else ``QAT``."""
         method = self.law.quantization.get("method")
-        return (method or "ptq").lower() if self.after_training else "QAT"
+        return bounded.one_line(method or "ptq", _LONGEST).lower() if self.after_training else "QAT"
 
     @property
     def basis(self) -> Basis:
@@ -102,7 +108,7 @@ class Source:
         if not self.recipes:
             return f"law {self.label} does not say which recipes it is about"
         if text not in self.recipes and without_span(text) not in self.recipes:
-            known = ", ".join(self.recipes)
+            known = bounded.one_line(", ".join(self.recipes))
             return f"law {self.label} is about {known}, not {text}"
         try:
             for name in self.variables:
@@ -162,7 +168,8 @@ class Source:
             factors = np.exp(sd * self._rng().standard_normal(DRAWS))
             return np.multiply.outer(factors, np.asarray(self.predict(point), dtype=np.float64))
         # In an order of the law's own: the draws of two laws are independent.
-        order = np.resize(self._rng().permutation(len(table.values)), DRAWS)
+        rng, count = self._rng(), len(table.values)
+        order = np.concatenate([rng.permutation(count) for _ in range(-(-DRAWS // count))])[:DRAWS]
         drawn = self.law.draws(None, **point)
         rest = self._unquantized(point)
         if rest is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +15,7 @@ from qscale.laws import load
 from qscale.laws.derived import optimal_qat_fraction
 from qscale.laws.forms import FloatArray
 from qscale.planning.architecture import Architecture
-from qscale.planning.evidence import Evidence, Forecast, Option, farthest
+from qscale.planning.evidence import Evidence, Forecast, Option, farthest, point_of, weakest
 
 _POINTS = 400  # of a scan along D
 _QAT_FRACTION = "dremov2025/qat-fraction"
@@ -29,6 +31,7 @@ class Repay:
     chance_never: float | None  #: the share of draws in which it never repays within the range
     at_ratio: FloatArray  #: D / N of the curve
     gain: FloatArray  #: nats per token that QAT saves there, its cost in tokens taken off
+    outside: FloatArray  #: times outside the fitted boxes there, of the farthest variable; 1: inside
 
 
 def qat_repays(
@@ -69,11 +72,13 @@ def qat_repays(
         >>> round(found.ratio.value)
         226
     """
-    if not 0 < share <= 1 or not overhead >= 1 or not 0 < ratios[0] < ratios[1]:
+    if not 0 < share <= 1 or not 1 <= overhead < math.inf or not 0 < ratios[0] < ratios[1] < math.inf:
         raise PlanError(
             f"share={share:g}, overhead={overhead:g}, ratios={ratios}: a share up to 1, a cost "
             "from 1 on, a range"
         )
+    if not math.isfinite(worth):
+        raise PlanError(f"worth={worth:g}: a number of nats per token")
     recipe = Recipe.parse(recipe)
     options = []
     for after, named in ((False, qat), (True, ptq)):
@@ -106,23 +111,37 @@ def qat_repays(
         drawn.append(option.source.draws(at))
     gain = curves[1] - curves[0] - price
     draws = never = None
-    if any(one is not None for one in drawn):
-        both = [curve if one is None else one for curve, one in zip(curves, drawn, strict=True)]
-        draws = _crossing(grid, np.atleast_2d(both[1] - both[0] - price) - worth)
+    if drawn[0] is not None and drawn[1] is not None:
+        draws = _crossing(grid, np.atleast_2d(drawn[1] - drawn[0] - price) - worth)
         never = float(np.mean(np.isinf(draws)))
     value = float(_crossing(grid, np.atleast_2d(gain) - worth)[0])
     at_value = float(np.clip(value if value else ratios[0], *ratios)) * architecture.N
     qat_option, ptq_option = (replace(option, D=at_value) for option in options)
     sides = [evidence.delta(option) for option in (qat_option, ptq_option)]
-    basis = sides[0].basis if sides[0].draws is not None else sides[1].basis
+    priced = [evidence.base(qat_option)] if overhead > 1 else []
+    basis = weakest(*(side.basis for side in sides))
     return Repay(
         qat=qat_option,
         ptq=ptq_option,
-        ratio=Forecast.of(value, draws, basis, farthest(*(s.outside for s in sides)), evidence.level),
+        ratio=Forecast.of(
+            value, draws, basis, farthest(*(s.outside for s in sides + priced)), evidence.level
+        ),
         chance_never=never,
         at_ratio=grid,
         gain=np.asarray(gain),
+        outside=np.array(
+            [_times_outside(evidence, (qat_option, ptq_option), float(D), overhead) for D in tokens]
+        ),
     )
+
+
+def _times_outside(evidence: Evidence, options: Sequence[Option], D: float, overhead: float) -> float:
+    """The farthest that the laws of a comparison, and the baseline where it prices one, are asked."""
+    points = [(o.source, point_of(o.source, o)) for o in options if o.source is not None]
+    if overhead > 1 and evidence.baseline is not None:
+        points.append((evidence.baseline, point_of(evidence.baseline, options[0])))
+    found = farthest(*(source.outside({**point, "D": D}) for source, point in points))
+    return max(found.values(), default=1.0)
 
 
 def _crossing(grid: FloatArray, above: FloatArray) -> FloatArray:
@@ -152,7 +171,7 @@ def qat_share(N: float, D: float, bits: float) -> QatShare:
     """The share of D tokens that QAT should have when full-precision training comes first.
 
     Raises:
-        PlanError: A number is not positive.
+        PlanError: A number is not positive, or bits are more than 16.
 
     Example:
         >>> found = qat_share(N=1e9, D=50e9, bits=4)
@@ -161,8 +180,8 @@ def qat_share(N: float, D: float, bits: float) -> QatShare:
 
     Source: arXiv:2509.22935, for weights alone.
     """
-    if not (N > 0 and D > 0 and bits > 0):
-        raise PlanError(f"N={N:g}, D={D:g}, bits={bits:g}: positive numbers")
+    if not (0 < N < math.inf and 0 < D < math.inf and 0 < bits <= 16):
+        raise PlanError(f"N={N:g}, D={D:g}, bits={bits:g}: positive numbers, of bits at most 16")
     law = load(_QAT_FRACTION)
     s = 8 * D / (N * bits)
     share = optimal_qat_fraction(N=N, D=D, bits=bits, a=float(law.parameters["a"] or 0.0))

@@ -67,7 +67,9 @@ def pareto_figure(plan: Plan, path: Path) -> None:
     axis.legend(fontsize=8, frameon=False)
     log_ticks(axis, "x", label=short_bytes)
     best = "nothing fits" if plan.best is None else f"best in {budget}: {plan.best.option}"
-    caption = "Bands: of delta alone where the baseline has none. Outside fitted boxes: extrapolated."
+    caption = (
+        "Bands where the baseline and the law of delta both have one. Outside fitted boxes: extrapolated."
+    )
     if hidden := len(plan.rows) - len(shown):
         caption += f" {hidden} options with a higher loss are not shown."
     words(figure, best, caption)

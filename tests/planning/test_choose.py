@@ -137,9 +137,10 @@ def test_the_smallest_within_a_tolerance(published, llama, limit):
 def test_the_largest_group_has_the_tolerance_for_delta(published, llama):
     delta = published.delta(published.option(llama, 1e11, "w4a16:g100")).value
     found = within_tolerance(published, delta, (llama, 1e11), recipes=["w4a16:g32", "w4a4:g32"])
-    assert found.largest_group["w4a16"] == pytest.approx(100, rel=1e-9)
-    assert found.largest_group["w4a4"] is None or found.largest_group["w4a4"] < 100
-    assert math.isinf(within_tolerance(published, 5.0, (llama, 1e11)).largest_group["w4a16"])
+    assert pytest.approx(100, rel=1e-9) == found.largest_group["w4a16 QAT"].G
+    assert found.largest_group["w4a16 QAT"].outside.keys() == {"N"}
+    assert (found.largest_group["w4a4 QAT"].G or 0) < 100
+    assert math.isinf(within_tolerance(published, 5.0, (llama, 1e11)).largest_group["w4a16 QAT"].G)
     with pytest.raises(PlanError, match="tolerance=0"):
         within_tolerance(published, 0, (llama, 1e11))
 

@@ -12,7 +12,7 @@ SOURCES := $(shell find csrc -type f)
 help:
 	@echo "make demo    create $(VENV), build the kernels, sweep, fit and plot: writes $(DEMO)/"
 	@echo "make test    lint, type check and all tests"
-	@echo "make test-long   the tests that compile for minutes: emulated CUDA kernels, sanitizers, the CPU's tests on emulated ops"
+	@echo "make test-long   what takes minutes: emulated CUDA kernels, sanitizers, the CPU's tests on emulated ops, large fits"
 	@echo "make docs    the site, from docs/ and docstrings: $(SITE)/index.html (Python 3.11 or newer)"
 	@echo "make bench   time the kernels against a copy of the same bytes and the peers installed"
 	@echo "make test-gpu, make bench-gpu   the same of the CUDA kernels; they say so where no device is"

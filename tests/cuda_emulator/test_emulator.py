@@ -332,6 +332,7 @@ def test_conversions_when_the_toolkit_makes_them_for_the_host_then_they_are_the_
         assert mine.tobytes() == theirs.tobytes(), name
 
 
+@pytest.mark.long
 @needs_nvcc
 def test_kernels_when_compiled_by_nvcc_then_it_takes_them_too(tmp_path):
     command = [

@@ -77,6 +77,7 @@ def test_bootstrap_of_the_epoch_rows_gives_the_published_intervals(shared):
     assert np.std(raw["B"], ddof=1) == pytest.approx(1293.2, abs=0.1)
 
 
+@pytest.mark.long
 def test_gemstones_fits_are_met_or_beaten_on_all_25(shared):
     names = []
     for name, design, width, published in gemstones_fits(shared):

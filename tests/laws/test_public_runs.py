@@ -48,6 +48,7 @@ def test_additive_delta_beats_the_table_on_the_quest_subset(shared):
     assert "k[8]_at_zero" in [warning.split(":")[0] for warning in law.diagnostics["warnings"]]
 
 
+@pytest.mark.long
 def test_quartet_pairs_have_the_measured_exponents_and_the_joint_fit_is_many_times_wider(shared):
     pairs = quartet_pairs(shared)
     assert len(pairs) == 21

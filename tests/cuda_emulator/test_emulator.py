@@ -79,7 +79,7 @@ def test_correct_kernels_when_run_with_many_seeds_then_results_are_right(plain):
         assert run_case(plain, "correct", False, seed) == RIGHT, plain.emulator_report()
 
 
-@pytest.mark.parametrize("kind", ["address", "thread"])
+@pytest.mark.parametrize("kind", ["address", pytest.param("thread", marks=pytest.mark.long)])
 def test_correct_kernels_when_checked_then_nothing_is_found(kind):
     done = run_program(kind, "correct", False, 3)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -7,7 +7,7 @@ DEMO := demo
 SITE := site
 SOURCES := $(shell find csrc -type f)
 
-.PHONY: demo test test-long test-gpu lint docs bench bench-gpu lock clean help
+.PHONY: demo test checks test-long test-gpu lint docs bench bench-gpu lock clean help
 
 help:
 	@echo "make demo    create $(VENV), build the kernels, sweep, fit and plot: writes $(DEMO)/"
@@ -43,7 +43,11 @@ lint: $(VENV)/built
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-test: lint
+# Side by side: tests that wait leave time to the type checker.
+test: $(VENV)/built
+	@$(MAKE) --no-print-directory --jobs 2 lint checks
+
+checks: $(VENV)/built
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-long: $(VENV)/built

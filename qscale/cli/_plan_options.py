@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,58 +42,24 @@ def reader(read: Callable[[str], Any]) -> Callable[[Any, Any, Any], Any]:
     return run
 
 
-def evidence(command: Command) -> Command:
-    """Options that make an ``evidence``: which laws a plan rests on."""
+def _into(
+    name: str, make: Callable[..., Any], *options: Callable[[Command], Command]
+) -> Callable[[Command], Command]:
+    """A decorator: options, in the order of the help, that ``make`` turns into one argument of a command."""
+    wanted = tuple(signature(make).parameters)
 
-    @wraps(command)
-    def run(
-        law: tuple[str, ...],
-        baseline: str | None,
-        published: bool,
-        also: tuple[tuple[str, str], ...],
-        comparable: bool,
-        level: float,
-        reach: float | None,
-        **rest: Any,
-    ) -> Any:
-        return command(evidence=_evidence(law, baseline, published, also, comparable, level, reach), **rest)
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def run(**given: Any) -> Any:
+            made = make(**{key: given.pop(key) for key in wanted})
+            return command(**{name: made}, **given)
 
-    for option in (
-        _tables.level,
-        click.option(
-            "--reach",
-            type=click.FloatRange(1),
-            metavar="TIMES",
-            help="In choices leave out laws that are asked so many times outside their fitted box.",
-        ),
-        click.option(
-            "--comparable",
-            is_flag=True,
-            help="Take losses to be of one tokenizer where a law does not say which it is of.",
-        ),
-        click.option(
-            "--also",
-            multiple=True,
-            callback=reader(_also),
-            metavar="LAW:RECIPE",
-            help="Take a law to cover a recipe beside its own, such as chen2025/w4a4:w=fp4_e2m1,a=fp4_e2m1.",
-        ),
-        click.option("--published", is_flag=True, help="Put the published laws beside --law."),
-        click.option(
-            "--baseline",
-            metavar="LAW",
-            help=f"Law of the loss without quantization.  [default: {_BASELINE}, where no --law is given]",
-        ),
-        click.option(
-            "--law",
-            multiple=True,
-            metavar="LAW",
-            help="Law of delta: a law file or a published id; the first about a recipe is planned by.  "
-            "[default: the published ones]",
-        ),
-    ):
-        run = option(run)
-    return run
+        decorated: Command = run
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
 
 
 def _also(text: str) -> tuple[str, str]:
@@ -129,6 +96,45 @@ def _evidence(
     )
 
 
+#: ``evidence``: which laws a plan rests on.
+evidence = _into(
+    "evidence",
+    _evidence,
+    click.option(
+        "--law",
+        multiple=True,
+        metavar="LAW",
+        help="Law of delta: a law file or a published id; the first about a recipe is planned by.  "
+        "[default: the published ones]",
+    ),
+    click.option(
+        "--baseline",
+        metavar="LAW",
+        help=f"Law of the loss without quantization.  [default: {_BASELINE}, where no --law is given]",
+    ),
+    click.option("--published", is_flag=True, help="Put the published laws beside --law."),
+    click.option(
+        "--also",
+        multiple=True,
+        callback=reader(_also),
+        metavar="LAW:RECIPE",
+        help="Take a law to cover a recipe beside its own, such as chen2025/w4a4:w=fp4_e2m1,a=fp4_e2m1.",
+    ),
+    click.option(
+        "--comparable",
+        is_flag=True,
+        help="Take losses to be of one tokenizer where a law does not say which it is of.",
+    ),
+    click.option(
+        "--reach",
+        type=click.FloatRange(1),
+        metavar="TIMES",
+        help="In choices leave out laws that are asked so many times outside their fitted box.",
+    ),
+    _tables.level,
+)
+
+
 _TOKENS = click.option(
     "-D", "tokens", callback=reader(parse_count), metavar="COUNT", help="Training tokens: 2e12 or 2T."
 )
@@ -158,53 +164,28 @@ def shape(command: Command) -> Command:
     return command
 
 
-def model(command: Command) -> Command:
-    """Options that make one ``model``: its architecture and its training tokens."""
-    return _models(command, many=False)
+def _model(
+    model: str, tokens: int | None, ratio: float | None, vocabulary: int, kv_share: float, tied: bool
+) -> tuple[Architecture, float]:
+    made = architecture(model, vocabulary, kv_share, tied)
+    return made, _tokens_of(made, tokens, ratio)
 
 
-def models(command: Command) -> Command:
-    """Options that make ``models``, several of them."""
-    return _models(command, many=True)
+def _models(
+    model: tuple[str, ...],
+    tokens: int | None,
+    ratio: float | None,
+    vocabulary: int,
+    kv_share: float,
+    tied: bool,
+) -> list[tuple[Architecture, float]]:
+    return [_model(name, tokens, ratio, vocabulary, kv_share, tied) for name in model or _SIZES]
 
 
-def _models(command: Command, *, many: bool) -> Command:
-    @wraps(command)
-    def run(
-        model: tuple[str, ...] | str | None,
-        tokens: int | None,
-        ratio: float | None,
-        vocabulary: int,
-        kv_share: float,
-        tied: bool,
-        **rest: Any,
-    ) -> Any:
-        _one_of(tokens, ratio)
-        names = (model,) if isinstance(model, str) else model or _SIZES
-        found = []
-        for name in names:
-            shape = architecture(name, vocabulary, kv_share, tied)
-            found.append((shape, float(tokens if tokens is not None else (ratio or 0) * shape.N)))
-        return command(**{"models" if many else "model": found if many else found[0]}, **rest)
-
-    what = "A size such as 7B, or a config.json or its folder"
-    option = click.option(
-        "--model",
-        "-m",
-        multiple=many,
-        required=not many,
-        metavar="MODEL",
-        help=f"{what}; repeatable.  [default: {', '.join(_SIZES)}]" if many else f"{what}.",
-    )
-    made: Command = run
-    for each in (shape, _RATIO, _TOKENS, option):
-        made = each(made)
-    return made
-
-
-def _one_of(tokens: int | None, ratio: float | None) -> None:
+def _tokens_of(made: Architecture, tokens: int | None, ratio: float | None) -> float:
     if (tokens is None) == (ratio is None):
         raise click.UsageError("Give -D, the training tokens, or --ratio, tokens a parameter.")
+    return float(tokens if tokens is not None else (ratio or 0) * made.N)
 
 
 def architecture(
@@ -222,103 +203,74 @@ def architecture(
     return Architecture.from_config(name)
 
 
+_WHAT = "A size such as 7B, or a config.json or its folder"
+#: ``model``: an architecture and its training tokens.
+model = _into(
+    "model",
+    _model,
+    click.option("--model", "-m", required=True, metavar="MODEL", help=f"{_WHAT}."),
+    _TOKENS,
+    _RATIO,
+    shape,
+)
+#: ``models``: several of them.
+models = _into(
+    "models",
+    _models,
+    click.option(
+        "--model",
+        "-m",
+        multiple=True,
+        metavar="MODEL",
+        help=f"{_WHAT}; repeatable.  [default: {', '.join(_SIZES)}]",
+    ),
+    _TOKENS,
+    _RATIO,
+    shape,
+)
+
+
 def options(command: Command) -> Command:
-    """Two arguments that make ``first`` and ``second``, options of a deployment."""
+    """Two arguments that make ``first`` and ``second``, options of a deployment, and their ``evidence``."""
 
     @wraps(command)
-    def run(
-        evidence: Evidence,
-        first: str,
-        second: str,
-        tokens: int | None,
-        ratio: float | None,
-        vocabulary: int,
-        kv_share: float,
-        tied: bool,
-        **rest: Any,
-    ) -> Any:
-        _one_of(tokens, ratio)
-        parts = [_made(text, vocabulary, kv_share, tied) for text in (first, second)]
-        found = [
-            evidence.option(model, float(tokens or (ratio or 0) * model.N), recipe or None, law=law or None)
-            for model, recipe, law in parts
-        ]
-        return command(evidence=evidence, first=found[0], second=found[1], **rest)
+    def run(evidence: Evidence, sides: list[tuple[Architecture, float, str, str]], **rest: Any) -> Any:
+        first, second = (
+            evidence.option(made, D, recipe or None, law=law or None) for made, D, recipe, law in sides
+        )
+        return command(evidence=evidence, first=first, second=second, **rest)
 
-    made: Command = run
-    for each in (
-        shape,
-        _RATIO,
-        _TOKENS,
-        click.argument("second", metavar="MODEL=RECIPE"),
-        click.argument("first", metavar="MODEL=RECIPE"),
-    ):
-        made = each(made)
-    return evidence_of(made)
+    decorated: Command = _SIDES(evidence(run))
+    return decorated
 
 
-def evidence_of(command: Command) -> Command:
-    """:func:`evidence`, for a command that hands it on."""
-    return evidence(command)
+def _sides(
+    first: str,
+    second: str,
+    tokens: int | None,
+    ratio: float | None,
+    vocabulary: int,
+    kv_share: float,
+    tied: bool,
+) -> list[tuple[Architecture, float, str, str]]:
+    """``MODEL=RECIPE by LAW``, twice."""
+    found = []
+    for text in (first, second):
+        name, _, recipe = text.partition("=")
+        recipe, _, law = recipe.partition(" by ")
+        found.append((*_model(name, tokens, ratio, vocabulary, kv_share, tied), recipe, law))
+    return found
 
 
-def _made(text: str, vocabulary: int, kv_share: float, tied: bool) -> tuple[Architecture, str, str]:
-    """``MODEL=RECIPE by LAW``."""
-    name, _, recipe = text.partition("=")
-    recipe, _, law = recipe.partition(" by ")
-    return architecture(name, vocabulary, kv_share, tied), recipe, law
-
-
-def serving(command: Command) -> Command:
-    """Options that make a ``serving``: what takes memory beside the weights."""
-
-    @wraps(command)
-    def run(
-        context: int,
-        batch: int,
-        kv: str | None,
-        chunk: int,
-        overhead: int | None,
-        scale_bits: int | None,
-        zero_bits: int | None,
-        **rest: Any,
-    ) -> Any:
-        return command(serving=_serving(context, batch, kv, chunk, overhead, scale_bits, zero_bits), **rest)
-
-    for option in (
-        click.option(
-            "--zero-bits", type=click.IntRange(0, 64), help="Of a zero point.  [default: the format's]"
-        ),
-        click.option(
-            "--scale-bits", type=click.IntRange(0, 64), help="Of a scale.  [default: the format's, or 16]"
-        ),
-        click.option(
-            "--overhead",
-            callback=reader(parse_bytes),
-            metavar="BYTES",
-            help="What the runtime takes, such as 500MB.  [default: nothing]",
-        ),
-        click.option(
-            "--chunk",
-            type=click.IntRange(0),
-            default=0,
-            show_default=True,
-            help="Tokens of a sequence computed at once, for activations; 0: not counted.",
-        ),
-        click.option("--kv", metavar="SPEC", help="Keys and values, such as int8:token.  [default: 16 bits]"),
-        click.option(
-            "--batch", type=click.IntRange(1), default=1, show_default=True, help="Sequences at a time."
-        ),
-        click.option(
-            "--context",
-            type=click.IntRange(0),
-            default=0,
-            show_default=True,
-            help="Tokens whose keys and values are kept; 0: no cache.",
-        ),
-    ):
-        run = option(run)
-    return run
+_SIDES = _into(
+    "sides",
+    _sides,
+    click.argument("first", metavar="MODEL=RECIPE"),
+    click.argument("second", metavar="MODEL=RECIPE"),
+    _TOKENS,
+    _RATIO,
+    shape,
+)
 
 
 def _serving(
@@ -342,3 +294,38 @@ def _serving(
         scale_bits=scale_bits,
         zero_bits=zero_bits,
     )
+
+
+#: ``serving``: what takes memory beside the weights.
+serving = _into(
+    "serving",
+    _serving,
+    click.option(
+        "--context",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        help="Tokens whose keys and values are kept; 0: no cache.",
+    ),
+    click.option(
+        "--batch", type=click.IntRange(1), default=1, show_default=True, help="Sequences at a time."
+    ),
+    click.option("--kv", metavar="SPEC", help="Keys and values, such as int8:token.  [default: 16 bits]"),
+    click.option(
+        "--chunk",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        help="Tokens of a sequence computed at once, for activations; 0: not counted.",
+    ),
+    click.option(
+        "--overhead",
+        callback=reader(parse_bytes),
+        metavar="BYTES",
+        help="What the runtime takes, such as 500MB.  [default: nothing]",
+    ),
+    click.option(
+        "--scale-bits", type=click.IntRange(0, 64), help="Of a scale.  [default: the format's, or 16]"
+    ),
+    click.option("--zero-bits", type=click.IntRange(0, 64), help="Of a zero point.  [default: the format's]"),
+)

@@ -111,6 +111,27 @@ level = click.option(
 )
 
 
+def new_runs(command: Command) -> Command:
+    """The options that say which runs could be made: ``axes``, ``budget``, ``noise``."""
+    for option in (
+        click.option("--noise", type=float, help="Relative s.d. of a run.  [default: that of the fit]"),
+        click.option(
+            "--budget", type=float, required=True, metavar="FLOPS", help="Of all new runs together."
+        ),
+        click.option(
+            "--try",
+            "axes",
+            callback=named(quantities, "N=100M,200M"),
+            multiple=True,
+            required=True,
+            metavar="NAME=VALUE,...",
+            help="What runs may be: each variable, with its values; all combinations are candidates.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def columns(heads: Sequence[str], cells: Sequence[Sequence[str]], left: int = 1) -> list[str]:
     """Lines of a table, its first columns to the left."""
     widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]

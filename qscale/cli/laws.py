@@ -201,17 +201,7 @@ def profile(source: Path, form: str, parameter: str, level: float, as_json: bool
     metavar="NAME=VALUE",
     help="The prediction that should become surer: each variable of the law.",
 )
-@click.option(
-    "--try",
-    "axes",
-    callback=_tables.named(_tables.quantities, "N=100M,200M"),
-    multiple=True,
-    required=True,
-    metavar="NAME=VALUE,...",
-    help="What runs may be: each variable, with its values; all combinations are candidates.",
-)
-@click.option("--budget", type=float, required=True, metavar="FLOPS", help="Of all new runs together.")
-@click.option("--noise", type=float, help="Relative s.d. of a run.  [default: that of the fit]")
+@_tables.new_runs
 @_JSON
 def suggest(
     law: str,

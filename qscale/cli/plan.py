@@ -169,17 +169,7 @@ def compare(evidence: Evidence, first: Option, second: Option, as_json: bool) ->
     "--try N=300M,1B --try D=20B,80B --try G=32,128 --budget 1e21"
 )
 @given.options
-@click.option(
-    "--try",
-    "axes",
-    callback=_tables.named(_tables.quantities, "N=100M,200M"),
-    multiple=True,
-    required=True,
-    metavar="NAME=VALUE,...",
-    help="What runs may be: each variable, with its values; all combinations are candidates.",
-)
-@click.option("--budget", type=float, required=True, metavar="FLOPS", help="Of all new runs together.")
-@click.option("--noise", type=float, help="Relative s.d. of a run.  [default: that of the fit]")
+@_tables.new_runs
 @_JSON
 def settle(
     evidence: Evidence,

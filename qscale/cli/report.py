@@ -123,10 +123,18 @@ def _check_whole(source: Path | None, given: dict[str, Any], what: str) -> Path:
     return source
 
 
+def _asked(keep: dict[str, Any], columns: dict[str, str], given: dict[str, Any]) -> dict[str, Any]:
+    """What the page and the figures of a paper are told alike."""
+    from qscale import laws
+
+    named = {name: laws.load(name) for name in given["law"]}
+    form = given["form"][0] if given["form"] else None
+    return {"named": named, "form": form, "objective": given["objective"], "columns": columns, **keep}
+
+
 def _page(
     source: Path, out: Path | None, keep: dict[str, Any], columns: dict[str, str], given: dict[str, Any]
 ) -> tuple[str, dict[str, Any]]:
-    from qscale import laws
     from qscale.report import page
     from qscale.units import short_bytes
 
@@ -136,11 +144,7 @@ def _page(
     made = page.write(
         source,
         out,
-        named={name: laws.load(name) for name in given["law"]},
-        form=given["form"][0] if given["form"] else None,
-        objective=given["objective"],
-        columns=columns,
-        **keep,
+        **_asked(keep, columns, given),
     )
     fields = {"report": str(out), "bytes": made.bytes, "points": made.runs, "laws": made.laws}
     said = f"report: {out} ({short_bytes(made.bytes)}; {made.runs} runs, {made.laws} laws)"
@@ -150,7 +154,6 @@ def _page(
 def _paper(
     source: Path, out: Path | None, keep: dict[str, Any], columns: dict[str, str], given: dict[str, Any]
 ) -> tuple[str, dict[str, Any]]:
-    from qscale import laws
     from qscale.report import paper
 
     out = out or Path("paper")
@@ -159,11 +162,7 @@ def _paper(
     made = paper.write(
         source,
         out,
-        named={name: laws.load(name) for name in given["law"]},
-        form=given["form"][0] if given["form"] else None,
-        objective=given["objective"],
-        columns=columns,
-        **keep,
+        **_asked(keep, columns, given),
     )
     for name, why in made.left.items():
         click.echo(f"note: no figure {name}: {why}", err=True)

@@ -22,7 +22,6 @@ from qscale.report.sections import law as law_sections
 from qscale.report.sources import Fit, Source
 from qscale.report.values import Value
 
-MOST_FITTED = 24  # groups of runs that are given a law
 _MOST_EXPLORED = 4  # of those in the explorer: each has its draws with it
 
 
@@ -67,7 +66,7 @@ def write(
         QScaleError: Jinja2 or Plotly is not installed.
     """
     found = sources.read(source, mode=mode, recipe=recipe, method=method, columns=columns)
-    fits, left = sources.fit_groups(found, form, objective, MOST_FITTED)
+    fits, left = sources.fit_groups(found, form, objective)
     told = gather(found, fits, left, objective=objective, mode=mode, recipe=recipe)
     text = render(found.name, told, explored(found, fits, named or {}))
     try:

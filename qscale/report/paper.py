@@ -63,7 +63,7 @@ def write(
         QScaleError: matplotlib is not installed.
     """
     found = sources.read(source, mode=mode, recipe=recipe, method=method, columns=columns)
-    fits, _ = sources.fit_groups(found, form, objective, 24)
+    fits, _ = sources.fit_groups(found, form, objective)
     first = next((fit for fit in drawn(fits) if fit.usable is not None), None)
     made = Made()
     if first is None or first.usable is None:

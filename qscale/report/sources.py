@@ -22,6 +22,7 @@ Row = dict[str, Any]
 
 _MISSING = {"", "none", "nan", "null"}
 _TRUE = {"true", "1", "1.0", "yes"}
+_MOST_FITTED = 24  # groups of runs that are given a law
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +194,7 @@ def default_form(rows: Sequence[Row]) -> str:
     return "qat-unified" if several else "qat-power"
 
 
-def fit_groups(source: Source, form: str | None, objective: str | None, most: int) -> tuple[list[Fit], int]:
+def fit_groups(source: Source, form: str | None, objective: str | None) -> tuple[list[Fit], int]:
     """The laws of the largest groups, and how many groups are left."""
     if form is not None and forms.get(form).target == "loss":
         rows = [*source.baselines, *source.rows]
@@ -203,7 +204,8 @@ def fit_groups(source: Source, form: str | None, objective: str | None, most: in
         found = groups(rows)
     else:
         found = groups(source.measured)
-    return [fit_group(group, form, objective) for group in found[:most]], max(0, len(found) - most)
+    fits = [fit_group(group, form, objective) for group in found[:_MOST_FITTED]]
+    return fits, len(found) - len(fits)
 
 
 def baseline_law(source: Source) -> Fit:
